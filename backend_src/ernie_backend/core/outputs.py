@@ -1,0 +1,67 @@
+"""The objects between scheduler, model runner and delivery: plain values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..protocol import GenerateEvent, SamplingParams, TokenLogprobs
+
+
+@dataclass(frozen=True)
+class NewSequence:
+    """A sequence the runner meets for the first time; it keeps the ids and appends what it samples."""
+
+    sequence_id: int
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int | None
+    """The choice's own seed (request seed + index), or None for a draw that need not repeat."""
+
+
+@dataclass(frozen=True)
+class ScheduledSequence:
+    """What one sequence does in this step: known tokens [num_computed, num_computed + num_scheduled) enter the cache."""
+
+    sequence_id: int
+    num_computed_tokens: int
+    num_scheduled_tokens: int
+    block_ids: tuple[int, ...]
+    """The sequence's block table; covers at least num_computed_tokens + num_scheduled_tokens slots."""
+    samples: bool
+    """True iff computed tokens catch up with known tokens in this step, so that its last logits choose a new token."""
+
+
+@dataclass(frozen=True)
+class SchedulerOutput:
+    """One step. Sequences stand in scheduling order."""
+
+    new_sequences: tuple[NewSequence, ...]
+    scheduled: tuple[ScheduledSequence, ...]
+    finished_sequence_ids: tuple[int, ...]
+    """Ended since the last step: the runner forgets them. A preempted sequence is not finished; the runner keeps its ids."""
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        return sum(sequence.num_scheduled_tokens for sequence in self.scheduled)
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True)
+class ModelRunnerOutput:
+    """The new token of every scheduled sequence with `samples`; `failed` tells of sequences whose sampling raised."""
+
+    sampled: dict[int, SampledToken]
+    failed: dict[int, str]
+    """sequence_id → text for the log. The step's other sequences are not touched."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step has to tell the outside."""
+
+    events: tuple[GenerateEvent, ...]

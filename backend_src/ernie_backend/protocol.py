@@ -1,0 +1,132 @@
+"""The plain objects that cross the engine's borders; a leaf: standard library only, no tensors, no text processing.
+
+`GenerateRequest` goes in, `GenerateEvent` comes out. How sampling fields are read from a user's JSON stands in `sampling_fields.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class FinishReason(str, Enum):
+    """Why an answer ended. `ABORT`: the client left or the server stops; `ERROR`: our fault, `GenerateEvent.error` says more."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to choose the next token; already checked and with every default filled in (`sampling_fields.parse_sampling_params`).
+
+    Greedy iff `temperature == 0`, `top_p == 0` or `top_k == 1`. Order of operations: penalties, logit_bias, bad words, min_tokens →
+    temperature → min_p → top_k → top_p → draw. Log-probabilities are those of the raw logits (before all of it), as in vLLM and FastDeploy.
+    """
+
+    max_tokens: int
+    """Most tokens to generate; preprocess fills in what is left of the context when the user gave none."""
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: off."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and output tokens: positive logits are divided by it, negative ones multiplied (as transformers does)."""
+    frequency_penalty: float = 0.0
+    """Times the count among output tokens."""
+    presence_penalty: float = 0.0
+    """Once for each distinct output token."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
+    """Sequences that must not be completed: the last id is forbidden when the output ends with the ids before it."""
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    """End the answer with `STOP`; the id stays in the output ids."""
+    eos_token_ids: tuple[int, ...] = ()
+    """The checkpoint's own ends; empty with `ignore_eos`."""
+    logprobs: int | None = None
+    """None: none. k ≥ 0: the chosen token's and the k most likely ones'."""
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0 or self.top_p == 0.0 or self.top_k == 1
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One prompt to be answered `n` times."""
+
+    key: str
+    """Minted by preprocess (32 hex digits): names the request on every inner channel, so that no client can name another's."""
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    n: int = 1
+    stream: bool = True
+    """False: one response per choice, with the whole answer."""
+    stop: tuple[str, ...] = ()
+    """Stop strings. Postprocess finds them; the engine reads them only for answers that are not streamed."""
+    post: dict[str, Any] = field(default_factory=dict)
+    """What postprocess needs to know of the request; the engine repeats it, unread, on the first response of each choice."""
+
+    def to_json(self) -> str:
+        """Everything but the prompt ids, which travel as a tensor of their own."""
+        fields = asdict(self)
+        del fields["prompt_token_ids"]
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, prompt_token_ids: tuple[int, ...]) -> GenerateRequest:
+        fields = json.loads(text)
+        sampling = fields.pop("sampling")
+        sampling["logit_bias"] = tuple((int(i), float(b)) for i, b in sampling["logit_bias"])
+        sampling["bad_words_token_ids"] = tuple(tuple(ids) for ids in sampling["bad_words_token_ids"])
+        for name in ("stop_token_ids", "eos_token_ids"):
+            sampling[name] = tuple(sampling[name])
+        fields["stop"] = tuple(fields["stop"])
+        return cls(prompt_token_ids=prompt_token_ids, sampling=SamplingParams(**sampling), **fields)
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural-log probabilities at one output position."""
+
+    logprob: float
+    """Of the chosen token."""
+    top_token_ids: tuple[int, ...] = ()
+    """Most likely first; as many as were asked for."""
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class GenerateEvent:
+    """One thing told about one choice of a request: new token ids, and on the last one why it ended."""
+
+    key: str
+    index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """As long as `token_ids` when asked for, else empty."""
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens that the prefix cache already held."""
+    error: str | None = None
+    """With `FinishReason.ERROR`: an `ErnieError` in its wire form."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one request, all choices together."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    image_tokens: int = 0
+    video_tokens: int = 0

@@ -1,0 +1,226 @@
+"""Reads sampling fields from a user's JSON: types, ranges and defaults in one table; knows no tokenizer and no engine.
+
+Both faces use it: the front end for OpenAI's field names, preprocess for `sampling_parameters` (numbers may come as strings there, as
+genai-perf sends them). Every refusal is an `InvalidRequestError` that names the field, the value and the rule.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InvalidRequestError
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 1024
+MAX_LOGPROBS = 20
+MAX_CHOICES = 128
+MAX_SEED = 2**63 - 1
+MAX_BIASES = 1024
+MAX_BAD_WORDS = 1024
+
+
+@dataclass(frozen=True)
+class SamplingFields:
+    """What a user asked for. `None` means 'not given': the checkpoint's generation_config or the server's default fills it in."""
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[str, ...] = ()
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    n: int = 1
+    echo: bool = False
+    return_token_ids: bool = False
+
+
+def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
+    """The checked fields of `given`; a field that is `null` counts as not given. Raises `InvalidRequestError` on the first fault."""
+    unknown = sorted(set(given) - set(_READERS))
+    if unknown:
+        raise InvalidRequestError(f"Unknown sampling field {unknown[0]!r}. Known fields: {', '.join(sorted(_READERS))}.", param=unknown[0])
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        target, read = _READERS[name]
+        if name != target and given.get(target) is not None and name != "max_completion_tokens":
+            raise InvalidRequestError(f"Give only one of {name!r} and {target!r}.", param=name)
+        values[target] = read(name, value)
+    if given.get("max_completion_tokens") is not None:
+        values["max_tokens"] = _READERS["max_completion_tokens"][1]("max_completion_tokens", given["max_completion_tokens"])
+    fields = SamplingFields(**values)
+    if fields.max_tokens is not None and fields.min_tokens > fields.max_tokens:
+        raise InvalidRequestError(
+            f"min_tokens ({fields.min_tokens}) must not exceed max_tokens ({fields.max_tokens}).", param="min_tokens"
+        )
+    return fields
+
+
+def parse_sampling_json(text: str) -> SamplingFields:
+    """`parse_sampling_params` of a JSON object given as text."""
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"sampling_parameters is not valid JSON: {error}.", param="sampling_parameters") from None
+    if not isinstance(given, dict):
+        raise InvalidRequestError(
+            f"sampling_parameters must be a JSON object, got {_kind(given)}.", param="sampling_parameters"
+        )
+    return parse_sampling_params(given)
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
+
+
+def _refuse(name: str, rule: str, value: Any) -> InvalidRequestError:
+    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (str, int, float, bool)) else _kind(value)
+    return InvalidRequestError(f"{name} must be {rule}, got {shown[:80]}.", param=name)
+
+
+def _number(low: float, high: float, *, exclusive_low: bool = False):
+    rule = f"a number {'above' if exclusive_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "" if exclusive_low else " up")
+
+    def read(name: str, value: Any) -> float:
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                raise _refuse(name, rule, value) from None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _refuse(name, rule, value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise _refuse(name, rule, "a number beyond 1e308") from None
+        if not math.isfinite(number) or not low <= number <= high or (exclusive_low and number == low):
+            raise _refuse(name, rule, value)
+        return number
+
+    return read
+
+
+def _integer(low: int, high: int):
+    rule = f"an integer from {low} to {high}"
+
+    def read(name: str, value: Any) -> int:
+        if isinstance(value, str):
+            try:
+                value = int(value.strip()[:24])
+            except ValueError:
+                raise _refuse(name, rule, value) from None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _refuse(name, rule, value)
+        return value
+
+    return read
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise _refuse(name, "true or false", value)
+    return value
+
+
+def _top_k(name: str, value: Any) -> int:
+    return max(0, _integer(-1, 2**31 - 1)(name, value))  # −1 means "off" for vLLM's users
+
+
+def _logprobs(name: str, value: Any) -> int | None:
+    if isinstance(value, bool):  # chat: true switches them on, top_logprobs gives their number
+        return 0 if value else None
+    return _integer(0, MAX_LOGPROBS)(name, value)
+
+
+def _stop(name: str, value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _refuse(name, "a string or a list of strings", value)
+    if len(texts) > MAX_STOP_STRINGS:
+        raise InvalidRequestError(f"{name} takes at most {MAX_STOP_STRINGS} strings, got {len(texts)}.", param=name)
+    for text in texts:
+        if not text:
+            raise InvalidRequestError(f"{name} must not contain an empty string.", param=name)
+        if len(text) > MAX_STOP_CHARACTERS:
+            raise InvalidRequestError(
+                f"A string in {name} may have at most {MAX_STOP_CHARACTERS} characters, got {len(text)}.", param=name
+            )
+    return tuple(texts)
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+        raise _refuse(name, "a list of non-empty strings", value)
+    if len(value) > MAX_BAD_WORDS:
+        raise InvalidRequestError(f"{name} takes at most {MAX_BAD_WORDS} entries, got {len(value)}.", param=name)
+    return tuple(value)
+
+
+def _token_ids(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MAX_BAD_WORDS:
+        raise _refuse(name, f"a list of at most {MAX_BAD_WORDS} token ids", value)
+    return tuple(_integer(0, 2**31 - 1)(f"{name}[{i}]", token) for i, token in enumerate(value))
+
+
+def _bad_words_token_ids(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
+    """FastDeploy: a flat list, each id a word of its own; transformers: a list of lists."""
+    if isinstance(value, list) and value and all(isinstance(word, list) and word for word in value):
+        return tuple(_token_ids(f"{name}[{i}]", word) for i, word in enumerate(value[:MAX_BAD_WORDS]))
+    return tuple((token,) for token in _token_ids(name, value))
+
+
+def _logit_bias(name: str, value: Any) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, dict) or len(value) > MAX_BIASES:
+        raise _refuse(name, f"an object of at most {MAX_BIASES} token ids and biases", value)
+    token, bias = _integer(0, 2**31 - 1), _number(-100, 100)
+    return tuple((token(f"{name} key", key), bias(f"{name}[{key}]", number)) for key, number in value.items())
+
+
+_READERS: dict[str, tuple[str, Any]] = {
+    "max_tokens": ("max_tokens", _integer(1, 2**31 - 1)),
+    "max_completion_tokens": ("max_tokens", _integer(1, 2**31 - 1)),  # OpenAI's newer name wins over max_tokens
+    "min_tokens": ("min_tokens", _integer(0, 2**31 - 1)),
+    "min_length": ("min_tokens", _integer(0, 2**31 - 1)),  # genai-perf
+    "temperature": ("temperature", _number(0, 100)),
+    "top_p": ("top_p", _number(0, 1)),
+    "top_k": ("top_k", _top_k),
+    "min_p": ("min_p", _number(0, 1)),
+    "repetition_penalty": ("repetition_penalty", _number(0, 100, exclusive_low=True)),
+    "frequency_penalty": ("frequency_penalty", _number(-2, 2)),
+    "presence_penalty": ("presence_penalty", _number(-2, 2)),
+    "logit_bias": ("logit_bias", _logit_bias),
+    "bad_words": ("bad_words", _strings),
+    "bad_words_token_ids": ("bad_words_token_ids", _bad_words_token_ids),
+    "seed": ("seed", _integer(0, MAX_SEED)),
+    "stop": ("stop", _stop),
+    "stop_token_ids": ("stop_token_ids", _token_ids),
+    "include_stop_str_in_output": ("include_stop_str_in_output", _boolean),
+    "ignore_eos": ("ignore_eos", _boolean),
+    "skip_special_tokens": ("skip_special_tokens", _boolean),
+    "logprobs": ("logprobs", _logprobs),
+    "n": ("n", _integer(1, MAX_CHOICES)),
+    "echo": ("echo", _boolean),
+    "return_token_ids": ("return_token_ids", _boolean),
+}
