@@ -47,6 +47,8 @@ class EngineConfig:
     """`auto`: sampling defaults from the model folder's generation_config.json; `vllm`: none; else a folder to read it from."""
     cpu_threads: int | None = None
     """Threads of the CPU engine. None: all cores."""
+    runtime_dir: str | None = None
+    """A private folder for the relay's socket, so that `serve` can ask the engine to drain. None: a temporary one."""
 
     def __post_init__(self) -> None:
         _check_integer(self, "max_model_len", 1, 2**24, optional=True)
@@ -59,7 +61,10 @@ class EngineConfig:
         _check_integer(self, "seed", 0, 2**63 - 1)
         _check_integer(self, "cpu_threads", 1, 1024, optional=True)
         if not isinstance(self.gpu_memory_utilization, (int, float)) or not 0 < self.gpu_memory_utilization <= 1:
-            raise ConfigError(f"gpu_memory_utilization must be above 0 and at most 1, got {self.gpu_memory_utilization!r}.", param="gpu_memory_utilization")
+            raise ConfigError(
+                f"gpu_memory_utilization must be above 0 and at most 1, got {self.gpu_memory_utilization!r}.",
+                param="gpu_memory_utilization",
+            )
         if self.block_size_tokens & (self.block_size_tokens - 1):
             raise ConfigError(f"block_size_tokens must be a power of two, got {self.block_size_tokens}.", param="block_size_tokens")
         if not self.model:
@@ -79,7 +84,7 @@ class EngineConfig:
                 values[name] = value
         if "model" not in values:
             raise ConfigError(
-                "No model is configured. Set the `model` parameter in ernie_engine/config.pbtxt, or point ERNIE_CONFIG to a JSON file with it.",
+                "No model is configured. Set the `model` parameter in ernie_engine/config.pbtxt, or let ERNIE_CONFIG name a JSON file with it.",
                 param="model",
             )
         return cls(**values)
@@ -156,17 +161,19 @@ def _from_string(name: str, value: str, kind: str) -> Any:
 DENSE_ARCHITECTURES = ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM")  # the second is FastDeploy's name for the -Paddle flavour
 MOE_ARCHITECTURES = ("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM")
 
-_IGNORED_KEYS = frozenset(
-    """architectures model_type auto_map torch_dtype dtype transformers_version _name_or_path use_cache initializer_range pad_token_id
+_KEYS_WITHOUT_EFFECT = """
+    architectures model_type auto_map torch_dtype dtype transformers_version _name_or_path use_cache initializer_range pad_token_id
     bos_token_id eos_token_id cls_token_id sep_token_id attention_dropout attention_probs_dropout_prob hidden_dropout_prob
     moe_multimodal_dispatch_use_allgather moe_use_hard_gate moe_fuse_experts moe_use_token_type_bias moe_dense_experts_token_type_id
     moe_group_experts moe_gate moe_capacity router_aux_loss_coef router_z_loss_coef moe_orthogonal_loss_lambda moe_norm_gate_logits
-    moe_all_to_all_dropout moe_aux_loss_lambda moe_z_loss_lambda fuse_rms_norm fuse_linear fuse_rope fuse_swiglu fuse_ln fuse_attn_qkv fuse_attn_ffn
-    fuse_softmax_mask fuse_gate_detach_matmul use_flash_attention use_sparse_flash_attn use_recompute use_rmsnorm use_fused_head_and_loss_fn
-    compression_ratio weight_share_add_bias ignored_index modality_detach max_text_id use_temporal_conv token_balance_seqlen
-    token_balance_loss output_router_logits output_attentions output_hidden_states return_dict is_encoder_decoder tensor_parallel_degree
-    sequence_parallel num_nextn_predict_layers chunk_size_feed_forward problem_type id2label label2id""".split()
-)
+    moe_all_to_all_dropout moe_aux_loss_lambda moe_z_loss_lambda fuse_rms_norm fuse_linear fuse_rope fuse_swiglu fuse_ln
+    fuse_attn_qkv fuse_attn_ffn fuse_softmax_mask fuse_gate_detach_matmul use_flash_attention use_sparse_flash_attn use_recompute
+    use_rmsnorm use_fused_head_and_loss_fn compression_ratio weight_share_add_bias ignored_index modality_detach max_text_id
+    use_temporal_conv token_balance_seqlen token_balance_loss output_router_logits output_attentions output_hidden_states
+    return_dict is_encoder_decoder tensor_parallel_degree sequence_parallel num_nextn_predict_layers chunk_size_feed_forward
+    problem_type id2label label2id use_moe
+"""
+"""Keys of published and saved configurations that change nothing at inference."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +268,7 @@ class _ConfigReader:
             raise self._error("num_key_value_heads", config.num_kv_heads, f"a divisor of num_attention_heads ({heads})")
         if config.head_dim % 2:
             raise self._error("head_dim", config.head_dim, "even (rotary pairs)")
-        unknown = sorted(set(self.given) - self.seen - _IGNORED_KEYS)
+        unknown = sorted(set(self.given) - self.seen - set(_KEYS_WITHOUT_EFFECT.split()))
         if unknown:
             log.info("config.json: keys without a meaning here: %s", ", ".join(unknown))
         return config
@@ -284,14 +291,14 @@ class _ConfigReader:
 
     def _refuse_unsupported(self) -> None:
         """Keys that would change the maths (`facts`: none was ever seen with another value)."""
-        for key, allowed in (("use_bias", False), ("hidden_act", "silu"), ("scoring_func", "softmax"), ("rope_3d", False), ("use_moe", None)):
+        for key, allowed in (("use_bias", False), ("hidden_act", "silu"), ("scoring_func", "softmax"), ("rope_3d", False)):
             value = self._take(key, allowed)
-            if allowed is not None and value != allowed:
+            if value != allowed:
                 raise self._error(key, value, repr(allowed))
         for key in ("rope_scaling", "rope_parameters"):
-            scaling = self._take(key, None)
-            kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default")) if isinstance(scaling, (dict, type(None))) else scaling
-            if kind not in ("default", None):
+            scaling = self._take(key, {})
+            kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
+            if kind != "default":
                 raise self._error(key, kind, "'default'")
         if self._take("quantization_config", None):
             raise CheckpointError("config.json: quantised checkpoints are not supported yet.", param="quantization_config")
@@ -305,11 +312,14 @@ class _ConfigReader:
         if "mlp_layer_types" in self.given:
             raise self._error("mlp_layer_types", "a list", "absent in a text model (moe_layer_start_index and moe_layer_end_index say it)")
         end = self._integer("moe_layer_end_index", -1, low=-1)
+        shared = self._integer("moe_num_shared_experts", 2, low=0)
+        if "moe_num_shared_experts" in self.given and self.given["moe_num_shared_experts"] is None:
+            shared = 0  # the 424B configuration writes null for none
         return {
             "num_experts": self._integer("moe_num_experts", 64),
             "experts_per_token": self._integer("moe_k", 6),
             "moe_intermediate_size": self._integer("moe_intermediate_size", 1536),
-            "num_shared_experts": self._integer("moe_num_shared_experts", 2, low=0) if self.given.get("moe_num_shared_experts", 2) is not None else 0,
+            "num_shared_experts": shared,
             "moe_layer_start": self._integer("moe_layer_start_index", 1, low=0),
             "moe_layer_end": min(end, layers - 1) if end >= 0 else layers - 1,
             "moe_layer_interval": self._integer("moe_layer_interval", 1),

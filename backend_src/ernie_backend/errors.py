@@ -15,7 +15,7 @@
     └── CheckpointError                a model folder is wrong (start-up)
 
 An error crosses Triton as one line of text. `to_wire` appends the machine-readable part in a fixed form that a person can read too, and
-`from_wire` finds it again: ``max_tokens must be at least 1, got -3. (type: invalid_request_error; param: max_tokens; code: invalid_value)``.
+`from_wire` finds it again: ``max_tokens must be ≥ 1, got -3. (type: invalid_request_error; param: max_tokens; code: invalid_value)``.
 """
 
 from __future__ import annotations

@@ -68,9 +68,7 @@ def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
         values["max_tokens"] = _READERS["max_completion_tokens"][1]("max_completion_tokens", given["max_completion_tokens"])
     fields = SamplingFields(**values)
     if fields.max_tokens is not None and fields.min_tokens > fields.max_tokens:
-        raise InvalidRequestError(
-            f"min_tokens ({fields.min_tokens}) must not exceed max_tokens ({fields.max_tokens}).", param="min_tokens"
-        )
+        raise InvalidRequestError(f"min_tokens ({fields.min_tokens}) must not exceed max_tokens ({fields.max_tokens}).", param="min_tokens")
     return fields
 
 
@@ -81,9 +79,7 @@ def parse_sampling_json(text: str) -> SamplingFields:
     except ValueError as error:
         raise InvalidRequestError(f"sampling_parameters is not valid JSON: {error}.", param="sampling_parameters") from None
     if not isinstance(given, dict):
-        raise InvalidRequestError(
-            f"sampling_parameters must be a JSON object, got {_kind(given)}.", param="sampling_parameters"
-        )
+        raise InvalidRequestError(f"sampling_parameters must be a JSON object, got {_kind(given)}.", param="sampling_parameters")
     return parse_sampling_params(given)
 
 
@@ -97,7 +93,7 @@ def _refuse(name: str, rule: str, value: Any) -> InvalidRequestError:
 
 
 def _number(low: float, high: float, *, exclusive_low: bool = False):
-    rule = f"a number {'above' if exclusive_low else 'from'} {low:g}" + (f" to {high:g}" if math.isfinite(high) else "" if exclusive_low else " up")
+    rule = f"a number {'above' if exclusive_low else 'from'} {low:g} to {high:g}"
 
     def read(name: str, value: Any) -> float:
         if isinstance(value, str):
@@ -164,9 +160,7 @@ def _stop(name: str, value: Any) -> tuple[str, ...]:
         if not text:
             raise InvalidRequestError(f"{name} must not contain an empty string.", param=name)
         if len(text) > MAX_STOP_CHARACTERS:
-            raise InvalidRequestError(
-                f"A string in {name} may have at most {MAX_STOP_CHARACTERS} characters, got {len(text)}.", param=name
-            )
+            raise InvalidRequestError(f"A string in {name} may have at most {MAX_STOP_CHARACTERS} characters, got {len(text)}.", param=name)
     return tuple(texts)
 
 

@@ -1,0 +1,115 @@
+"""The only place that constructs the whole engine; sizes the cache. After it, nothing is `auto` any more."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .config import EngineConfig, ModelConfig
+from .core.engine_core import EngineCore
+from .core.outputs import StepOutput
+from .core.scheduler import Scheduler
+from .delivery import Delivery
+from .engine import Engine
+from .errors import ConfigError
+from .relay import RelayReceiver
+
+log = logging.getLogger(__name__)
+
+CPU_CACHE_SHARE = 0.5
+"""Of the memory that is still free once the model is loaded: the rest is for activations, the other processes and the page cache."""
+
+
+@dataclass
+class ServingEngine:
+    """Engine, delivery and relay, wired; what an adapter starts and stops."""
+
+    config: EngineConfig
+    model_config: ModelConfig
+    engine: Engine
+    delivery: Delivery
+    relay: RelayReceiver
+
+    def shutdown(self) -> None:
+        """End every stream properly, then every thread; sockets go away."""
+        self.engine.shutdown()
+        self.delivery.close()
+        self.relay.close()
+
+
+class _RelayToEngine:
+    """What postprocess says, to those whom it concerns."""
+
+    def __init__(self, engine: Engine, delivery: Delivery) -> None:
+        self.consumed = delivery.consumed
+        self.cancelled = engine.abort
+        self.stopped = engine.stop
+        self.drain = engine.drain
+
+
+def build_engine(config: EngineConfig) -> ServingEngine:
+    """Load the model, size the cache, wire and start everything. Raises `ConfigError` or `CheckpointError`."""
+    model_config = ModelConfig.from_folder(config.model)
+    config = config.resolved(model_config)
+    core = build_core(config, model_config)
+    return serve_core(core, config, model_config)
+
+
+def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
+    """Scheduler and runner of a resolved configuration, warmed up."""
+    if config.cpu_threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(config.cpu_threads)  # read once, when the framework is imported
+    from .execution.model_runner import ModelRunner, kv_cache_bytes_per_block  # here: importing them imports the framework
+    from .execution.weights import load_model
+
+    model = load_model(config.model, model_config)
+    num_blocks = _cache_blocks(config, kv_cache_bytes_per_block(model_config, config.block_size_tokens))
+    runner = ModelRunner(model, model_config, config, num_blocks)
+    runner.warm_up()
+    return EngineCore(Scheduler(config, num_blocks), runner)
+
+
+def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig) -> ServingEngine:
+    """Put a core on its thread and connect it with delivery and relay."""
+    listener: list[Callable[[StepOutput], None]] = []
+    engine = Engine(core, lambda output: listener[0](output), max_waiting_requests=config.max_waiting_requests)
+    delivery = Delivery(config.delivery_window_responses, abort=engine.abort, stop=engine.stop)
+    listener.append(delivery.push)
+    relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)
+    delivery.start()
+    engine.start()
+    return ServingEngine(config, model_config, engine, delivery, relay)
+
+
+def _cache_blocks(config: EngineConfig, bytes_per_block: int) -> int:
+    """As configured; else what max_num_seqs full sequences need, as far as memory allows."""
+    least = config.blocks_per_sequence
+    if config.num_blocks is not None:
+        if config.num_blocks < least:
+            raise ConfigError(
+                f"num_blocks ({config.num_blocks} of {config.block_size_tokens} tokens) must hold at least one sequence of max_model_len "
+                f"({config.max_model_len} tokens, {least} blocks). Raise --num-gpu-blocks-override or lower --max-model-len.",
+                param="num_blocks",
+            )
+        return config.num_blocks
+    affordable = int(_free_memory_bytes() * CPU_CACHE_SHARE) // bytes_per_block
+    if affordable < least:
+        raise ConfigError(
+            f"One sequence of max_model_len ({config.max_model_len} tokens) needs {least * bytes_per_block / 2**30:.1f} GiB of KV cache, "
+            f"but only {affordable * bytes_per_block / 2**30:.1f} GiB are left for it. Lower --max-model-len.",
+            param="max_model_len",
+        )
+    num_blocks = min(affordable, least * config.max_num_seqs)
+    log.info("KV cache: %d blocks of %d tokens, %.2f GiB", num_blocks, config.block_size_tokens, num_blocks * bytes_per_block / 2**30)
+    return num_blocks
+
+
+def _free_memory_bytes() -> int:
+    """Memory that can be taken without swapping (Linux: MemAvailable)."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,70 @@
+"""The scheduler's view of a request: its sequences (one per choice), their token counts and blocks; ints only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..protocol import FinishReason, GenerateRequest
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One choice of a request. `num_computed_tokens` catches up with `num_tokens`; that is all the scheduler knows of progress."""
+
+    sequence_id: int
+    group: RequestGroup
+    index: int
+    """The choice, from 0."""
+    output_token_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Chained hashes of the full blocks known so far; grows, never shrinks (tokens are only appended)."""
+    num_remembered_blocks: int = 0
+    """How many of `block_ids`, from the front, the prefix cache knows of."""
+    finish_reason: FinishReason | None = None
+    num_preemptions: int = 0
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        return self.group.request.prompt_token_ids
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.group.request.prompt_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Known tokens: prompt and output."""
+        return self.num_prompt_tokens + len(self.output_token_ids)
+
+    @property
+    def has_computed_prompt(self) -> bool:
+        return self.num_computed_tokens >= self.num_prompt_tokens
+
+    def token_slice(self, start: int, end: int) -> list[int]:
+        """Known token ids [start, end)."""
+        prompt = self.prompt_token_ids
+        if end <= len(prompt):
+            return list(prompt[start:end])
+        return list(prompt[start:]) + self.output_token_ids[max(0, start - len(prompt)) : end - len(prompt)]
+
+
+@dataclass(eq=False)
+class RequestGroup:
+    """A request and its sequences. Choices > 0 share the blocks of the prompt that choice 0 has computed."""
+
+    request: GenerateRequest
+    sequences: list[Sequence] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    """Prompt tokens that the prefix cache held when the first sequence was admitted."""
+    announced: bool = False
+    """Whether the first sequence was admitted, so that `num_cached_tokens` is settled."""
+
+    @property
+    def leader(self) -> Sequence:
+        return self.sequences[0]
+
+    @property
+    def is_finished(self) -> bool:
+        return all(sequence.finish_reason is not None for sequence in self.sequences)

@@ -1,0 +1,286 @@
+"""Which sequence computes how many tokens in the next step, and when an answer ends; ints only, no tensors, no clock, no threads.
+
+One rule, *computed tokens catch up with known tokens*, covers prefill, chunked prefill, prefix hits, decode and recomputation after a
+preemption: there are no phases.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from ..config import EngineConfig
+from ..errors import EngineError
+from ..protocol import FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs
+from .kv_cache_manager import KVCacheManager
+from .outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput, StepOutput
+from .request import RequestGroup, Sequence
+
+log = logging.getLogger(__name__)
+
+STEP_FAILED = EngineError("The engine failed while it computed this answer. Try again; the server's log says more.").to_wire()
+
+
+@dataclass(frozen=True)
+class SchedulerStats:
+    """A glance at the scheduler; the totals only grow."""
+
+    num_running: int
+    num_waiting: int
+    num_blocks_used: int
+    num_blocks: int
+    prompt_tokens_total: int
+    cached_tokens_total: int
+    generation_tokens_total: int
+    preemptions_total: int
+    finished_total: dict[str, int]
+    """Sequences by finish reason."""
+
+
+class Scheduler:
+    """Owns waiting and running sequences and, through the cache manager, every block.
+
+    `schedule()` and `update()` alternate; requests are added, aborted and stopped only between the two.
+    """
+
+    def __init__(self, config: EngineConfig, num_blocks: int) -> None:
+        assert config.max_model_len is not None and config.max_num_batched_tokens is not None
+        self.max_model_len = config.max_model_len
+        self.max_num_seqs = config.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens
+        self.chunked_prefill = config.enable_chunked_prefill
+        self.kv = KVCacheManager(num_blocks, config.block_size_tokens, prefix_caching=config.enable_prefix_caching)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._groups: dict[str, RequestGroup] = {}
+        self._by_id: dict[int, Sequence] = {}
+        self._next_id = 0
+        self._known_to_runner: set[int] = set()
+        self._finished_ids: list[int] = []
+        self._totals = {"prompt": 0, "cached": 0, "generation": 0, "preemptions": 0}
+        self._finished_total = dict.fromkeys((reason.value for reason in FinishReason), 0)
+
+    # -- requests come and go ------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something, be it only telling the runner what to forget."""
+        return bool(self._groups or self._finished_ids)
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queue a request that preprocess has checked: 1 ≤ prompt, prompt + max_tokens ≤ max_model_len."""
+        assert request.key not in self._groups, "keys are minted once"
+        assert 0 < len(request.prompt_token_ids) < self.max_model_len
+        group = RequestGroup(request)
+        for index in range(request.n):
+            sequence = Sequence(self._next_id, group, index)
+            self._next_id += 1
+            group.sequences.append(sequence)
+            self._by_id[sequence.sequence_id] = sequence
+            self.waiting.append(sequence)
+        self._groups[request.key] = group
+        self._totals["prompt"] += len(request.prompt_token_ids)
+
+    def finish(self, key: str, reason: FinishReason, *, index: int | None = None, error: str | None = None) -> StepOutput:
+        """End a request, or one choice of it, from outside: abort, stop string, shutdown. Unknown keys are no error (it has just ended)."""
+        group = self._groups.get(key)
+        if group is None:
+            return StepOutput(())
+        chosen = [s for s in group.sequences if s.finish_reason is None and index in (None, s.index)]
+        return StepOutput(tuple(self._end(sequence, reason, error=error) for sequence in chosen))
+
+    def finish_all(self, reason: FinishReason, *, error: str | None = None) -> StepOutput:
+        events = [event for key in list(self._groups) for event in self.finish(key, reason, error=error).events]
+        return StepOutput(tuple(events))
+
+    def fail_step(self) -> StepOutput:
+        """A step raised: every running sequence ends with an error, and no cached content is trusted any more."""
+        events = [self._end(sequence, FinishReason.ERROR, error=STEP_FAILED) for sequence in list(self.running)]
+        self.kv.pool.forget_all()
+        return StepOutput(tuple(events))
+
+    # -- one step ------------------------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> SchedulerOutput:
+        budget = self.max_num_batched_tokens
+        scheduled: list[ScheduledSequence] = []
+        new: list[NewSequence] = []
+        preemptions_before = self._totals["preemptions"]
+        position = 0
+        while position < len(self.running) and budget > 0:
+            sequence = self.running[position]
+            count = min(sequence.num_tokens - sequence.num_computed_tokens, budget)
+            if not self._make_room(sequence, sequence.num_computed_tokens + count):
+                break  # it preempted itself, and it was the last one
+            scheduled.append(self._grant(sequence, count))
+            budget -= count
+            position += 1
+        if self._totals["preemptions"] == preemptions_before:  # else the freed blocks would go to the one that just gave them up
+            self._admit(budget, scheduled, new)
+        finished, self._finished_ids = tuple(self._finished_ids), []
+        return SchedulerOutput(tuple(new), tuple(scheduled), finished)
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Grow the sequence, preempting from the back of `running`; False if it had to preempt itself."""
+        while not self.kv.grow(sequence, num_tokens):
+            victim = self.running.pop()
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.kv.release(sequence)
+        sequence.num_preemptions += 1
+        self._totals["preemptions"] += 1
+        self.waiting.appendleft(sequence)
+
+    def _admit(self, budget: int, scheduled: list[ScheduledSequence], new: list[NewSequence]) -> None:
+        """Take from the queue, in order, what still fits into the step; a choice whose prompt choice 0 is computing waits for it."""
+        passed_over: list[Sequence] = []
+        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
+            sequence = self.waiting.popleft()
+            if self._waits_for_leader(sequence):
+                passed_over.append(sequence)
+                continue
+            prefix = self.kv.find_prefix(sequence)
+            missing = sequence.num_tokens - len(prefix) * self.kv.block_size
+            count = min(missing, budget)
+            fits = self.chunked_prefill or count == missing
+            if not fits or not self.kv.admit(sequence, prefix, sequence.num_tokens - missing + count):
+                self.waiting.appendleft(sequence)
+                break
+            self._announce(sequence, len(prefix) * self.kv.block_size)
+            self.running.append(sequence)
+            if sequence.sequence_id not in self._known_to_runner:
+                self._known_to_runner.add(sequence.sequence_id)
+                new.append(self._introduce(sequence))
+            scheduled.append(self._grant(sequence, count))
+            budget -= count
+        self.waiting.extendleft(reversed(passed_over))
+
+    @staticmethod
+    def _waits_for_leader(sequence: Sequence) -> bool:
+        leader = sequence.group.leader
+        if sequence is leader or leader.finish_reason is not None or sequence.output_token_ids:
+            return False
+        return not leader.has_computed_prompt and not leader.output_token_ids
+
+    def _announce(self, sequence: Sequence, num_cached_tokens: int) -> None:
+        group = sequence.group
+        if not group.announced:
+            group.announced = True
+            group.num_cached_tokens = num_cached_tokens
+            self._totals["cached"] += num_cached_tokens
+
+    @staticmethod
+    def _introduce(sequence: Sequence) -> NewSequence:
+        sampling = sequence.group.request.sampling
+        seed = None if sampling.seed is None else (sampling.seed + sequence.index) & (2**63 - 1)
+        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed)
+
+    @staticmethod
+    def _grant(sequence: Sequence, count: int) -> ScheduledSequence:
+        return ScheduledSequence(
+            sequence.sequence_id,
+            num_computed_tokens=sequence.num_computed_tokens,
+            num_scheduled_tokens=count,
+            block_ids=tuple(sequence.block_ids),
+            samples=sequence.num_computed_tokens + count == sequence.num_tokens,
+        )
+
+    def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepOutput:
+        """Book a computed step. Finish reasons are decided here and only here (a stop string comes in through `finish`)."""
+        events: list[GenerateEvent] = []
+        for granted in output.scheduled:
+            sequence = self._by_id[granted.sequence_id]
+            sequence.num_computed_tokens += granted.num_scheduled_tokens
+            self.kv.remember(sequence)
+            if not granted.samples:
+                continue
+            token = result.sampled.get(granted.sequence_id)
+            if token is None:
+                why = result.failed.get(granted.sequence_id, "the runner returned no token")
+                log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
+                events.append(self._end(sequence, FinishReason.ERROR, error=STEP_FAILED))
+                continue
+            sequence.output_token_ids.append(token.token_id)
+            self._totals["generation"] += 1
+            reason = self._finish_reason(sequence, token.token_id)
+            logprobs = () if token.logprobs is None else (token.logprobs,)
+            if reason is not None:
+                events.append(self._end(sequence, reason, token_ids=(token.token_id,), logprobs=logprobs))
+            else:
+                events.append(self._event(sequence, (token.token_id,), logprobs))
+        return StepOutput(tuple(events))
+
+    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+        """By cause: an end token on the last allowed position is a `STOP`."""
+        sampling = sequence.group.request.sampling
+        count = len(sequence.output_token_ids)
+        if count >= sampling.min_tokens and (token_id in sampling.eos_token_ids or token_id in sampling.stop_token_ids):
+            return FinishReason.STOP
+        if count >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len:
+            return FinishReason.LENGTH
+        return None
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
+        error: str | None = None,
+    ) -> GenerateEvent:
+        sequence.finish_reason = reason
+        self.kv.release(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        if sequence.sequence_id in self._known_to_runner:
+            self._known_to_runner.remove(sequence.sequence_id)
+            self._finished_ids.append(sequence.sequence_id)
+        del self._by_id[sequence.sequence_id]
+        if sequence.group.is_finished:
+            del self._groups[sequence.group.request.key]
+        self._finished_total[reason.value] += 1
+        return self._event(sequence, token_ids, logprobs, reason, error)
+
+    @staticmethod
+    def _event(
+        sequence: Sequence,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[TokenLogprobs, ...],
+        reason: FinishReason | None = None,
+        error: str | None = None,
+    ) -> GenerateEvent:
+        group = sequence.group
+        return GenerateEvent(group.request.key, sequence.index, token_ids, logprobs, reason, group.num_cached_tokens, error)
+
+    # -- looking in ----------------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> SchedulerStats:
+        return SchedulerStats(
+            num_running=len(self.running),
+            num_waiting=len(self.waiting),
+            num_blocks_used=self.kv.pool.num_used,
+            num_blocks=self.kv.pool.num_blocks,
+            prompt_tokens_total=self._totals["prompt"],
+            cached_tokens_total=self._totals["cached"],
+            generation_tokens_total=self._totals["generation"],
+            preemptions_total=self._totals["preemptions"],
+            finished_total=dict(self._finished_total),
+        )
+
+    def check_invariants(self) -> None:
+        """Every unfinished sequence stands in exactly one queue, only running ones hold blocks, and the pool agrees."""
+        unfinished = {s.sequence_id for g in self._groups.values() for s in g.sequences if s.finish_reason is None}
+        queued = [s.sequence_id for s in self.waiting] + [s.sequence_id for s in self.running]
+        assert len(queued) == len(set(queued)) and set(queued) == unfinished == set(self._by_id)
+        assert all(not s.block_ids and s.num_computed_tokens == 0 for s in self.waiting)
+        assert all(s.num_computed_tokens < s.num_tokens for s in self.running)
+        assert len(self.running) <= self.max_num_seqs
+        self.kv.check_invariants(list(self.running))

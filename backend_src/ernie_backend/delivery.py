@@ -1,0 +1,236 @@
+"""Which tokens leave when: the window, merging, fairness. Runs on a thread of its own; knows no engine state, no text and no tensors.
+
+One response of the engine costs a blocking hop of 45–360 µs, so it is never sent from the engine's thread. Of each request at most
+`window_responses` may be under way to postprocess; tokens that come meanwhile wait here and leave together. The last response of a request
+leaves whatever the window says, and carries the final flag.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .core.outputs import StepOutput
+from .protocol import FinishReason, GenerateEvent, TokenLogprobs
+
+log = logging.getLogger(__name__)
+
+STALL_SECONDS = 10.0
+"""Postprocess acknowledges within milliseconds, however slow the client. After this long the acknowledgements are taken as lost."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What leaves in one hop: one choice's new tokens."""
+
+    key: str
+    index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    finish_reason: FinishReason | None
+    num_cached_tokens: int
+    error: str | None
+    is_first: bool
+    """The choice's first response."""
+    is_final: bool
+    """The request's last response."""
+
+
+class ResponseSink(Protocol):
+    """Where a request's responses go; may block, may raise if the way is closed."""
+
+    def send(self, response: Response) -> None: ...
+
+
+StopWatch = Callable[[int, tuple[int, ...]], bool]
+"""(index, new token ids) → whether a stop string is complete; for answers that are not streamed."""
+
+
+@dataclass
+class _Choice:
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    last: GenerateEvent | None = None
+    """The event with the finish reason, once it came."""
+    is_started: bool = False
+    is_sent: bool = False
+    """The last response left."""
+
+
+@dataclass
+class _Stream:
+    sink: ResponseSink
+    choices: list[_Choice]
+    streamed: bool
+    stop_watch: StopWatch | None
+    num_sent: int = 0
+    num_consumed: int = 0
+    num_cached_tokens: int = 0
+    last_progress: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class _Register:
+    key: str
+    stream: _Stream
+
+
+@dataclass(frozen=True)
+class _Consumed:
+    key: str
+    total: int
+
+
+class _Close:
+    pass
+
+
+class Delivery:
+    """Carries `StepOutput`s to the sinks of their requests."""
+
+    def __init__(self, window_responses: int, *, abort: Callable[[str], None], stop: Callable[[str, int], None]) -> None:
+        """`abort(key)` is called when a sink fails, `stop(key, index)` when a stop watch fires; both must return at once."""
+        self._window = window_responses
+        self._abort = abort
+        self._stop = stop
+        self._inbox: queue.SimpleQueue[StepOutput | _Register | _Consumed | _Close] = queue.SimpleQueue()
+        self._streams: dict[str, _Stream] = {}
+        self._next_stall_check = 0.0
+        self._thread = threading.Thread(target=self._run, name="ernie-delivery", daemon=True)
+
+    # -- from any thread -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def register(self, key: str, sink: ResponseSink, *, n: int, streamed: bool, stop_watch: StopWatch | None = None) -> None:
+        """Before the request is submitted to the engine."""
+        self._inbox.put(_Register(key, _Stream(sink, [_Choice() for _ in range(n)], streamed, stop_watch)))
+
+    def push(self, output: StepOutput) -> None:
+        self._inbox.put(output)
+
+    def consumed(self, key: str, total_responses: int) -> None:
+        self._inbox.put(_Consumed(key, total_responses))
+
+    def close(self, timeout_seconds: float = 10.0) -> None:
+        """Send what is there, end the thread and wait for it."""
+        self._inbox.put(_Close())
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    @property
+    def num_streams(self) -> int:
+        return len(self._streams)
+
+    # -- on the delivery thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            touched: dict[str, None] = {}
+            closing = self._read_inbox(touched)
+            for key in self._in_order(touched):
+                self._flush(key)
+            if closing:
+                return
+
+    def _read_inbox(self, touched: dict[str, None]) -> bool:
+        """Take all that is there into the streams; True when asked to close."""
+        try:
+            message = self._inbox.get(timeout=STALL_SECONDS)
+            while True:
+                if isinstance(message, _Close):
+                    return True
+                self._take(message, touched)
+                message = self._inbox.get_nowait()
+        except queue.Empty:
+            self._forgive_lost_acknowledgements(touched)
+            return False
+
+    def _take(self, message: StepOutput | _Register | _Consumed, touched: dict[str, None]) -> None:
+        if isinstance(message, StepOutput):
+            for event in message.events:
+                self._collect(event)
+                touched[event.key] = None
+        elif isinstance(message, _Register):
+            self._streams[message.key] = message.stream
+        else:
+            stream = self._streams.get(message.key)
+            if stream is not None and message.total > stream.num_consumed:
+                stream.num_consumed = min(message.total, stream.num_sent)
+                stream.last_progress = time.monotonic()
+                touched[message.key] = None
+
+    def _collect(self, event: GenerateEvent) -> None:
+        stream = self._streams.get(event.key)
+        if stream is None:
+            return
+        choice = stream.choices[event.index]
+        choice.token_ids.extend(event.token_ids)
+        choice.logprobs.extend(event.logprobs)
+        stream.num_cached_tokens = event.num_cached_tokens
+        if event.finish_reason is not None:
+            choice.last = event
+        elif stream.stop_watch is not None and stream.stop_watch(event.index, event.token_ids):
+            self._stop(event.key, event.index)
+
+    def _in_order(self, touched: dict[str, None]) -> list[str]:
+        """First tokens first: a waiting person notices those."""
+        return sorted(touched, key=lambda key: key in self._streams and self._streams[key].num_sent > 0)
+
+    def _flush(self, key: str) -> None:
+        """Send what the window allows."""
+        stream = self._streams.get(key)
+        if stream is None:
+            return
+        for index, choice in enumerate(stream.choices):
+            if choice.is_sent or (choice.last is None and not (stream.streamed and choice.token_ids)):
+                continue
+            if choice.last is None and stream.num_sent - stream.num_consumed >= self._window:
+                continue
+            if not self._send(key, stream, index, choice):
+                return
+
+    def _send(self, key: str, stream: _Stream, index: int, choice: _Choice) -> bool:
+        """One response; False when the sink failed and the stream is gone."""
+        last, choice.is_sent = choice.last, choice.last is not None
+        response = Response(
+            key=key,
+            index=index,
+            token_ids=tuple(choice.token_ids),
+            logprobs=tuple(choice.logprobs),
+            finish_reason=last.finish_reason if last else None,
+            num_cached_tokens=stream.num_cached_tokens,
+            error=last.error if last else None,
+            is_first=not choice.is_started,
+            is_final=all(c.is_sent for c in stream.choices),
+        )
+        choice.is_started = True
+        choice.token_ids, choice.logprobs = [], []
+        stream.num_sent += 1
+        stream.last_progress = time.monotonic()
+        if response.is_final:
+            del self._streams[key]
+        try:
+            stream.sink.send(response)
+        except Exception:
+            log.exception("a response of %s could not be sent; the request is aborted", key)
+            self._streams.pop(key, None)
+            self._abort(key)
+            return False
+        return True
+
+    def _forgive_lost_acknowledgements(self, touched: dict[str, None]) -> None:
+        now = time.monotonic()
+        if now < self._next_stall_check:
+            return
+        self._next_stall_check = now + STALL_SECONDS / 10
+        for key, stream in self._streams.items():
+            if stream.num_sent > stream.num_consumed and now - stream.last_progress > STALL_SECONDS:
+                stream.num_consumed = stream.num_sent
+                touched[key] = None

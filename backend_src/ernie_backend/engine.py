@@ -1,0 +1,182 @@
+"""The one thread that owns the engine's state: inbox, steps, abort, drain, shutdown. Knows no tensors, no text and no Triton.
+
+Everybody else talks to it through the inbox; what it has to say goes to `listener` (the delivery). Between the two there is no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .core.engine_core import EngineCore
+from .core.outputs import StepOutput
+from .core.scheduler import SchedulerStats
+from .errors import OverloadedError, UnavailableError
+from .protocol import FinishReason, GenerateEvent, GenerateRequest
+
+log = logging.getLogger(__name__)
+
+STOPPING = UnavailableError("The server is shutting down. Send the request to another server, or again when it is back.")
+STOPPED = UnavailableError("The engine has stopped. Restart the server; its log says why.")
+
+
+@dataclass(frozen=True)
+class _Add:
+    request: GenerateRequest
+
+
+@dataclass(frozen=True)
+class _Finish:
+    key: str
+    reason: FinishReason
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class _Drain:
+    seconds: float
+
+
+class _Shutdown:
+    pass
+
+
+class Engine:
+    """Runs an `EngineCore` on a thread of its own until `shutdown`."""
+
+    def __init__(self, core: EngineCore, listener: Callable[[StepOutput], None], *, max_waiting_requests: int) -> None:
+        self._core = core
+        self._listener = listener
+        self._max_waiting_requests = max_waiting_requests
+        self._inbox: queue.SimpleQueue[_Add | _Finish | _Drain | _Shutdown] = queue.SimpleQueue()
+        self._drain_deadline: float | None = None
+        self._stopping = False
+        self._alive = False
+        self._stats = core.stats()
+        self._thread = threading.Thread(target=self._run, name="ernie-engine", daemon=True)
+
+    # -- from any thread -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._alive = True
+        self._thread.start()
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Queue a request; every answer, also a refusal, comes through the listener."""
+        if not self._alive:
+            self._listener(_refusal(request, STOPPED.to_wire()))
+            return
+        self._inbox.put(_Add(request))
+
+    def abort(self, key: str) -> None:
+        """The client left: the request ends with `ABORT` before the next step."""
+        self._inbox.put(_Finish(key, FinishReason.ABORT))
+
+    def stop(self, key: str, index: int) -> None:
+        """A stop string was found: the choice ends with `STOP` before the next step."""
+        self._inbox.put(_Finish(key, FinishReason.STOP, index))
+
+    def drain(self, seconds: float) -> None:
+        """Take no new requests; abort what has not ended after `seconds`."""
+        self._inbox.put(_Drain(seconds))
+
+    def shutdown(self, timeout_seconds: float = 10.0) -> None:
+        """Abort everything, end the thread and wait for it."""
+        self._inbox.put(_Shutdown())
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are being answered: the thread runs."""
+        return self._alive and self._thread.is_alive()
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """As of the last step."""
+        return self._stats
+
+    # -- on the engine thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._read_inbox()
+                if not self._stopping and self._core.has_work:
+                    self._tell(self._core.step())
+                self._enforce_drain()
+                self._stats = self._core.stats()
+            self._tell(self._core.finish_all(FinishReason.ABORT))
+        except BaseException:
+            log.critical("the engine thread died", exc_info=True)
+            self._alive = False
+            self._tell(self._core.finish_all(FinishReason.ERROR, error=STOPPED.to_wire()))
+        finally:
+            self._alive = False
+            self._refuse_rest()
+            self._stats = self._core.stats()
+
+    def _read_inbox(self) -> None:
+        """All that is there; waits only when there is nothing to compute."""
+        timeout = None
+        if self._drain_deadline is not None:
+            timeout = max(0.0, self._drain_deadline - time.monotonic())
+        try:
+            message = self._inbox.get_nowait() if self._core.has_work else self._inbox.get(timeout=timeout)
+            while True:
+                self._handle(message)
+                message = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _handle(self, message: _Add | _Finish | _Drain | _Shutdown) -> None:
+        if isinstance(message, _Add):
+            self._add(message.request)
+        elif isinstance(message, _Finish):
+            self._tell(self._core.finish(message.key, message.reason, index=message.index))
+        elif isinstance(message, _Drain):
+            self._drain_deadline = time.monotonic() + message.seconds
+        else:
+            self._stopping = True
+
+    def _add(self, request: GenerateRequest) -> None:
+        if self._stopping or self._drain_deadline is not None:
+            self._tell(_refusal(request, STOPPING.to_wire()))
+        elif self._core.stats().num_waiting + request.n > self._max_waiting_requests:
+            error = OverloadedError(f"The queue is full ({self._max_waiting_requests} requests wait). Try again later.")
+            self._tell(_refusal(request, error.to_wire()))
+        else:
+            try:
+                self._core.add(request)
+            except Exception:
+                log.exception("request %s could not be queued", request.key)
+                self._tell(_refusal(request, STOPPED.to_wire()))
+
+    def _enforce_drain(self) -> None:
+        if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:
+            self._tell(self._core.finish_all(FinishReason.ABORT))
+            self._drain_deadline = float("inf")
+
+    def _refuse_rest(self) -> None:
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, _Add):
+                self._tell(_refusal(message.request, STOPPED.to_wire()))
+
+    def _tell(self, output: StepOutput) -> None:
+        if output.events:
+            self._listener(output)
+
+
+def _refusal(request: GenerateRequest, error: str) -> StepOutput:
+    """A request that never ran ends every choice with the error."""
+    return StepOutput(
+        tuple(GenerateEvent(request.key, index, (), finish_reason=FinishReason.ERROR, error=error) for index in range(request.n))
+    )
