@@ -1,0 +1,17 @@
+"""Matrix products with a weight, and embedding rows; knows no layer."""
+
+from __future__ import annotations
+
+from .. import xp
+from ..weights import EmbeddingWeight, LinearWeight, as_float32
+from ..xp import Tensor
+
+
+def linear(x: Tensor, w: LinearWeight) -> Tensor:
+    """y = x Wᵀ. x [T, in] float32 → [T, out] float32."""
+    return xp.matmul(x, xp.transpose(xp.from_numpy(as_float32(w.array)), (1, 0)))
+
+
+def embedding(ids: Tensor, w: EmbeddingWeight) -> Tensor:
+    """y[t] = W[ids[t]]. ids [T] int32 → [T, hidden] float32."""
+    return xp.from_numpy(as_float32(w.array[xp.to_numpy(ids)]))

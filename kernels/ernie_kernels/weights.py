@@ -1,0 +1,84 @@
+"""Weights as the operators hold them: host memory in the checkpoint's own precision; knows no layer and no file.
+
+A bfloat16 weight stays 2 bytes per element (its bit patterns as uint16): decoding reads every weight once per token, so bytes are time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BFLOAT16_BITS = np.dtype(np.uint16)
+"""How bfloat16 travels in numpy, which has no such type: the upper 16 bits of the float32."""
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """The matrix of y = x Wᵀ."""
+
+    array: np.ndarray  # [out_features, in_features] float32, or uint16 = bfloat16 bits
+
+    @property
+    def out_features(self) -> int:
+        return self.array.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        return self.array.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
+
+@dataclass(frozen=True)
+class EmbeddingWeight:
+    """One row for each token id."""
+
+    array: np.ndarray  # [vocab_size, hidden_size] float32, or uint16 = bfloat16 bits
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
+
+@dataclass(frozen=True)
+class ExpertWeights:
+    """The SwiGLU experts of one layer; a loader fills `gate_up[e]` and `down[e]`."""
+
+    gate_up: np.ndarray  # [num_experts, 2 · intermediate, hidden], gate rows first; float32, or uint16 = bfloat16 bits
+    down: np.ndarray  # [num_experts, hidden, intermediate]
+
+    @classmethod
+    def empty(cls, num_experts: int, intermediate_size: int, hidden_size: int, dtype: str) -> ExpertWeights:
+        """Unfilled experts of dtype "float32" or "bfloat16"."""
+        numpy_dtype = np.dtype({"float32": "float32", "bfloat16": BFLOAT16_BITS.name}[dtype])
+        return cls(
+            np.empty((num_experts, 2 * intermediate_size, hidden_size), numpy_dtype),
+            np.empty((num_experts, hidden_size, intermediate_size), numpy_dtype),
+        )
+
+    @property
+    def num_experts(self) -> int:
+        return self.gate_up.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.gate_up.nbytes + self.down.nbytes
+
+
+def check_weight(array: np.ndarray, ndim: int) -> np.ndarray:
+    """`array` as rows that lie one after another in memory (copied only if they do not). TypeError, ValueError: wrong dtype or rank."""
+    if array.dtype not in (np.float32, BFLOAT16_BITS):
+        raise TypeError(f"a weight must be float32 or uint16 (bfloat16 bits), got {array.dtype}")
+    if array.ndim != ndim:
+        raise ValueError(f"this weight must have {ndim} axes, got shape {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """The values of a weight as float32: itself, or bfloat16 bits expanded (exact)."""
+    if array.dtype == BFLOAT16_BITS:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
