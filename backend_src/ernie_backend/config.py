@@ -84,7 +84,7 @@ class EngineConfig:
                 values[name] = value
         if "model" not in values:
             raise ConfigError(
-                "No model is configured. Set the `model` parameter in ernie_engine/config.pbtxt, or let ERNIE_CONFIG name a JSON file with it.",
+                "No model is configured. Set `model` in the parameters of ernie_engine/config.pbtxt, or in the JSON file that ERNIE_CONFIG names.",
                 param="model",
             )
         return cls(**values)

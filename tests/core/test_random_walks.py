@@ -1,0 +1,54 @@
+"""Seeded random schedules: whatever comes, goes and is preempted, every surviving sequence gets the tokens of its lone run."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ernie_backend.protocol import FinishReason
+from tests.core.driver import Driver, request
+from tests.fakes.runner import expected_tokens
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_walk(seed: int) -> None:
+    rng = random.Random(seed)
+    driver = Driver(
+        num_blocks=rng.choice([16, 20, 40]),
+        max_num_seqs=rng.choice([1, 3, 8]),
+        max_num_batched_tokens=rng.choice([8, 13, 64]),
+        enable_prefix_caching=rng.random() < 0.7,
+        block_size_tokens=4,
+        max_model_len=64,
+    )
+    stem = tuple(rng.randrange(100) for _ in range(24))
+    wanted: dict[str, tuple[tuple[int, ...], int, int]] = {}
+    disturbed: set[str] = set()
+    for number in range(60):
+        action = rng.random()
+        if action < 0.45:
+            prompt = stem[: rng.randrange(25)] + tuple(rng.randrange(100) for _ in range(rng.randrange(1, 12)))
+            count, n = rng.randrange(1, 20), rng.choice([1, 1, 1, 3])
+            key = f"r{number}"
+            wanted[key] = (prompt, count, n)
+            driver.core.add(request(key, prompt, count, n=n, seed=0))
+        elif action < 0.55 and wanted:
+            key = rng.choice(list(wanted))
+            index = rng.choice([None, 0])
+            disturbed.add(key)
+            driver.take(driver.core.finish(key, FinishReason.ABORT, index=index))
+        elif action < 0.57:
+            driver.runner.fail_next = True
+        if action > 0.3 and driver.core.has_work:
+            driver.step()
+    driver.run()
+    for key, (prompt, count, n) in wanted.items():
+        for index in range(n):
+            expected = expected_tokens(prompt, count, seed=index)
+            reason = driver.reasons[key, index]
+            if reason is FinishReason.LENGTH:
+                assert driver.tokens[key, index] == expected
+            else:
+                assert key in disturbed or reason is FinishReason.ERROR
+                assert driver.tokens[key, index] == expected[: len(driver.tokens[key, index])]

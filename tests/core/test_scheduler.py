@@ -1,0 +1,190 @@
+"""Tables of (requests, steps) → exact grants and block ids."""
+
+from __future__ import annotations
+
+import pytest
+
+from ernie_backend.protocol import FinishReason
+from tests.core.driver import Driver, request
+from tests.fakes.runner import expected_tokens
+
+
+def grants(driver: Driver) -> list[tuple[int, int, int, tuple[int, ...]]]:
+    """(sequence, computed, scheduled, blocks) of the last step."""
+    output = driver.runner.outputs[-1]
+    return [(s.sequence_id, s.num_computed_tokens, s.num_scheduled_tokens, s.block_ids) for s in output.scheduled]
+
+
+def test_prefill_then_decode() -> None:
+    driver = Driver()
+    driver.core.add(request("a", tuple(range(1, 7)), max_tokens=4))
+    table = [[(0, 0, 6, (0, 1))], [(0, 6, 1, (0, 1))], [(0, 7, 1, (0, 1))], [(0, 8, 1, (0, 1, 2))]]
+    for expected in table:
+        driver.step()
+        assert grants(driver) == expected
+    assert driver.tokens["a", 0] == expected_tokens(tuple(range(1, 7)), 4)
+    assert driver.reasons["a", 0] is FinishReason.LENGTH
+    driver.run()
+
+
+def test_a_long_prompt_comes_in_chunks_beside_a_decode() -> None:
+    driver = Driver(max_num_batched_tokens=8)
+    driver.core.add(request("a", (1, 2), max_tokens=6))
+    driver.step()
+    driver.core.add(request("b", tuple(range(20)), max_tokens=2))
+    sizes = []
+    for _ in range(4):
+        driver.step()
+        sizes.append([count for _, _, count, _ in grants(driver)])
+    assert sizes == [[1, 7], [1, 7], [1, 6], [1, 1]]
+    driver.run()
+    assert driver.tokens["b", 0] == expected_tokens(tuple(range(20)), 2)
+
+
+def test_without_chunked_prefill_a_prompt_waits_until_it_fits() -> None:
+    driver = Driver(enable_chunked_prefill=False, max_num_batched_tokens=64)
+    driver.core.add(request("a", tuple(range(40)), max_tokens=2))
+    driver.core.add(request("b", tuple(range(100, 140)), max_tokens=2))
+    driver.step()
+    assert [s for s, *_ in grants(driver)] == [0]
+    driver.step()
+    assert [(s, count) for s, _, count, _ in grants(driver)] == [(0, 1), (1, 40)]
+    driver.run()
+
+
+def test_max_num_seqs_bounds_the_batch() -> None:
+    driver = Driver(max_num_seqs=2)
+    for key in "abc":
+        driver.core.add(request(key, (1, 2, 3), max_tokens=3))
+    driver.step()
+    assert len(grants(driver)) == 2 and driver.scheduler.stats().num_waiting == 1
+    driver.run()
+    assert set(driver.reasons.values()) == {FinishReason.LENGTH}
+
+
+def test_a_prefix_is_found_and_its_last_token_recomputed() -> None:
+    driver = Driver()
+    prompt = tuple(range(8))
+    driver.core.add(request("a", prompt, max_tokens=1))
+    driver.run()
+    driver.core.add(request("b", prompt, max_tokens=1))
+    driver.step()
+    assert grants(driver) == [(1, 4, 4, (0, 2))], "block 1 holds the same tokens, but logits need the last token computed again"
+    driver.core.add(request("c", (*prompt, 9), max_tokens=1))
+    driver.step()
+    assert grants(driver)[0][:3] == (2, 8, 1) and grants(driver)[0][3][:2] == (0, 1)
+    assert driver.scheduler.stats().cached_tokens_total == 12
+    driver.run()
+
+
+def test_prefix_caching_can_be_off() -> None:
+    driver = Driver(enable_prefix_caching=False)
+    for key in "ab":
+        driver.core.add(request(key, tuple(range(8)), max_tokens=1))
+        driver.run()
+    assert driver.runner.computed_tokens == 16
+
+
+def test_preemption_takes_the_latest_and_lets_it_recompute() -> None:
+    driver = Driver(num_blocks=6, max_model_len=24, enable_prefix_caching=False)
+    driver.core.add(request("a", tuple(range(8)), max_tokens=12))
+    driver.core.add(request("b", tuple(range(50, 58)), max_tokens=12))
+    driver.run()
+    assert driver.scheduler.stats().preemptions_total > 0
+    assert driver.tokens["a", 0] == expected_tokens(tuple(range(8)), 12)
+    assert driver.tokens["b", 0] == expected_tokens(tuple(range(50, 58)), 12)
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_choices_share_the_prompt_blocks(caching: bool) -> None:
+    driver = Driver(enable_prefix_caching=caching)
+    prompt = tuple(range(10))
+    driver.core.add(request("a", prompt, max_tokens=3, n=3, seed=7))
+    driver.step()
+    assert grants(driver) == [(0, 0, 10, (0, 1, 2))], "the others wait for choice 0 to compute the prompt"
+    driver.step()
+    assert [(s, computed, count, blocks[:2]) for s, computed, count, blocks in grants(driver)] == [
+        (0, 10, 1, (0, 1)),
+        (1, 8, 2, (0, 1)),
+        (2, 8, 2, (0, 1)),
+    ]
+    driver.run()
+    for index in range(3):
+        assert driver.tokens["a", index] == expected_tokens(prompt, 3, seed=7 + index)
+
+
+def test_choices_finish_when_their_leader_is_gone() -> None:
+    driver = Driver()
+    driver.core.add(request("a", tuple(range(40)), max_tokens=3, n=2))
+    driver.step()
+    driver.take(driver.core.finish("a", FinishReason.STOP, index=0))
+    driver.run()
+    assert driver.reasons == {("a", 0): FinishReason.STOP, ("a", 1): FinishReason.LENGTH}
+
+
+def test_a_waiting_choice_does_not_hold_up_the_queue() -> None:
+    driver = Driver(max_num_batched_tokens=8)
+    driver.core.add(request("a", tuple(range(12)), max_tokens=2, n=2))
+    driver.core.add(request("b", (1, 2), max_tokens=2))
+    driver.step()
+    driver.step()
+    assert [s for s, *_ in grants(driver)] == [0, 2]
+    driver.run()
+
+
+def test_end_tokens_stop_by_cause() -> None:
+    prompt = (3, 1, 4)
+    tokens = expected_tokens(prompt, 8)
+    driver = Driver()
+    driver.core.add(request("eos", prompt, 8, eos_token_ids=(tokens[2],)))
+    driver.core.add(request("stop", prompt, 8, stop_token_ids=(tokens[4],)))
+    driver.core.add(request("min", prompt, 8, eos_token_ids=(tokens[2],), min_tokens=4))
+    driver.core.add(request("last", prompt, 3, eos_token_ids=(tokens[2],)))
+    driver.run()
+    assert driver.tokens["eos", 0] == tokens[:3] and driver.reasons["eos", 0] is FinishReason.STOP
+    assert driver.tokens["stop", 0] == tokens[:5]
+    assert driver.tokens["min", 0] == tokens and driver.reasons["min", 0] is FinishReason.LENGTH
+    assert driver.reasons["last", 0] is FinishReason.STOP, "an end token on the last allowed position is a stop"
+
+
+def test_the_context_ends_an_answer() -> None:
+    driver = Driver(max_model_len=8)
+    driver.core.add(request("a", (1, 2, 3, 4, 5), max_tokens=100))
+    driver.run()
+    assert len(driver.tokens["a", 0]) == 3 and driver.reasons["a", 0] is FinishReason.LENGTH
+
+
+def test_abort_gives_the_blocks_back_before_the_next_step() -> None:
+    driver = Driver()
+    driver.core.add(request("a", (1, 2, 3), max_tokens=50))
+    driver.core.add(request("b", (1, 2, 3), max_tokens=2))
+    driver.step()
+    computed = driver.runner.computed_tokens
+    driver.take(driver.core.finish("a", FinishReason.ABORT))
+    driver.take(driver.core.finish("a", FinishReason.ABORT))
+    driver.take(driver.core.finish("nobody", FinishReason.ABORT))
+    driver.run()
+    assert driver.runner.computed_tokens == computed + 1, "only b goes on"
+    assert driver.reasons["a", 0] is FinishReason.ABORT and driver.reasons["b", 0] is FinishReason.LENGTH
+
+
+def test_a_failed_step_ends_its_requests_and_no_other() -> None:
+    driver = Driver(max_num_seqs=1)
+    driver.core.add(request("a", (1, 2, 3), max_tokens=5))
+    driver.core.add(request("b", (1, 2, 3), max_tokens=5))
+    driver.step()
+    driver.runner.fail_next = True
+    driver.step()
+    assert driver.reasons == {("a", 0): FinishReason.ERROR}
+    assert "scripted" not in (driver.errors["a", 0] or ""), "no internals in what a user sees"
+    driver.run()
+    assert driver.tokens["b", 0] == expected_tokens((1, 2, 3), 5)
+
+
+def test_failed_sampling_ends_one_sequence() -> None:
+    driver = Driver()
+    driver.core.add(request("a", (1, 2, 3), max_tokens=5))
+    driver.core.add(request("b", (1, 2, 3), max_tokens=5))
+    driver.runner.fail_sampling_of.add(0)
+    driver.run()
+    assert driver.reasons == {("a", 0): FinishReason.ERROR, ("b", 0): FinishReason.LENGTH}

@@ -1,0 +1,174 @@
+"""The window, merging, order and the final flag."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+import ernie_backend.delivery as delivery_module
+from ernie_backend.core.outputs import StepOutput
+from ernie_backend.delivery import Delivery, Response
+from ernie_backend.protocol import FinishReason, GenerateEvent
+
+
+class Sink:
+    """Remembers responses; `gate` can hold the delivery thread inside `send`."""
+
+    def __init__(self) -> None:
+        self.responses: list[Response] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.broken = False
+
+    def send(self, response: Response) -> None:
+        self.entered.set()
+        assert self.gate.wait(10)
+        if self.broken:
+            raise RuntimeError("closed")
+        self.responses.append(response)
+
+    def ids(self, index: int = 0) -> list[int]:
+        return [token for r in self.responses if r.index == index for token in r.token_ids]
+
+
+class Harness:
+    def __init__(self, window: int = 2) -> None:
+        self.aborted: list[str] = []
+        self.stopped: list[tuple[str, int]] = []
+        self.delivery = Delivery(window, abort=self.aborted.append, stop=lambda key, index: self.stopped.append((key, index)))
+        self.delivery.start()
+
+    def push(self, *events: GenerateEvent) -> None:
+        self.delivery.push(StepOutput(events))
+
+    def close(self) -> None:
+        self.delivery.close()
+        assert not self.delivery._thread.is_alive()
+
+
+def token(key: str, token_id: int, index: int = 0, last: FinishReason | None = None) -> GenerateEvent:
+    return GenerateEvent(key, index, (token_id,), finish_reason=last)
+
+
+def wait_for(condition, what: str) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.001)
+
+
+def test_the_window_holds_tokens_back_and_merges_them() -> None:
+    harness, sink = Harness(window=2), Sink()
+    harness.delivery.register("k", sink, n=1, streamed=True)
+    for i in range(6):
+        harness.push(token("k", i))
+        wait_for(lambda: harness.delivery._inbox.empty(), "inbox read")
+        time.sleep(0.005)
+    assert len(sink.responses) == 2, "two under way, the rest waits"
+    harness.delivery.consumed("k", 1)
+    wait_for(lambda: len(sink.responses) == 3, "an acknowledgement opens the window")
+    assert sink.responses[2].token_ids == (2, 3, 4, 5), "what waited leaves together"
+    harness.push(token("k", 6), token("k", 7, last=FinishReason.STOP))
+    harness.close()
+    assert sink.ids() == list(range(8))
+    assert [r.is_final for r in sink.responses] == [False, False, False, True], "the last response ignores the window"
+    assert [r.is_first for r in sink.responses] == [True, False, False, False]
+    assert harness.delivery.num_streams == 0
+
+
+def test_tokens_that_come_while_sending_are_merged() -> None:
+    harness, sink = Harness(window=100), Sink()
+    sink.gate.clear()
+    harness.delivery.register("k", sink, n=1, streamed=True)
+    harness.push(token("k", 0))
+    assert sink.entered.wait(10)
+    for i in range(1, 50):
+        harness.push(token("k", i))
+    sink.gate.set()
+    harness.close()
+    assert sink.ids() == list(range(50)) and len(sink.responses) == 2
+
+
+def test_first_tokens_go_first() -> None:
+    harness = Harness(window=100)
+    order: list[str] = []
+
+    class Ordered(Sink):
+        def send(self, response: Response) -> None:
+            super().send(response)
+            order.append(response.key)
+
+    blocker = Ordered()
+    harness.delivery.register("old", blocker, n=1, streamed=True)
+    harness.push(token("old", 0))
+    wait_for(lambda: order == ["old"], "first response")
+    blocker.gate.clear()
+    blocker.entered.clear()
+    harness.push(token("old", 1))
+    assert blocker.entered.wait(10)
+    harness.delivery.register("new", Ordered(), n=1, streamed=True)
+    harness.push(token("old", 2), token("new", 9))
+    blocker.gate.set()
+    harness.close()
+    assert order == ["old", "old", "new", "old"]
+
+
+def test_an_unstreamed_answer_is_one_response_per_choice() -> None:
+    harness, sink = Harness(window=1), Sink()
+    harness.delivery.register("k", sink, n=2, streamed=False)
+    for i in range(5):
+        harness.push(token("k", i, 0), token("k", 10 + i, 1))
+    harness.push(token("k", 5, 1, FinishReason.LENGTH), token("k", 15, 0, FinishReason.STOP))
+    harness.close()
+    assert sorted((r.index, len(r.token_ids), r.is_first) for r in sink.responses) == [(0, 6, True), (1, 6, True)]
+    assert [r.is_final for r in sink.responses] == [False, True]
+
+
+def test_the_stop_watch_ends_an_unstreamed_choice() -> None:
+    harness, sink = Harness(), Sink()
+    harness.delivery.register("k", sink, n=1, streamed=False, stop_watch=lambda index, ids: 3 in ids)
+    for i in range(3):
+        harness.push(token("k", i))
+    wait_for(lambda: harness.delivery._inbox.empty(), "inbox read")
+    assert harness.stopped == []
+    harness.push(token("k", 3))
+    wait_for(lambda: harness.stopped == [("k", 0)], "stop")
+    harness.push(GenerateEvent("k", 0, (), finish_reason=FinishReason.STOP))
+    harness.close()
+    assert sink.ids() == [0, 1, 2, 3] and sink.responses[-1].is_final
+
+
+def test_a_broken_sink_aborts_its_request_only() -> None:
+    harness, broken, sound = Harness(), Sink(), Sink()
+    broken.broken = True
+    harness.delivery.register("bad", broken, n=1, streamed=True)
+    harness.delivery.register("good", sound, n=1, streamed=True)
+    harness.push(token("bad", 1), token("good", 1))
+    harness.push(token("bad", 2), token("good", 2, last=FinishReason.STOP))
+    harness.close()
+    assert harness.aborted == ["bad"] and sound.ids() == [1, 2]
+
+
+def test_events_of_unknown_keys_and_late_acknowledgements_are_harmless() -> None:
+    harness, sink = Harness(), Sink()
+    harness.push(token("nobody", 1))
+    harness.delivery.consumed("nobody", 5)
+    harness.delivery.register("k", sink, n=1, streamed=True)
+    harness.push(token("k", 1, last=FinishReason.STOP))
+    harness.delivery.consumed("k", 1)
+    harness.close()
+    assert sink.ids() == [1]
+
+
+def test_lost_acknowledgements_are_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "STALL_SECONDS", 0.05)
+    harness, sink = Harness(window=1), Sink()
+    harness.delivery.register("k", sink, n=1, streamed=True)
+    harness.push(token("k", 0))
+    wait_for(lambda: sink.responses, "first response")
+    harness.push(token("k", 1))
+    wait_for(lambda: sink.ids() == [0, 1], "the stream goes on without acknowledgements")
+    harness.close()

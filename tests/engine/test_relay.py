@@ -1,0 +1,85 @@
+"""The socket between postprocess and engine, for real."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.relay import RelayReceiver, RelaySender
+
+
+class Handler:
+    """Puts what it hears into a queue."""
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[tuple[object, ...]] = queue.Queue()
+
+    def consumed(self, key: str, total_responses: int) -> None:
+        self.heard.put(("consumed", key, total_responses))
+
+    def cancelled(self, key: str) -> None:
+        self.heard.put(("cancelled", key))
+
+    def stopped(self, key: str, index: int) -> None:
+        self.heard.put(("stopped", key, index))
+
+    def drain(self, seconds: float) -> None:
+        self.heard.put(("drain", seconds))
+
+
+def test_every_message_arrives_in_order() -> None:
+    handler = Handler()
+    receiver = RelayReceiver(handler)
+    sender = RelaySender(receiver.path)
+    sender.consumed("k", 3)
+    sender.cancelled("k")
+    sender.stopped("k", 2)
+    sender.drain(1.5)
+    heard = [handler.heard.get(timeout=5) for _ in range(4)]
+    assert heard == [("consumed", "k", 3), ("cancelled", "k"), ("stopped", "k", 2), ("drain", 1.5)]
+    sender.close()
+    receiver.close()
+
+
+@pytest.mark.parametrize("junk", [b"", b"consumed", b"consumed k x", b"\xff\xfe", b"cancelled a b", b"explode k", b"x" * 5000])
+def test_junk_is_ignored(junk: bytes) -> None:
+    handler = Handler()
+    receiver = RelayReceiver(handler)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as raw:
+        raw.sendto(junk, receiver.path)
+    RelaySender(receiver.path).cancelled("after")
+    assert handler.heard.get(timeout=5) == ("cancelled", "after")
+    receiver.close()
+
+
+def test_only_the_owner_may_write_and_nothing_is_left() -> None:
+    receiver = RelayReceiver(Handler())
+    folder = Path(receiver.path).parent
+    assert stat.S_IMODE(os.stat(receiver.path).st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    receiver.close()
+    assert not folder.exists()
+    assert not receiver._thread.is_alive()
+
+
+def test_a_given_folder_is_used_and_a_stale_socket_replaced(tmp_path: Path) -> None:
+    first = RelayReceiver(Handler(), str(tmp_path))
+    first._socket.close()  # as a killed engine leaves it: the file stays
+    handler = Handler()
+    second = RelayReceiver(handler, str(tmp_path))
+    RelaySender(second.path).cancelled("k")
+    assert handler.heard.get(timeout=5) == ("cancelled", "k")
+    second.close()
+    assert tmp_path.exists() and not list(tmp_path.iterdir())
+
+
+def test_a_sender_without_a_receiver_does_not_raise(tmp_path: Path) -> None:
+    sender = RelaySender(str(tmp_path / "nobody.sock"))
+    sender.consumed("k", 1)
+    sender.close()
+    sender.cancelled("k")
