@@ -1,7 +1,7 @@
 """A runner without a model whose 'cache' remembers what was written, so that a wrong block or slot is noticed at once.
 
-Slot content is a running hash of the sequence up to that token; the next token is a function of the last slot. A sequence that reads another's
-blocks, or blocks that were reused too early, fails the assertion instead of silently giving other tokens.
+Slot content is a running hash of the sequence up to that token; the next token is a function of the last slot. A sequence that reads
+another's blocks, or blocks that were reused too early, fails the assertion instead of silently giving other tokens.
 """
 
 from __future__ import annotations
