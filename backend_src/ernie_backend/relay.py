@@ -19,6 +19,7 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
+SOCKET_NAME = "relay.sock"
 _MAX_DATAGRAM_BYTES = 256
 _SEND_TIMEOUT_SECONDS = 1.0
 """The receiver only reads and queues; a second without progress means it is gone."""
@@ -74,7 +75,7 @@ class RelayReceiver:
         self._handler = handler
         self._own_folder = None if folder else tempfile.mkdtemp(prefix="ernie-relay-")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.path = str(Path(folder or self._own_folder or "") / "relay.sock")
+        self.path = str(Path(folder or self._own_folder or "") / SOCKET_NAME)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)  # left by an engine that was killed
         self._socket.bind(self.path)
