@@ -1,0 +1,60 @@
+"""What the front end asks of an engine and what it hears back, as plain objects; knows neither gRPC nor OpenAI."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ernie_backend.protocol import Usage
+
+
+@dataclass(frozen=True)
+class EnsembleRequest:
+    """One prompt for the ensemble. Exactly one of `text_input` and `chat` is given."""
+
+    request_id: str
+    """For the server's log; nothing is looked up by it."""
+    sampling_parameters: str
+    """JSON object."""
+    num_choices: int
+    text_input: str | None = None
+    """A prompt without a template."""
+    chat: str | None = None
+    """JSON object: `messages` and what belongs to them, or `prompt_token_ids`."""
+
+
+@dataclass(frozen=True)
+class AnswerEvent:
+    """What is new about one choice."""
+
+    index: int
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    """OpenAI's streaming deltas: {index, id, type, function {name, arguments}}."""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[dict[str, Any], ...] = ()
+    """{token, token_id, logprob, bytes, top_logprobs}, one per new token, when asked for."""
+    finish_reason: str | None = None
+    """stop, length or tool_calls, on the choice's last event."""
+    usage: Usage = field(default_factory=Usage)
+    """Of this choice, up to and including this event."""
+    prompt_token_ids: tuple[int, ...] | None = None
+    """On the choice's first event, when asked for."""
+
+
+class EngineClient(Protocol):
+    """The way to an engine. Every method may raise an `ErnieError`."""
+
+    def generate(self, request: EnsembleRequest) -> AsyncGenerator[AnswerEvent, None]:
+        """The events of one prompt, until each of its choices has finished. Closing the generator early cancels the work."""
+        ...
+
+    async def is_ready(self) -> bool: ...
+
+    async def metrics(self) -> bytes:
+        """Prometheus text."""
+        ...
+
+    async def close(self) -> None: ...

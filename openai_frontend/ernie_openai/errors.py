@@ -1,0 +1,66 @@
+"""The one place where exceptions become HTTP statuses and OpenAI's error object; knows no route and no engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from ernie_backend.errors import EngineError, ErnieError, InvalidRequestError
+
+RETRY_AFTER_SECONDS = 1
+_INTERNAL = EngineError("The server failed to answer this request. Try again; if it happens again, see the server's log.")
+
+
+class ClientDisconnectedError(Exception):
+    """The client hung up; nobody reads the answer."""
+
+
+def error_object(error: ErnieError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def as_ernie_error(error: Exception) -> ErnieError:
+    """`error` itself if it was written for users; else one that says nothing of our insides."""
+    return error if isinstance(error, ErnieError) else _INTERNAL
+
+
+def dumps(value: Any) -> bytes:
+    """JSON as it goes over the wire: UTF-8, no spaces, no NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def error_response(error: ErnieError, status: int | None = None) -> Response:
+    """The error as an HTTP response, with the headers that its status calls for."""
+    status = status or error.http_status
+    headers = {}
+    if status in (429, 503):
+        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(dumps(error_object(error)), status_code=status, headers=headers, media_type="application/json")
+
+
+async def _on_ernie_error(_: Request, error: Exception) -> Response:
+    return error_response(as_ernie_error(error))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such path, wrong method."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known = {404: ("There is no {}.", "not_found"), 405: ("{} is not allowed here.", "method_not_allowed")}
+    text, code = known.get(status, ("{} cannot be answered.", "invalid_value"))
+    return error_response(InvalidRequestError(text.format(f"{request.method} {request.url.path}"), code=code), status)
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # nginx's number for "client closed request"; nobody is left to read it
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ErnieError, _on_ernie_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnectedError, _on_disconnect)
+    app.add_exception_handler(Exception, _on_ernie_error)

@@ -1,0 +1,205 @@
+"""The two request bodies: which fields exist, what they mean, which are refused; knows no tensor and no response.
+
+Sampling fields carry their types for the reader only: preprocess checks them, for this face as for every other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+
+from ernie_backend.errors import InvalidRequestError
+
+Request = TypeVar("Request", bound="_Request")
+
+Number = Annotated[float | None, SkipValidation]
+Integer = Annotated[int | None, SkipValidation]
+Boolean = Annotated[bool | None, SkipValidation]
+
+MAX_LOGPROBS = 20
+MAX_REQUEST_ID_CHARACTERS = 256
+
+_NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
+    # field: values that ask for nothing, and therefore pass (null always does)
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structural_tag": (),
+    "reasoning_max_tokens": (),
+    "response_max_tokens": (),
+    "reasoning_effort": (),
+    "chat_template": (),
+    "completion_token_ids": ([],),
+    "logits_processors_args": ({},),
+    "include_draft_logprobs": (False,),
+    "temp_scaled_logprobs": (False,),
+    "top_p_normalized_logprobs": (False,),
+    "prompt_logprobs": (),
+    "mm_hashes": ([],),
+    "mm_processor_kwargs": ({},),
+    "disaggregate_info": (),
+    "priority": (0,),
+    "service_tier": ("auto", "default"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "verbosity": (),
+    "web_search_options": (),
+    "suffix": ("", {}),
+    "best_of": (1,),
+}
+
+_NOT_IN_METADATA = frozenset(("model", "messages", "prompt", "stream", "stream_options", "user", "store", "metadata", "request_id"))
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool = False
+    """One more chunk with the usage, before `[DONE]`."""
+    continuous_usage_stats: bool = False
+    """The usage so far in every chunk."""
+
+
+class _Request(BaseModel):
+    """What both endpoints take."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    n: int = Field(default=1, ge=1)
+
+    # Sampling: OpenAI's fields, then FastDeploy's and vLLM's.
+    max_tokens: Integer = None
+    temperature: Number = None
+    top_p: Number = None
+    frequency_penalty: Number = None
+    presence_penalty: Number = None
+    logit_bias: Annotated[dict[str, float] | None, SkipValidation] = None
+    seed: Integer = None
+    stop: Annotated[str | list[str] | None, SkipValidation] = None
+    max_completion_tokens: Integer = None
+    min_tokens: Integer = None
+    top_k: Integer = None
+    min_p: Number = None
+    repetition_penalty: Number = None
+    bad_words: Annotated[list[str] | None, SkipValidation] = None
+    bad_words_token_ids: Annotated[list[int] | None, SkipValidation] = None
+    stop_token_ids: Annotated[list[int] | None, SkipValidation] = None
+    include_stop_str_in_output: Boolean = None
+    ignore_eos: Boolean = None
+    skip_special_tokens: Boolean = None
+
+    # Beyond sampling, from FastDeploy.
+    prompt_token_ids: Annotated[list[int] | list[list[int]] | None, SkipValidation] = None
+    """The prompt as ids; takes the place of `messages` or `prompt`."""
+    return_token_ids: bool = False
+    """Each choice gets `prompt_token_ids` and `completion_token_ids`."""
+    max_streaming_response_tokens: int = Field(default=1, ge=1)
+    """Hold chunks back until they bring this many tokens."""
+    request_id: str | None = Field(default=None, min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS, pattern=r"^[!-~]+$")
+    """Becomes the id of the response."""
+    metadata: dict[str, Any] | None = None
+    """Keys that name a parameter act like that parameter, if it is not given itself; others have no effect."""
+
+    # Without effect, as documented.
+    user: str | None = None
+    store: bool | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """The sampling fields that were given, under the names that the ensemble knows; unchecked."""
+        return {name: getattr(self, name) for name in _SAMPLING_FIELDS if name in self.model_fields_set}
+
+
+class ChatRequest(_Request):
+    """Body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[dict[str, Any]] | list[int] | None, SkipValidation] = None
+    """OpenAI's messages, checked where they are rendered; or, as FastDeploy has it, the prompt's ids."""
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    disable_chat_template: bool = False
+    """The first message's content is the whole prompt."""
+
+
+class CompletionRequest(_Request):
+    """Body of `POST /v1/completions`."""
+
+    prompt: Annotated[str | list[str] | list[int] | list[list[int]] | None, SkipValidation] = None
+    echo: bool = False
+    """The prompt's text stands before the answer's."""
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
+    def sampling(self) -> dict[str, Any]:
+        more = {name: getattr(self, name) for name in ("echo", "logprobs") if name in self.model_fields_set}
+        return super().sampling() | more
+
+
+_SAMPLING_FIELDS = (
+    "n",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "seed",
+    "stop",
+    "max_completion_tokens",
+    "min_tokens",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "bad_words",
+    "bad_words_token_ids",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "skip_special_tokens",
+    "return_token_ids",
+)
+
+
+def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
+    """The body as a `kind`. A field that is null counts as not given. Raises `InvalidRequestError` naming the first field at fault."""
+    known = set(kind.model_fields) | set(_NOT_SUPPORTED_YET)
+    fields = {name: value for name, value in given.items() if value is not None or name not in known}
+    metadata = fields.get("metadata")
+    if isinstance(metadata, dict):
+        parameters = known - _NOT_IN_METADATA
+        fields = {name: value for name, value in metadata.items() if name in parameters and value is not None} | fields
+    for name, harmless in _NOT_SUPPORTED_YET.items():
+        if name in fields and fields.pop(name) not in harmless:
+            raise InvalidRequestError(f"{name} is not supported yet. Remove it from the request.", param=name)
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise _first_error(error) from None
+
+
+def _first_error(error: ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])[:80]
+    if first["type"] == "extra_forbidden":
+        return InvalidRequestError(f"Unknown field {name!r}. Remove it from the request.", param=name)
+    rule = first["msg"].replace("Input should be", "must be").replace("String should", "must")
+    try:
+        shown = json.dumps(first["input"], ensure_ascii=False)[:80]
+    except ValueError:
+        shown = "something else"
+    return InvalidRequestError(f"{name} {rule}, got {shown}.", param=name)

@@ -1,0 +1,47 @@
+"""What the front end is told at its start, and which model names it answers to; knows no HTTP and no Triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ernie_backend.errors import ModelNotFoundError
+
+DEFAULT_MAX_BODY_BYTES = 16 * 2**20
+
+_NAMES_OF_ANY_MODEL = ("", "null", "default")  # what clients written for FastDeploy send when they mean "the one you serve"
+
+
+@dataclass(frozen=True)
+class FrontendSettings:
+    """One process's settings; plain values, so that worker processes get a copy."""
+
+    triton_grpc: str
+    """HOST:PORT of Triton's gRPC face."""
+    triton_metrics: str
+    """URL of Triton's metrics."""
+    model_name: str = "ernie"
+    """Shown where no served name was given."""
+    served_model_names: tuple[str, ...] = ()
+    """Names that requests may give. Empty: any name passes."""
+    api_keys: tuple[str, ...] = ()
+    """Empty: no key is asked for."""
+    max_model_len: int | None = None
+    """Tokens; only shown, the engine checks it."""
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+
+    @property
+    def listed_models(self) -> tuple[str, ...]:
+        """The names of `/v1/models`, the main one first."""
+        return self.served_model_names or (self.model_name,)
+
+    def name_to_answer_with(self, sent: str | None) -> str:
+        """The `model` of the response. Raises `ModelNotFoundError` if names were configured and `sent` is none of them."""
+        if not self.served_model_names:
+            return sent or self.model_name
+        if sent in self.served_model_names:
+            return sent
+        if sent is None or sent in _NAMES_OF_ANY_MODEL:
+            return self.served_model_names[0]
+        raise ModelNotFoundError(
+            f"The model {sent!r} does not exist here. Models served: {', '.join(self.served_model_names)}.", param="model"
+        )

@@ -1,0 +1,200 @@
+"""The engine client that speaks to Triton: one gRPC stream per prompt, its tensors in and out; knows neither OpenAI nor HTTP routes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import struct
+import urllib.request
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ernie_backend.errors import EngineError, ErnieError, UnavailableError, from_wire
+from ernie_backend.protocol import FinishReason, Usage
+
+from .client import AnswerEvent, EnsembleRequest
+
+log = logging.getLogger(__name__)
+
+ENSEMBLE = "ernie"
+_READY_TIMEOUT_SECONDS = 2.0
+_METRICS_TIMEOUT_SECONDS = 5.0
+_END_OF_STREAM_TIMEOUT_SECONDS = 1.0
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),  # the body limit of the HTTP face holds; Triton's own limit is 2 GiB
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),  # else all channels share one connection
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_reconnect_backoff_ms", 2000),  # default 120 s: too long after a restart of Triton
+)
+
+# tritonserver answers INVALID_ARGUMENT for what a model refuses. These codes are of its own making.
+_UNAVAILABLE_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+_ENSEMBLE_PREFIX = re.compile(r"^(in ensemble '[^']*', )+")
+
+
+class TritonClient:
+    """Made inside a running event loop. `close` when done."""
+
+    def __init__(self, grpc_address: str, metrics_url: str, num_channels: int = 4) -> None:
+        self._metrics_url = metrics_url
+        self._channels = [grpc.aio.insecure_channel(grpc_address, options=_CHANNEL_OPTIONS) for _ in range(num_channels)]
+        self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
+        self._streams = [0] * num_channels  # open streams of each channel
+
+    async def generate(self, request: EnsembleRequest) -> AsyncGenerator[AnswerEvent, None]:
+        channel = self._streams.index(min(self._streams))
+        self._streams[channel] += 1
+        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]), metadata=(("triton_grpc_error", "true"),))
+        unfinished = request.num_choices
+        try:
+            async for reply in call:
+                event = _event(reply)
+                if event is None:
+                    continue
+                unfinished -= event.finish_reason is not None
+                yield event
+                if not unfinished:
+                    await _read_to_end(call)
+                    return
+        except grpc.aio.AioRpcError as error:
+            raise _error_of_status(error) from None
+        finally:
+            call.cancel()  # without effect on a call that has ended
+            self._streams[channel] -= 1
+        log.error("Triton ended a stream with %d of %d choices unfinished.", unfinished, request.num_choices)
+        raise EngineError("The answer ended before it was complete. Try again; if it happens again, see the server's log.")
+
+    async def is_ready(self) -> bool:
+        """Whether Triton and the ensemble take requests now."""
+        stub = self._stubs[0]
+        try:
+            server, model = await asyncio.gather(
+                stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=_READY_TIMEOUT_SECONDS),
+                stub.ModelReady(service_pb2.ModelReadyRequest(name=ENSEMBLE), timeout=_READY_TIMEOUT_SECONDS),
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(server.ready and model.ready)
+
+    async def metrics(self) -> bytes:
+        return await asyncio.to_thread(self._read_metrics)
+
+    def _read_metrics(self) -> bytes:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(self._metrics_url, timeout=_METRICS_TIMEOUT_SECONDS) as response:
+                return response.read()
+        except OSError:
+            raise UnavailableError("The model server's metrics cannot be read. Try again.") from None
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+
+async def _read_to_end(call: Any) -> None:
+    """Lets Triton end the stream itself, which it does at once: cancelling would count as a cancelled request there."""
+
+    async def read() -> None:
+        async for _ in call:
+            pass
+
+    try:
+        await asyncio.wait_for(read(), _END_OF_STREAM_TIMEOUT_SECONDS)
+    except (asyncio.TimeoutError, grpc.aio.AioRpcError):
+        log.warning("Triton did not end a finished stream.")
+
+
+# Tensors in ----------------------------------------------------------------------------------------------------------------------
+
+
+def _infer_request(request: EnsembleRequest) -> Any:
+    """ModelInferRequest; always streamed, so that stop strings and hang-ups end the work early."""
+    message = service_pb2.ModelInferRequest(model_name=ENSEMBLE, id=request.request_id)
+    message.parameters["triton_enable_empty_final_response"].bool_param = True
+    _add_input(message, "sampling_parameters", "BYTES", _bytes_element(request.sampling_parameters))
+    _add_input(message, "stream", "BOOL", b"\x01")
+    if request.text_input is not None:
+        _add_input(message, "text_input", "BYTES", _bytes_element(request.text_input))
+    if request.chat is not None:
+        _add_input(message, "chat", "BYTES", _bytes_element(request.chat))
+    return message
+
+
+def _add_input(message: Any, name: str, datatype: str, raw: bytes) -> None:
+    message.inputs.add(name=name, datatype=datatype, shape=[1])
+    message.raw_input_contents.append(raw)
+
+
+def _bytes_element(text: str) -> bytes:
+    """One element of a BYTES tensor: its length as little-endian uint32, then itself."""
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+# Tensors out ---------------------------------------------------------------------------------------------------------------------
+
+
+def _event(reply: Any) -> AnswerEvent | None:
+    """The event of a ModelStreamInferResponse, None if it says nothing. Raises the `ErnieError` that it carries."""
+    if reply.error_message:
+        raise _error_of_text(reply.error_message)
+    response = reply.infer_response
+    outputs = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=False))
+    finish_reason = _text(outputs, "finish_reason")
+    if finish_reason == FinishReason.ERROR:
+        raise _error_of_text(_text(outputs, "error"))
+    if finish_reason == FinishReason.ABORT:
+        raise UnavailableError("The server stopped this answer before it was complete. Try again.")
+    text, reasoning = _text(outputs, "text_output"), _text(outputs, "reasoning_output")
+    raw_ids = outputs.get("token_ids", b"")
+    token_ids = struct.unpack(f"<{len(raw_ids) // 4}i", raw_ids)
+    if not (text or reasoning or token_ids or finish_reason or _text(outputs, "tool_calls")):
+        return None
+    usage = _json(outputs, "usage", {})
+    prompt_token_ids = usage.pop("prompt_token_ids", None)
+    return AnswerEvent(
+        index=struct.unpack("<i", outputs["index"])[0],
+        text=text,
+        reasoning=reasoning,
+        tool_calls=tuple(_json(outputs, "tool_calls", ())),
+        token_ids=token_ids,
+        logprobs=tuple(_json(outputs, "logprobs", ())),
+        finish_reason=finish_reason or None,
+        usage=Usage(**usage),
+        prompt_token_ids=None if prompt_token_ids is None else tuple(prompt_token_ids),
+    )
+
+
+def _text(outputs: dict[str, bytes], name: str) -> str:
+    return outputs[name][4:].decode() if name in outputs else ""
+
+
+def _json(outputs: dict[str, bytes], name: str, default: Any) -> Any:
+    text = _text(outputs, name)
+    return json.loads(text) if text else default
+
+
+# Errors --------------------------------------------------------------------------------------------------------------------------
+
+
+def _error_of_text(text: str) -> ErnieError:
+    """What a model said, in wire form; Triton puts the ensemble's name before it."""
+    error = from_wire(_ENSEMBLE_PREFIX.sub("", text))
+    if isinstance(error, EngineError):
+        log.error("Triton answered: %s", text)
+    return error
+
+
+def _error_of_status(error: grpc.aio.AioRpcError) -> ErnieError:
+    code, details = error.code(), error.details() or ""
+    if code in _UNAVAILABLE_CODES:
+        log.error("Triton is not available: %s %s", code.name, details)
+        return UnavailableError("The model server is not available. Try again in a moment.")
+    return _error_of_text(details)
