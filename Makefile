@@ -1,0 +1,81 @@
+# Two commands: `make serve` and `make test`. Both set up what is missing first; a second run finds its stamps and starts at once.
+#
+#   make serve ARGS="--model DIR --port 9000"    flags go on to `ernie-triton serve`; without --model, a small random model is served
+#   EXTRAS=gpu                                   on a GPU host whose package index has paddlepaddle-gpu
+#   PYTHON=/path/to/python3.11                   the Python to make .venv from
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+EXTRAS ?= cpu
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+SERVER_STAMP := $(VENV)/.installed-$(EXTRAS)
+TEST_STAMP := $(VENV)/.installed-$(EXTRAS)-test
+PERF_STAMP := .venv-perf/.installed
+MODEL := .cache/models/random-small
+# ERNIE-4.5-0.3B's layout, small enough to write in seconds and to answer at once on two cores.
+MODEL_SIZES := num_hidden_layers=4 hidden_size=256 intermediate_size=768 num_attention_heads=4 num_key_value_heads=2 head_dim=64
+
+HAS_MODEL := $(filter --model --model=%,$(ARGS))
+MODEL_ARGS := $(if $(HAS_MODEL),,--model $(MODEL))
+NEED_MODEL := $(if $(HAS_MODEL),,$(MODEL)/config.json)
+
+.PHONY: help serve test lint perf bench doctor setup clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make serve    start tritonserver and the OpenAI front end (ARGS="--model DIR …")
+serve: $(SERVER_STAMP) $(NEED_MODEL)
+	@$(if $(HAS_MODEL),,echo 'No --model given: serving $(MODEL), whose weights are random. A real one: make serve ARGS="--model DIR"';) \
+	exec $(BIN)/ernie-triton serve $(MODEL_ARGS) $(ARGS)
+
+## make test     lint, then the whole test suite (ARGS goes to pytest)
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+## make lint     ruff and mypy
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## make perf     NVIDIA's perf_analyzer against the ensemble, at 1 and 8 streams (ARGS="--url HOST:PORT": a running server)
+perf: $(SERVER_STAMP) $(PERF_STAMP) $(if $(filter --url --url=%,$(ARGS)),,$(NEED_MODEL))
+	@exec $(BIN)/ernie-triton perf $(if $(filter --url --url=%,$(ARGS)),,$(MODEL_ARGS)) $(ARGS)
+
+## make bench    our path against transformers on the same random checkpoint
+bench: $(TEST_STAMP)
+	@exec $(BIN)/ernie-triton bench $(ARGS)
+
+## make doctor   what serving needs, and whether it is there
+doctor: $(SERVER_STAMP)
+	@$(BIN)/ernie-triton doctor
+
+## make setup    only install
+setup: $(TEST_STAMP)
+
+## make clean    remove what the commands above made
+clean:
+	rm -rf $(VENV) .venv-perf .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(SERVER_STAMP): pyproject.toml setup.sh
+	./setup.sh venv $(VENV) $(EXTRAS),server,frontend
+	@touch $@
+
+$(TEST_STAMP): $(SERVER_STAMP)
+	./setup.sh venv $(VENV) $(EXTRAS),server,frontend,test
+	@touch $@
+
+$(PERF_STAMP): setup.sh
+	./setup.sh perf .venv-perf
+	@touch $@
+
+$(MODEL)/config.json: | $(SERVER_STAMP)
+	@rm -rf $(MODEL).part && mkdir -p $(dir $(MODEL))
+	$(BIN)/ernie-triton random-checkpoint --like ERNIE-4.5-0.3B --flavour pt --out $(MODEL).part --set $(MODEL_SIZES)
+	@rm -rf $(MODEL) && mv $(MODEL).part $(MODEL)

@@ -1,0 +1,46 @@
+"""The `ernie-triton` command: finds the subcommand and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+
+from ..errors import ConfigError, ErnieError
+from . import doctor, environment, perf, random_checkpoint, serve
+from .flags import normalise
+
+_COMMANDS = (serve, doctor, random_checkpoint, environment, perf)
+"""Each has `add_parser(subparsers)`, whose parser sets `run`, and `run(args) -> int`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. Exit status: 0 done, 1 it failed, 2 the command line is wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["serve"]:
+        arguments = normalise(arguments)
+    parser = argparse.ArgumentParser(prog="ernie-triton", description="Serve ERNIE-4.5 models with Triton Inference Server.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse_unknown(subparsers.choices[args.command], unknown)
+    try:
+        return args.run(args)
+    except ErnieError as error:
+        print(f"ernie-triton {args.command}: error: {error.message}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None:
+    """Exit with status 2, naming the flag that was perhaps meant."""
+    name = next((text.partition("=")[0] for text in unknown if text.startswith("-")), unknown[0])
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    near = difflib.get_close_matches(name, flags, n=1)
+    parser.error(f"unknown flag {name}." + (f" Did you mean {near[0]}?" if near else " See --help."))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A server of our own for as long as a `with` block lasts: for `perf`, benchmarks and tests; talks to it only through its ready line."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+_READY = re.compile(
+    r"^Ready: (?P<model>.*?) · OpenAI (?P<openai>\S+) · Triton HTTP (?P<triton_http>\S+)"
+    r" · gRPC (?P<triton_grpc>\S+) · metrics (?P<metrics>\S+)$"
+)
+
+
+@dataclass
+class RunningServer:
+    """What the ready line says, and the process behind it."""
+
+    process: subprocess.Popen[str]
+    log: list[str]
+    """Lines of its standard error so far."""
+    model: str = ""
+    openai: str = ""
+    """Base URL, with /v1."""
+    triton_http: str = ""
+    """Base URL."""
+    triton_grpc: str = ""
+    """host:port"""
+    metrics: str = ""
+    exit_code: int | None = None
+    """Set when the block has ended."""
+
+
+@contextlib.contextmanager
+def running_server(model: str, flags: Sequence[str] = (), *, stop_seconds: float = 60.0) -> Iterator[RunningServer]:
+    """Serve `model` on free ports; yield when ready; SIGTERM at the end. `ConfigError` with its log if it never gets ready."""
+    names = ("--port", "--triton-http-port", "--triton-grpc-port", "--metrics-port")
+    ports = [text for name, port in zip(names, free_ports(len(names)), strict=True) if name not in flags for text in (name, str(port))]
+    command = [sys.executable, "-m", "ernie_backend.cli", "serve", "--model", model, "--host", "127.0.0.1", *ports, *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    server = RunningServer(process, [])
+    reader = threading.Thread(target=_collect, args=(server,), daemon=True)
+    reader.start()
+    try:
+        assert process.stdout is not None
+        match = next((m for line in process.stdout if (m := _READY.match(line.rstrip()))), None)
+        if match is None:
+            process.wait()
+            reader.join(5)
+            raise ConfigError(f"The server did not start (exit code {process.returncode}):\n" + "".join(server.log[-20:]))
+        for name, value in match.groupdict().items():
+            setattr(server, name, value)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            server.exit_code = process.wait(stop_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            server.exit_code = process.wait()
+        reader.join(5)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _collect(server: RunningServer) -> None:
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        server.log.append(line)

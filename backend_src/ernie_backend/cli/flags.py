@@ -1,0 +1,234 @@
+"""The flags of `ernie-triton serve`: FastDeploy's names, read into `ServeOptions`; starts nothing and reads no model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import EngineConfig
+from ..errors import ConfigError
+from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
+
+DEFAULT_METRICS_PORT = 8002
+
+_ENGINE_FLAGS = {
+    "max_model_len": (
+        "--max-model-len",
+        int,
+        "most tokens of prompt and answer together (default: 2048, or the model's context if shorter)",
+    ),
+    "max_num_seqs": ("--max-num-seqs", int, "most sequences in one step (default: 8)"),
+    "max_num_batched_tokens": ("--max-num-batched-tokens", int, "most tokens in one step (default: 2048)"),
+    "block_size_tokens": ("--block-size", int, "tokens of a KV-cache block (default: 64)"),
+    "num_blocks": ("--num-gpu-blocks-override", int, "KV-cache blocks (default: what fits and is needed)"),
+    "gpu_memory_utilization": ("--gpu-memory-utilization", float, "share of the GPU's memory to use (default: 0.9)"),
+    "seed": ("--seed", int, "seeds requests that give none (default: 0)"),
+    "chat_template": ("--chat-template", str, "a jinja file, or the template itself (default: the checkpoint's own)"),
+    "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
+    "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
+}
+"""`EngineConfig` field → flag, type, help."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """A launch line, read. Model and configuration are not yet held against each other: that is `serve`'s first step."""
+
+    engine: EngineConfig
+    host: str
+    port: int
+    workers: int
+    served_model_name: str | None
+    api_keys: tuple[str, ...]
+    triton_host: str
+    triton_http_port: int
+    triton_grpc_port: int
+    metrics_port: int
+    tritonserver: str | None
+    model_repository: str | None
+    shutdown_grace_seconds: float
+    verbose: bool
+    notes: tuple[str, ...]
+    """One line for each flag that was accepted without a meaning here."""
+
+    @property
+    def model_name(self) -> str:
+        """What /v1/models shows."""
+        return self.served_model_name or Path(self.engine.model).name
+
+    @property
+    def ports(self) -> dict[str, tuple[str, int]]:
+        """Flag → the address that it makes us listen on."""
+        return {
+            "--port": (self.host, self.port),
+            "--triton-http-port": (self.triton_host, self.triton_http_port),
+            "--triton-grpc-port": (self.triton_host, self.triton_grpc_port),
+            "--metrics-port": (self.triton_host, self.metrics_port),
+        }
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """FastDeploy's documents write flags with `-` and with `_`, sometimes mixed; values stay untouched."""
+    normal = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        normal.append(name.replace("_", "-") + equals + value if name.startswith("--") else argument)
+    return normal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Every flag that `serve` knows."""
+    serving = parser.add_argument_group("serving")
+    serving.add_argument("--model", required=True, metavar="DIR", help="the model folder")
+    serving.add_argument("--host", default="0.0.0.0", help="address of the OpenAI front end (default: %(default)s)")
+    serving.add_argument("--port", type=_port, default=8180, help="port of the OpenAI front end (default: %(default)s)")
+    serving.add_argument("--workers", type=_positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
+    serving.add_argument("--served-model-name", metavar="NAME", help="the model's name; other names in requests are then refused")
+    serving.add_argument("--api-key", action="append", default=[], metavar="KEY", help="requests need one of the keys (repeatable)")
+    serving.add_argument("--max-concurrency", type=_positive, metavar="N", help="requests at once, running and waiting; more get 429")
+    grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
+    serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
+    serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
+
+    engine = parser.add_argument_group("engine")
+    for field, (flag, kind, text) in _ENGINE_FLAGS.items():
+        engine.add_argument(flag, dest=field, type=kind, help=text)
+    for name in ("prefix-caching", "chunked-prefill"):
+        field = f"enable_{name.replace('-', '_')}"
+        engine.add_argument(f"--enable-{name}", dest=field, type=_switch, nargs="?", const=True, help="on unless set to false")
+        engine.add_argument(f"--no-enable-{name}", dest=field, action="store_false", default=None, help=argparse.SUPPRESS)
+
+    triton = parser.add_argument_group("Triton")
+    triton.add_argument(
+        "--tritonserver", metavar="PATH", help="program or root folder (default: /opt/tritonserver, else the nvidia-pytriton wheel)"
+    )
+    triton.add_argument("--model-repository", metavar="DIR", help="Triton's model repository (default: the one of this checkout)")
+    triton.add_argument("--triton-host", default="127.0.0.1", metavar="HOST", help="address of Triton's own ports (default: %(default)s)")
+    triton.add_argument("--triton-http-port", type=_port, default=8000, metavar="PORT", help="default: %(default)s")
+    triton.add_argument("--triton-grpc-port", type=_port, default=8001, metavar="PORT", help="default: %(default)s")
+    metrics = ("--metrics-port", "--triton-metrics-port")
+    triton.add_argument(
+        *metrics, dest="metrics_port", type=_port, default=DEFAULT_METRICS_PORT, metavar="PORT", help="default: %(default)s"
+    )
+
+    for name in (*NOT_SUPPORTED_YET, *WITHOUT_MEANING):
+        parser.add_argument(f"--{name}", dest=_inert(name), nargs="?", const="true", help=argparse.SUPPRESS)
+
+
+def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
+    """`ConfigError` for a flag of a later feature, a wrong value or colliding ports. `on_gpu` decides which flags mean nothing."""
+    _refuse_later_features(args)
+    options = ServeOptions(
+        engine=_engine_config(args),
+        host=args.host,
+        port=args.port,
+        workers=args.workers,
+        served_model_name=args.served_model_name,
+        api_keys=tuple(args.api_key),
+        triton_host=args.triton_host,
+        triton_http_port=args.triton_http_port,
+        triton_grpc_port=args.triton_grpc_port,
+        # FastDeploy: the metrics port may be the main port, and the front end does answer /metrics there
+        metrics_port=args.metrics_port if args.metrics_port != args.port else DEFAULT_METRICS_PORT,
+        tritonserver=args.tritonserver,
+        model_repository=args.model_repository,
+        shutdown_grace_seconds=args.shutdown_grace_seconds,
+        verbose=args.verbose,
+        notes=tuple(_notes(args, on_gpu)),
+    )
+    _check_distinct(options.ports)
+    return options
+
+
+def _refuse_later_features(args: argparse.Namespace) -> None:
+    for name, off in NOT_SUPPORTED_YET.items():
+        value = getattr(args, _inert(name))
+        if value is not None and value.strip().lower() not in off:
+            hint = f" Leave it out, or give {' or '.join(off)}." if off else " Leave it out."
+            raise ConfigError(f"--{name} is not supported yet.{hint}", param=name)
+
+
+def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
+    notes = [f"--{name} has no effect: {why}." for name, why in WITHOUT_MEANING.items() if getattr(args, _inert(name)) is not None]
+    if args.gpu_memory_utilization is not None and not on_gpu:
+        notes.append("--gpu-memory-utilization has no effect: there is no GPU.")
+    if args.metrics_port == args.port:
+        notes.append(f"--metrics-port is the same as --port, where /metrics answers too; Triton's own is on {DEFAULT_METRICS_PORT}.")
+    return notes
+
+
+def _engine_config(args: argparse.Namespace) -> EngineConfig:
+    names = (*_ENGINE_FLAGS, "enable_prefix_caching", "enable_chunked_prefill")
+    values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if "chat_template" in values:
+        values["chat_template"] = _chat_template(values["chat_template"])
+    try:
+        config = EngineConfig(model=args.model, **values)
+        if args.max_concurrency is not None:
+            values["max_waiting_requests"] = max(1, args.max_concurrency - config.max_num_seqs)
+            config = EngineConfig(model=args.model, **values)
+    except ConfigError as error:
+        flag = _ENGINE_FLAGS.get(error.param or "", (None,))[0]
+        raise ConfigError(f"{flag}: {error.message}" if flag else error.message, param=error.param) from None
+    return config
+
+
+def _chat_template(value: str) -> str:
+    """FastDeploy: literal if it holds a brace or a line break, else a file."""
+    if any(sign in value for sign in "{}\n"):
+        return value
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"--chat-template: the file {value!r} does not exist (a template itself would hold braces).", param="chat_template"
+        )
+    return str(path.resolve())
+
+
+def _check_distinct(ports: dict[str, tuple[str, int]]) -> None:
+    seen: dict[int, str] = {}
+    for flag, (_, port) in ports.items():
+        if port in seen:
+            raise ConfigError(f"{seen[port]} and {flag} are both {port}. Give each a port of its own.", param=flag.lstrip("-"))
+        seen[port] = flag
+
+
+def _inert(name: str) -> str:
+    """Where argparse keeps a flag that we only look at; apart from the fields that mean something."""
+    return f"inert_{name.replace('-', '_')}"
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 86400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most 86400, got {text!r}")
+    return value
+
+
+def _switch(text: str) -> bool:
+    try:
+        value = json.loads(text.lower())
+    except ValueError:
+        value = None
+    if value not in (True, False, 0, 1):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return bool(value)

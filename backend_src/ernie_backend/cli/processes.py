@@ -1,0 +1,122 @@
+"""Child processes that never outlive us: own process group, output through a filter, an orderly end or a hard one; knows no Triton."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_POLL_SECONDS = 0.05
+_TAIL_LINES = 200
+
+
+def adopt_orphans() -> None:
+    """Make grandchildren ours when their parent dies, so that `reap_all` leaves none behind, not even without an init process."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+class Child:
+    """A running child. Start it from the main thread: the kernel ties its life (`PR_SET_PDEATHSIG`) to the thread that made it."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        keep: Callable[[str], bool],
+        inherited_files: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+        """The last lines it wrote, those too that `keep` refused."""
+        self._keep = keep
+        parent, libc = os.getpid(), ctypes.CDLL(None)
+
+        def before_exec() -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            if os.getppid() != parent:  # died between fork and prctl
+                os._exit(1)
+
+        self._process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C must reach us alone: we decide who stops first
+            pass_fds=inherited_files,
+            preexec_fn=before_exec,
+        )
+        self._reader = threading.Thread(target=self._read, name=f"{name} output", daemon=True)
+        self._reader.start()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; −N if signal N ended it."""
+        return self._process.poll()
+
+    def stop(self, seconds: float, hurry: Callable[[], bool]) -> bool:
+        """SIGTERM, then wait; SIGKILL for the whole group after `seconds` or when `hurry()` turns true. True iff it ended by itself."""
+        if self.exit_code is None:
+            self._process.terminate()
+        deadline = time.monotonic() + seconds
+        while self.exit_code is None and time.monotonic() < deadline and not hurry():
+            time.sleep(_POLL_SECONDS)
+        orderly = self.exit_code is not None
+        self.kill()
+        self._process.wait()
+        self._reader.join(timeout=1)
+        return orderly
+
+    def kill(self) -> None:
+        """SIGKILL to its group: itself, and what it started if it did not clean up."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _read(self) -> None:
+        """Pass its output on line by line. A progress bar ends its lines with a carriage return; that counts as an end of line."""
+        assert self._process.stdout is not None
+        pending = b""
+        descriptor = self._process.stdout.fileno()
+        while piece := os.read(descriptor, 65536):
+            pending += piece
+            while (end := _end_of_line(pending)) > 0:
+                self._pass_on(pending[:end])
+                pending = pending[end:]
+        if pending:
+            self._pass_on(pending)
+
+    def _pass_on(self, raw: bytes) -> None:
+        line = raw.decode("utf-8", errors="replace")
+        if line.strip():
+            self.tail.append(line.rstrip())
+        if self._keep(line):
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+def _end_of_line(text: bytes) -> int:
+    ends = [position for position in (text.find(b"\n"), text.find(b"\r")) if position >= 0]
+    return min(ends) + 1 if ends else 0
+
+
+def reap_all(seconds: float = 2.0) -> None:
+    """Collect every child and adopted grandchild that has ended, waiting a little for those that are about to."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_POLL_SECONDS)

@@ -1,0 +1,234 @@
+"""`ernie-triton serve`: tritonserver and front end, from the first check to the last process; knows no tensors and no requests.
+
+Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: engine told to drain, front end, tritonserver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import importlib.util
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import EngineConfig, ModelConfig
+from ..errors import ConfigError
+from ..relay import SOCKET_NAME, RelaySender
+from .commands import DRAIN_MARGIN_SECONDS, client_host, front_end_command, triton_command, triton_environment
+from .flags import ServeOptions, add_arguments, read_options
+from .gpu import gpu_names
+from .private_folder import PrivateFolder
+from .processes import Child, adopt_orphans, reap_all
+from .tritonserver import check_python_for_stub, find_installation
+
+_POLL_SECONDS = 0.1
+_HEALTH_INTERVAL_SECONDS = 5.0
+_UNHEALTHY_LIMIT = 3
+"""So many 'not ready' answers in a row mean that a model's process died: 2.51 never restarts one."""
+_DOUBLE_SIGNAL_SECONDS = 0.5
+"""make, timeout and terminals deliver one signal twice; only a Ctrl-C after this time is a second one."""
+_FAILED_LOAD = re.compile(r"failed to load '(?P<model>\w+)' version \d+: \w+: (?P<text>.*)")
+_NOISE = ("CudaDriverHelper has not been initialized", "Signal (15) received", "Signal (2) received")
+
+
+class ServeError(Exception):
+    """The server cannot start or has died; the text is for the user."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("serve", help="start tritonserver and the OpenAI front end", allow_abbrev=False)
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C. 0: stopped as asked; 1: the model or a process failed; `ConfigError`: a flag is wrong."""
+    on_gpu = bool(gpu_names())
+    options = read_options(args, on_gpu=on_gpu)
+    for note in options.notes:
+        _say(note)
+    options, max_model_len = _check_model(options)
+    _check_ports(options)
+    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
+        raise ConfigError("The front end's packages are missing. Install the [frontend] extra (pip install 'ernie-triton[frontend]').")
+    return _Server(options, max_model_len, on_gpu=on_gpu).run()
+
+
+def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
+    """What can be known without tritonserver: the folder, its config.json, and whether the flags fit it."""
+    folder = Path(options.engine.model).expanduser()
+    if not folder.is_dir() and not folder.is_absolute() and folder.parts[:1] != (".",):
+        hint = "Give a folder on this machine (models are not downloaded), or make one: ernie-triton random-checkpoint --help."
+        raise ConfigError(f"--model: the folder {options.engine.model!r} does not exist. {hint}", param="model")
+    model = ModelConfig.from_folder(folder)
+    engine: EngineConfig = replace(options.engine, model=str(folder.resolve()))
+    resolved = engine.resolved(model)
+    assert resolved.max_model_len is not None
+    return replace(options, engine=engine), resolved.max_model_len
+
+
+def _check_ports(options: ServeOptions) -> None:
+    for flag, (host, port) in options.ports.items():
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            text = f"{flag} {port} cannot be used on {host}: {error.strerror}. Stop what listens there, or give another port."
+            raise ConfigError(text, param=flag) from None
+
+
+class _Server:
+    """One run of `serve`. Signals only set flags; the main thread reads them everywhere it waits."""
+
+    def __init__(self, options: ServeOptions, max_model_len: int, *, on_gpu: bool) -> None:
+        self._options = options
+        self._max_model_len = max_model_len
+        self._on_gpu = on_gpu
+        self._triton: Child | None = None
+        self._front_end: Child | None = None
+        self._first_signal: float | None = None
+        self._hurry = False
+
+    def run(self) -> int:
+        installation = find_installation(self._options.tritonserver)
+        check_python_for_stub()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        adopt_orphans()
+        with PrivateFolder() as folder:
+            config_file = folder.path / "engine.json"
+            config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
+            command = triton_command(self._options, installation, folder, on_gpu=self._on_gpu)
+            environment = triton_environment(self._options, installation, folder, config_file)
+            try:
+                _say(f"Starting tritonserver and loading {self._options.engine.model} …")
+                self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock])
+                self._await_triton()
+                if self._first_signal is None:
+                    self._front_end = Child("front end", front_end_command(self._options, self._max_model_len), os.environ, lambda _: True)
+                    self._await_front_end()
+                self._watch()
+                return 0
+            except ServeError as error:
+                _say(f"error: {error}")
+                return 1
+            finally:
+                self._stop(folder)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        now = time.monotonic()
+        if self._first_signal is None:
+            self._first_signal = now
+        elif number == signal.SIGINT and now - self._first_signal > _DOUBLE_SIGNAL_SECONDS:
+            self._hurry = True
+
+    def _wanted(self, line: str) -> bool:
+        return self._options.verbose or not any(noise in line for noise in _NOISE)
+
+    def _await_triton(self) -> None:
+        """Return when the ensemble is ready or a signal came."""
+        host, port = client_host(self._options.triton_host), self._options.triton_http_port
+        while self._first_signal is None:
+            self._check_alive(starting=True)
+            if _status(host, port, "/v2/health/ready") == 200 and _status(host, port, "/v2/models/ernie/ready") == 200:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _await_front_end(self) -> None:
+        host, port = client_host(self._options.host), self._options.port
+        while self._first_signal is None:
+            self._check_alive(starting=True)
+            if _status(host, port, "/health") == 200:
+                print(self._ready_line(), flush=True)
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _ready_line(self) -> str:
+        options = self._options
+        triton = client_host(options.triton_host)
+        return (
+            f"Ready: {options.model_name} · OpenAI http://{client_host(options.host)}:{options.port}/v1 · Triton HTTP http://{triton}:"
+            f"{options.triton_http_port} · gRPC {triton}:{options.triton_grpc_port} · metrics http://{triton}:{options.metrics_port}/metrics"
+        )
+
+    def _watch(self) -> None:
+        """Return on a signal; `ServeError` when a process dies or a model's process inside tritonserver did."""
+        host, port = client_host(self._options.triton_host), self._options.triton_http_port
+        unhealthy, next_check = 0, time.monotonic() + _HEALTH_INTERVAL_SECONDS
+        while self._first_signal is None:
+            self._check_alive(starting=False)
+            if time.monotonic() >= next_check:
+                next_check = time.monotonic() + _HEALTH_INTERVAL_SECONDS
+                status = _status(host, port, "/v2/health/ready")
+                unhealthy = unhealthy + 1 if status not in (200, None) else 0  # None: too busy to answer
+                if unhealthy >= _UNHEALTHY_LIMIT:
+                    raise ServeError("A model inside tritonserver has died (its last messages stand above). Start the server again.")
+            time.sleep(_POLL_SECONDS)
+
+    def _check_alive(self, *, starting: bool) -> None:
+        for child in (self._triton, self._front_end):
+            if child is not None and child.exit_code is not None:
+                if self._first_signal is not None:
+                    return
+                child.stop(0, lambda: True)  # collects the rest of its output
+                if starting:
+                    raise ServeError(_load_failure(child))
+                raise ServeError(f"The {child.name} ended unexpectedly ({_describe(child.exit_code)}).")
+
+    def _stop(self, folder: PrivateFolder) -> None:
+        """Front end first (its streams still need tritonserver), then tritonserver; both within one grace time that starts now."""
+        grace = self._options.shutdown_grace_seconds
+        deadline = time.monotonic() + grace + 2 * DRAIN_MARGIN_SECONDS
+        if self._triton is not None and self._front_end is not None and self._triton.exit_code is None:
+            _say("Stopping: no new requests; running ones get up to " + f"{grace:g} s …")
+            relay = RelaySender(str(folder.path / SOCKET_NAME))
+            relay.drain(grace)
+            relay.close()
+        for child in (self._front_end, self._triton):
+            if child is None:
+                continue
+            seconds = max(float(DRAIN_MARGIN_SECONDS), deadline - time.monotonic())
+            if not child.stop(seconds, lambda: self._hurry):
+                _say(f"The {child.name} had to be killed" + ("." if self._hurry else f" after {seconds:.0f} s."))
+        reap_all()
+
+
+def _status(host: str, port: int, path: str) -> int | None:
+    """The HTTP status; None when nobody answers in time."""
+    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _load_failure(child: Child) -> str:
+    """Why a child ended before it was ready: the model's own error text if tritonserver reports one, else its last lines."""
+    for line in child.tail:
+        match = _FAILED_LOAD.search(line)
+        if match:
+            text = match["text"].split(r"\n\nAt:")[0].rstrip('"')
+            return f"{match['model']} did not load: {text}"
+    last = "\n  ".join(list(child.tail)[-10:])
+    return f"The {child.name} ended before it was ready ({_describe(child.exit_code)}). Its last lines:\n  {last}"
+
+
+def _describe(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    return f"exit code {exit_code}"
+
+
+def _say(text: str) -> None:
+    print(f"ernie-triton: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,76 @@
+#!/bin/sh
+# Makes a virtual environment and installs into it; called by the Makefile.
+#   setup.sh venv FOLDER EXTRA,EXTRA…    this project, editable, with the extras
+#   setup.sh perf FOLDER                 NVIDIA's perf_analyzer, apart from the server's packages
+# System packages that are missing are installed if the user is root and apt-get is there; otherwise one line says which.
+set -eu
+cd "$(dirname "$0")"
+
+say() { echo "setup: $*" >&2; }
+
+# need_package NAME REASON
+need_package() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing the system package $1 ($2)"
+        [ -n "${apt_updated:-}" ] || { apt-get update -q >/dev/null; apt_updated=1; }
+        DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$1" >/dev/null
+    else
+        say "the system package $1 is missing ($2). Install it (sudo apt-get install $1), then try again."
+        exit 1
+    fi
+}
+
+python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+
+find_python() {
+    for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.10}; do
+        case "$(python_version "$candidate")" in
+            3.10 | 3.11 | 3.12) echo "$candidate"; return ;;
+        esac
+    done
+    say "no Python 3.10, 3.11 or 3.12${PYTHON:+ (PYTHON=$PYTHON)}. Install python3.11, or set PYTHON."
+    exit 1
+}
+
+has_libpython() {
+    "$1" - <<'PYTHON'
+import pathlib, sys, sysconfig
+name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
+multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+folders = [sysconfig.get_config_var("LIBDIR") or "", sys.base_prefix + "/lib", "/usr/lib/" + multiarch, "/usr/lib", "/usr/lib64", "/usr/local/lib"]
+sys.exit(not any((pathlib.Path(folder) / name).is_file() for folder in folders))
+PYTHON
+}
+
+make_venv() {
+    [ -x "$1/bin/python" ] && return
+    python=$(find_python)
+    version=$(python_version "$python")
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || need_package "python$version-venv" "to make the virtual environment"
+    say "making $1 with Python $version"
+    "$python" -m venv "$1"
+}
+
+case "${1:-}" in
+    venv)
+        make_venv "$2"
+        has_libpython "$2/bin/python" || need_package "libpython$(python_version "$2/bin/python")" "tritonserver's Python backend links it"
+        pip="$2/bin/python -m pip --disable-pip-version-check --quiet"
+        case ",$3," in
+            # First and alone: transformers would otherwise take whichever torch it finds newest.
+            *,test,*) $pip install "$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)" ;;
+        esac
+        say "installing ernie-triton[$3]"
+        $pip install --editable ".[$3]"
+        ;;
+    perf)
+        make_venv "$2"
+        "$2/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps tritonclient==2.51.0 'nvidia-cuda-runtime-cu12>=12.6,<13'
+        ldd "$2/bin/perf_analyzer" | grep -q 'libb64.*not found' && need_package libb64-0d "perf_analyzer links it"
+        exit 0
+        ;;
+    *)
+        say "usage: setup.sh venv FOLDER EXTRAS | setup.sh perf FOLDER"
+        exit 2
+        ;;
+esac
