@@ -29,7 +29,8 @@ Hello, please introduce yourself.|Hello! How can I help you today?|I'm a helpful
 Where is the capital of China?|Thank you very much.|Write me a poem about large language models.
 What is the difference between them?|Of course, here is an example:|Let me think about it step by step.|User: hi
 Assistant: Hello|You are a helpful assistant.|print("Hello, world!")|def main(): return None
-for (i = 0; i < n; i++) { sum += x[i]; }|你好，请介绍一下你自己。|今天天气怎么样？|我是一个语言模型，很高兴为你服务。|中国的首都是北京。|请用中文回答这个问题。|谢谢！|人工智能的发展历史
+for (i = 0; i < n; i++) { sum += x[i]; }|你好，请介绍一下你自己。|今天天气怎么样？
+我是一个语言模型，很高兴为你服务。|中国的首都是北京。|请用中文回答这个问题。|谢谢！|人工智能的发展历史
 """.replace("\n", "|")
 _PUNCTUATION = [".", ".", ".", "!", "?", ";", ":", "..."]
 _ASCII = "".join(chr(code) for code in range(33, 127))

@@ -1,0 +1,89 @@
+"""The blocks that decoder models are made of, each a weight or two and an op or two; knows no checkpoint and no whole model.
+
+Activations are [T, hidden]: the T tokens of a step, sequences one after another. Every block takes its weights from `take(name)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from ernie_kernels import ops
+from ernie_kernels.xp import Tensor
+
+from ..config import ModelConfig
+from .input_batch import InputBatch
+from .kv_cache import LayerCache
+
+Take: TypeAlias = Callable[[str], Any]
+"""Hands out the loaded weight of a name (`weight_map.weights`), once."""
+
+
+class RMSNorm:
+    """x / √(mean(x²) + eps) · weight."""
+
+    def __init__(self, eps: float, take: Take, name: str) -> None:
+        self.eps = eps
+        self.weight: Tensor = take(name)  # [hidden] float32
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+    def add_forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of the sum, the sum)."""
+        return ops.add_rms_norm(x, residual, self.weight, self.eps)
+
+
+class Attention:
+    """Causal grouped-query attention with rotary positions over the paged cache."""
+
+    def __init__(self, config: ModelConfig, take: Take, name: str) -> None:
+        self.scale = config.head_dim**-0.5
+        self.qkv: ops.LinearWeight = take(name + "qkv")
+        self.out: ops.LinearWeight = take(name + "out")
+
+    def forward(self, x: Tensor, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> Tensor:
+        qkv = ops.linear(x, self.qkv)
+        q = ops.rotary_kv_write(qkv, cos_sin, batch.positions, batch.slot_mapping, cache.k, cache.v)
+        return ops.linear(ops.paged_attention(q, cache.k, cache.v, batch.attention, self.scale), self.out)
+
+
+class GatedMLP:
+    """down(silu(gate(x)) ⊙ up(x)); a dense layer's MLP, and the shared experts' (n experts side by side are one MLP n times as wide)."""
+
+    def __init__(self, take: Take, name: str) -> None:
+        self.gate_up: ops.LinearWeight = take(name + "gate_up")
+        self.down: ops.LinearWeight = take(name + "down")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(ops.swiglu(ops.linear(x, self.gate_up)), self.down)
+
+
+class MixtureOfExperts:
+    """The k experts that the router chooses for each token, weighted, plus the shared experts for all tokens, where there are any."""
+
+    def __init__(self, config: ModelConfig, take: Take, name: str) -> None:
+        self.experts_per_token = config.experts_per_token
+        self.norm_min = config.moe_norm_min
+        self.gate: Tensor = take(name + "router.gate")  # [num_experts, hidden] float32
+        self.bias: Tensor | None = take(name + "router.bias") if config.has_correction_bias else None  # [num_experts] float32
+        self.experts: ops.ExpertWeights = take(name + "experts")
+        self.shared = GatedMLP(take, name + "shared.") if config.num_shared_experts else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, expert_ids = ops.route(x, self.gate, self.bias, self.experts_per_token, self.norm_min)
+        routed = ops.moe_experts(x, weights, expert_ids, self.experts)
+        return routed if self.shared is None else routed + self.shared.forward(x)
+
+
+class Embedding:
+    """A row per token id; `tied_head` is the same memory read as the output projection."""
+
+    def __init__(self, take: Take, name: str) -> None:
+        self.weight: ops.EmbeddingWeight = take(name)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return ops.embedding(token_ids, self.weight)
+
+    def tied_head(self) -> ops.LinearWeight:
+        return ops.tied_head(self.weight)

@@ -1,0 +1,76 @@
+"""Executes steps: keeps the sequences' token ids and the caches, runs the model, samples; decides nothing about scheduling or finishing."""
+
+from __future__ import annotations
+
+from ernie_kernels import ops, xp
+
+from ..config import EngineConfig, ModelConfig
+from ..core.outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput
+from ..protocol import SamplingParams
+from .input_batch import InputBatch, build_input_batch
+from .kv_cache import allocate_kv_cache, bytes_per_block
+from .models.ernie45 import Ernie45ForCausalLM
+from .sampler import sample
+from .sequence_state import SequenceState
+
+_SEED_STEP = 0x9E3779B97F4A7C15
+"""Odd, so that 2⁶⁴ unseeded sequences in a row have different seeds."""
+
+_WARM_UP_ID = -1
+
+
+class ModelRunner:
+    """Owns the KV cache and, from a sequence's first step until it is finished, its ids: a preempted one recomputes from them."""
+
+    def __init__(self, model: Ernie45ForCausalLM, model_config: ModelConfig, engine_config: EngineConfig, num_blocks: int) -> None:
+        """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
+        assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
+        self.model = model
+        self.block_size = engine_config.block_size_tokens
+        self.num_blocks = num_blocks
+        self.max_tokens_in_step = min(engine_config.max_num_batched_tokens, engine_config.max_model_len, num_blocks * self.block_size)
+        self.caches = allocate_kv_cache(model_config, num_blocks, self.block_size)
+        self.cos_sin = ops.rope_table(model_config.head_dim, model_config.rope_theta, engine_config.max_model_len)
+        self.states: dict[int, SequenceState] = {}
+        self.engine_seed = engine_config.seed
+        self.num_unseeded = 0
+
+    @staticmethod
+    def kv_cache_bytes_per_block(model_config: ModelConfig, engine_config: EngineConfig) -> int:
+        return bytes_per_block(model_config, engine_config.block_size_tokens)
+
+    def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Compute the step's tokens and sample where the scheduler says so. An exception means that the whole step failed."""
+        for sequence_id in step.finished_sequence_ids:
+            self.states.pop(sequence_id, None)
+        for new in step.new_sequences:
+            self.states[new.sequence_id] = SequenceState(new, self._seed(new))
+        if not step.scheduled:
+            return ModelRunnerOutput({}, {})
+        return self._compute(build_input_batch(step, self.states, self.block_size))
+
+    def warm_up(self) -> None:
+        """Compile what is compiled at first use. Writes into block 0 and its neighbours, which hold nothing yet."""
+        ops.warm_up()
+        length = min(16, self.max_tokens_in_step)
+        blocks = tuple(range(-(-length // self.block_size)))
+        sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, logprobs=1)
+        new = NewSequence(_WARM_UP_ID, (0,) * max(1, length - 1), sampling, seed=0)
+        self.execute(SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, len(new.prompt_token_ids), blocks, samples=True),), ()))
+        if length > 1:
+            self.execute(SchedulerOutput((), (ScheduledSequence(_WARM_UP_ID, length - 1, 1, blocks, samples=True),), ()))
+        del self.states[_WARM_UP_ID]
+
+    def _compute(self, batch: InputBatch) -> ModelRunnerOutput:
+        hidden = self.model.forward(batch, self.caches, self.cos_sin)
+        if batch.logits_rows is None:
+            return ModelRunnerOutput({}, {})
+        logits = self.model.logits(xp.take(hidden, batch.logits_rows, axis=0))
+        return sample(logits, [self.states[sequence_id] for sequence_id in batch.sampling_sequence_ids])
+
+    def _seed(self, new: NewSequence) -> int:
+        """The request's seed, else the next of the engine's own: the same requests in the same order draw the same again."""
+        if new.seed is not None:
+            return new.seed
+        self.num_unseeded += 1
+        return self.engine_seed + self.num_unseeded * _SEED_STEP

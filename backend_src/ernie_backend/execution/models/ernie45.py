@@ -1,0 +1,58 @@
+"""ERNIE-4.5 text models, dense (0.3B) and mixture of experts (21B-A3B, 300B-A47B); knows no checkpoint, request or sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ernie_kernels import ops
+from ernie_kernels.xp import Tensor
+
+from ...config import ModelConfig
+from ..input_batch import InputBatch
+from ..kv_cache import LayerCache
+from ..layers import Attention, Embedding, GatedMLP, MixtureOfExperts, RMSNorm, Take
+
+
+class DecoderLayer:
+    """x += attention(norm(x)); x += mlp(norm(x)). The sum travels as `residual`, so that each addition is fused with the norm after it."""
+
+    def __init__(self, config: ModelConfig, take: Take, index: int) -> None:
+        name = f"layers.{index}."
+        self.attention_norm = RMSNorm(config.rms_norm_eps, take, name + "attention_norm")
+        self.attention = Attention(config, take, name + "attention.")
+        self.mlp_norm = RMSNorm(config.rms_norm_eps, take, name + "mlp_norm")
+        self.mlp = MixtureOfExperts(config, take, name) if config.is_sparse(index) else GatedMLP(take, name + "mlp.")
+
+    def forward(self, x: Tensor, residual: Tensor | None, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
+        """(what the MLP adds, what it is to be added to); `residual` is None in front of the first layer."""
+        if residual is None:
+            x, residual = self.attention_norm.forward(x), x
+        else:
+            x, residual = self.attention_norm.add_forward(x, residual)
+        x = self.attention.forward(x, batch, cache, cos_sin)
+        x, residual = self.mlp_norm.add_forward(x, residual)
+        return self.mlp.forward(x), residual
+
+
+class Ernie45ForCausalLM:
+    """Embedding, decoder layers, norm, head. The head is the embedding's memory where the two are tied."""
+
+    def __init__(self, config: ModelConfig, take: Take) -> None:
+        self.embedding = Embedding(take, "embedding")
+        self.layers = [DecoderLayer(config, take, index) for index in range(config.num_layers)]
+        self.norm = RMSNorm(config.rms_norm_eps, take, "norm")
+        self.head: ops.LinearWeight = self.embedding.tied_head() if config.tie_word_embeddings else take("head")
+
+    def forward(self, batch: InputBatch, caches: Sequence[LayerCache], cos_sin: Tensor) -> Tensor:
+        """The hidden states [T, hidden] in front of the final norm; this step's keys and values enter the caches.
+
+        cos_sin: `ops.rope_table`, long enough for every position of the batch.
+        """
+        x, residual = self.embedding.forward(batch.token_ids), None
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, residual = layer.forward(x, residual, batch, cache, cos_sin)
+        return x + residual
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [R, hidden] → logits [R, vocab] float32."""
+        return ops.linear(self.norm.forward(hidden), self.head)

@@ -1,0 +1,44 @@
+"""What the runner remembers of a sequence between steps: its token ids and how to sample it; knows no scheduling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core.outputs import NewSequence
+
+
+class SequenceState:
+    """Owns the sequence's ids: the prompt, and what was sampled since. Preemption leaves it as it is."""
+
+    def __init__(self, new: NewSequence, seed: int) -> None:
+        sampling = new.sampling
+        self.sequence_id = new.sequence_id
+        self.token_ids = list(new.prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
+        self.sampling = sampling
+        self.seed = seed % 2**64
+        self.ends = (*sampling.eos_token_ids, *sampling.stop_token_ids)
+        """Ids that min_tokens forbids."""
+        self.penalised = sampling.repetition_penalty != 1 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
+        self.prompt_array = np.array(new.prompt_token_ids, np.int64) if sampling.repetition_penalty != 1 else None
+        self.logit_bias: tuple[np.ndarray, np.ndarray] | None = None  # ids [n] int64, values [n] float32
+        if sampling.logit_bias:
+            ids, values = zip(*sampling.logit_bias, strict=True)
+            self.logit_bias = np.array(ids, np.int64), np.array(values, np.float32)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def output_array(self) -> np.ndarray:
+        """Output token ids, [num_output_tokens] int64."""
+        return np.array(self.token_ids[self.num_prompt_tokens :], np.int64)
+
+    def forbidden_token_ids(self) -> np.ndarray | None:
+        """Ids that must not come next: ends before min_tokens, and last ids of bad words whose other ids the output ends with."""
+        forbidden = list(self.ends) if self.num_output_tokens < self.sampling.min_tokens else []
+        for word in self.sampling.bad_words_token_ids:
+            *before, last = word
+            if len(before) <= self.num_output_tokens and self.token_ids[len(self.token_ids) - len(before) :] == before:
+                forbidden.append(last)
+        return np.array(forbidden, np.int64) if forbidden else None
