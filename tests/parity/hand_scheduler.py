@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from ernie_backend.config import EngineConfig, ModelConfig
 from ernie_backend.core.outputs import NewSequence, ScheduledSequence, SchedulerOutput
 from ernie_backend.execution.input_batch import build_input_batch

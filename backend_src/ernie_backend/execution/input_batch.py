@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from ernie_kernels import ops, xp
 from ernie_kernels.xp import Tensor
 

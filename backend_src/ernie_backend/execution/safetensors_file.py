@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 
-DTYPES = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 """What can be read, and the numpy type it comes out as."""
 _MAX_HEADER_BYTES = 256 * 2**20
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -99,7 +99,7 @@ class SafetensorsFile:
         assert target.flags.c_contiguous and target.dtype == DTYPES[tensor.dtype] and target.shape == tensor.shape
         self._handle.seek(tensor.start)
         if tensor.nbytes:
-            count = self._handle.readinto(memoryview(target).cast("B"))  # type: ignore[attr-defined]
+            count = self._handle.readinto(target.data.cast("B"))  # type: ignore[attr-defined]
             if count != tensor.nbytes:
                 raise self._error(f"is truncated: tensor {name} has {tensor.nbytes} bytes, {count} could be read")
 

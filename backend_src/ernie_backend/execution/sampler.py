@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from ernie_kernels import ops
 from ernie_kernels.xp import Tensor
 

@@ -3,13 +3,14 @@
 A model's weights carry our own names (`layers.3.attention.qkv`) and the shape that the ops want: linears [out, in], q‖k‖v and gate‖up
 fused along `out`. A `Source` says what one stored tensor is called, how it is shaped on disk, and which part of which weight it fills.
 
-=============  ========================================  ==========================================  =======================================
-layout         written by                                linears                                     experts
-=============  ========================================  ==========================================  =======================================
-PT             the published -PT flavour, transformers   [out, in], q, k, v, gate, up apart          one tensor per expert and projection
-PADDLE         the published -Paddle flavour             [in, out], q‖k‖v and gate‖up fused          one per expert, gate‖up fused
-CONVERTED      transformers, save_original_format=False  as PT                                       all experts in one tensor, gate‖up fused
-=============  ========================================  ==========================================  =======================================
+=========  ===================================  ====================================  ========================================
+layout     written by                           linears                               experts
+=========  ===================================  ====================================  ========================================
+PT         the published -PT, transformers      [out, in], q, k, v, gate, up apart    one tensor per expert and projection
+PADDLE     the published -Paddle                [in, out], q‖k‖v and gate‖up fused    one per expert, gate‖up fused
+CONVERTED  transformers without its             as PT                                 all experts in one tensor, gate‖up fused
+           original format
+=========  ===================================  ====================================  ========================================
 """
 
 from __future__ import annotations

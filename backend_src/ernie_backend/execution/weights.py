@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ernie_kernels import ops, xp
 from tqdm import tqdm
+
+from ernie_kernels import ops, xp
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
 from .models.ernie45 import Ernie45ForCausalLM
 from .safetensors_file import DTYPES, CheckpointFolder, SafetensorsFile, StoredTensor, abridged
-from .weight_map import Kind, Layout, Source, Weight, detect_layout, head_source, is_ignored, sources, weights
+from .weight_map import Kind, Source, Weight, detect_layout, head_source, is_ignored, sources, weights
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,8 @@ class _Loader:
         if weight.name not in self.filling:
             precision = "float32" if weight.kind is Kind.FLOAT32 else self.precision.get(weight.name, "bfloat16")
             if weight.kind is Kind.EXPERTS:
-                self.filling[weight.name] = ops.ExpertWeights.empty(*weight.shape, precision)
+                num_experts, intermediate, hidden = weight.shape
+                self.filling[weight.name] = ops.ExpertWeights.empty(num_experts, intermediate, hidden, precision)
             else:
                 self.filling[weight.name] = np.empty(weight.shape, np.float32 if precision == "float32" else DTYPES["BF16"])
         array = self.filling[weight.name]
