@@ -49,10 +49,13 @@ async def _on_ernie_error(_: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the router itself refuses: no such path, wrong method."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
+    assert isinstance(error, HTTPException)
+    status = error.status_code
     known = {404: ("There is no {}.", "not_found"), 405: ("{} is not allowed here.", "method_not_allowed")}
     text, code = known.get(status, ("{} cannot be answered.", "invalid_value"))
-    return error_response(InvalidRequestError(text.format(f"{request.method} {request.url.path}"), code=code), status)
+    response = error_response(InvalidRequestError(text.format(f"{request.method} {request.url.path}"), code=code), status)
+    response.headers.update(error.headers or {})  # Allow, with 405
+    return response
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:

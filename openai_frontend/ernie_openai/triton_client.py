@@ -36,7 +36,8 @@ _CHANNEL_OPTIONS = (
 
 # tritonserver answers INVALID_ARGUMENT for what a model refuses. These codes are of its own making.
 _UNAVAILABLE_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
-_ENSEMBLE_PREFIX = re.compile(r"^(in ensemble '[^']*', )+")
+_TRITON_PREFIX = re.compile(r"^(in ensemble '[^']*', )*(\[request id: [^\]]*\] )?")
+_UNAVAILABLE_TEXT = "Request for unknown model"  # said inside the stream, with status OK, while the model is not loaded
 
 
 class TritonClient:
@@ -186,15 +187,21 @@ def _json(outputs: dict[str, bytes], name: str, default: Any) -> Any:
 
 def _error_of_text(text: str) -> ErnieError:
     """What a model said, in wire form; Triton puts the ensemble's name before it."""
-    error = from_wire(_ENSEMBLE_PREFIX.sub("", text))
+    if text.startswith(_UNAVAILABLE_TEXT):
+        return _unavailable(text)
+    error = from_wire(_TRITON_PREFIX.sub("", text))
     if isinstance(error, EngineError):
         log.error("Triton answered: %s", text)
     return error
 
 
+def _unavailable(text: str) -> UnavailableError:
+    log.error("Triton is not available: %s", text)
+    return UnavailableError("The model server is not available. Try again in a moment.")
+
+
 def _error_of_status(error: grpc.aio.AioRpcError) -> ErnieError:
     code, details = error.code(), error.details() or ""
     if code in _UNAVAILABLE_CODES:
-        log.error("Triton is not available: %s %s", code.name, details)
-        return UnavailableError("The model server is not available. Try again in a moment.")
+        return _unavailable(f"{code.name} {details}")
     return _error_of_text(details)
