@@ -1,0 +1,1 @@
+"""Benchmarks that need the test extra; `make bench` runs them."""
