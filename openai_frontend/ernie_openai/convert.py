@@ -143,11 +143,16 @@ def _prompts(request: CompletionRequest) -> list[str] | list[list[int]]:
         raise InvalidRequestError(f"{name} must be a string, a list of strings, a list of token ids or a list of such lists.", param=name)
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise InvalidRequestError(f"{name} must hold 1 to {MAX_PROMPTS} prompts, got {len(prompts)}.", param=name)
-    if name == "prompt" and all(isinstance(prompt, str) for prompt in prompts):
-        if not all(prompts):
-            raise InvalidRequestError(f"{name} must not be empty.", param=name)
-        return prompts
-    return [_token_ids(name if one else f"{name}[{i}]", prompt) for i, prompt in enumerate(prompts)]
+    named = [(name if one else f"{name}[{i}]", prompt) for i, prompt in enumerate(prompts)]
+    if name == "prompt" and isinstance(prompts[0], str):
+        return [_text(*pair) for pair in named]
+    return [_token_ids(*pair) for pair in named]
+
+
+def _text(name: str, given: Any) -> str:
+    if not isinstance(given, str) or not given:
+        raise InvalidRequestError(f"{name} must be a non-empty string.", param=name)
+    return given
 
 
 def _is_token_id(value: Any) -> bool:
@@ -159,7 +164,7 @@ def _token_ids(name: str, given: Any) -> list[int]:
         raise InvalidRequestError(f"{name} must be a non-empty list of token ids.", param=name)
     for i, token in enumerate(given):
         if not _is_token_id(token) or not 0 <= token <= _MAX_TOKEN_ID:
-            raise InvalidRequestError(f"{name}[{i}] must be a token id, an integer from 0 up, got {str(token)[:40]}.", param=name)
+            raise InvalidRequestError(f"{name}[{i}] must be a token id, an integer from 0 up, got {str(token)[:40]}.", param=f"{name}[{i}]")
     return given
 
 

@@ -137,7 +137,8 @@ async def test_logprobs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "sent"), [({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3), ({"logprobs": False, "top_logprobs": 0}, None)]
+    ("fields", "sent"),
+    [({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3), ({"logprobs": False, "top_logprobs": 0}, None)],
 )
 async def test_logprobs_become_one_sampling_field(fields: dict[str, object], sent: int | None) -> None:
     client = FakeClient(words(["a"]))
@@ -178,7 +179,9 @@ async def test_every_sampling_field_reaches_the_ensemble() -> None:
 
 async def test_null_counts_as_not_given() -> None:
     client = FakeClient(words(["a"]))
-    nulls = dict.fromkeys(("model", "temperature", "tools", "response_format", "stream_options", "stream", "n", "user", "top_logprobs", "metadata"))
+    nulls = dict.fromkeys(
+        ("model", "temperature", "tools", "response_format", "stream_options", "stream", "n", "user", "top_logprobs", "metadata")
+    )
     async with http(client) as front:
         assert (await front.post(CHAT, json=HELLO | nulls)).status_code == 200
     assert client.sampling() == {}

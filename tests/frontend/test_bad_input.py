@@ -1,0 +1,269 @@
+"""Every refusal: its status, the field it names, and that the engine never heard of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ernie_backend.errors import (
+    ContextLengthError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+)
+
+from .fakes import CHAT, COMPLETIONS, HELLO, FakeClient, http, words
+
+
+def assert_error(response: Any, status: int, *, param: str | None, code: str, kind: str = "invalid_request_error", text: str = "") -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"], error["code"]) == (kind, param, code)
+    assert text in error["message"]
+
+
+CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"messages": []}, "messages", "must not be an empty list"),
+    ({"messages": "hi"}, "messages", "must be a list"),
+    ({"messages": [1, "x"]}, "messages[1]", "token id"),
+    ({"messages": [1, -1]}, "messages[1]", "token id"),
+    ({"prompt_token_ids": []}, "prompt_token_ids", "non-empty"),
+    ({"prompt_token_ids": "1"}, "prompt_token_ids", "list of token ids"),
+    ({"prompt_token_ids": [True]}, "prompt_token_ids[0]", "token id"),
+    ({"prompt_token_ids": [2**31]}, "prompt_token_ids[0]", "token id"),
+    ({"temprature": 1}, "temprature", "Unknown field"),
+    ({"temprature": None}, "temprature", "Unknown field"),
+    ({"prompt": "x"}, "prompt", "Unknown field"),
+    ({"model": 3}, "model", "string"),
+    ({"stream": "yes"}, "stream", "boolean"),
+    ({"n": 0}, "n", "greater than or equal to 1"),
+    ({"n": 1.5}, "n", "integer"),
+    ({"n": True}, "n", "integer"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "stream is true"),
+    ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "Unknown field"),
+    ({"stream": True, "stream_options": True}, "stream_options", "must be"),
+    ({"top_logprobs": 2}, "top_logprobs", "logprobs must be true"),
+    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "greater than or equal to 0"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+    ({"logprobs": 3}, "logprobs", "boolean"),
+    ({"chat_template_kwargs": []}, "chat_template_kwargs", "dictionary"),
+    ({"metadata": "x"}, "metadata", "dictionary"),
+    ({"request_id": ""}, "request_id", "at least 1"),
+    ({"request_id": "a\r\nb"}, "request_id", "match pattern"),
+    ({"request_id": "x" * 257}, "request_id", "at most 256"),
+    ({"max_streaming_response_tokens": 0}, "max_streaming_response_tokens", "greater than or equal to 1"),
+    ({"disable_chat_template": True, "messages": [{"role": "user"}]}, "messages", "content is the prompt"),
+    ({"return_token_ids": 1}, "return_token_ids", "boolean"),
+]
+
+NOT_YET: list[tuple[str, Any]] = [
+    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("tool_choice", "required"),
+    ("response_format", {"type": "json_object"}),
+    ("guided_json", {"type": "object"}),
+    ("guided_regex", "a+"),
+    ("guided_choice", ["a"]),
+    ("guided_grammar", "root ::= x"),
+    ("structural_tag", "{}"),
+    ("reasoning_max_tokens", 10),
+    ("chat_template", "{{ messages }}"),
+    ("mm_processor_kwargs", {"min_pixels": 1}),
+    ("logits_processors_args", {"a": 1}),
+    ("prompt_logprobs", 0),
+    ("completion_token_ids", [1]),
+    ("service_tier", "flex"),
+    ("best_of", 2),
+    ("suffix", "end"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "text"), CHAT_FAULTS, ids=[json.dumps(f)[:60] for f, _, _ in CHAT_FAULTS])
+async def test_faulty_chat_fields(fields: dict[str, Any], param: str, text: str) -> None:
+    client = FakeClient(words(["a"]))
+    async with http(client) as front:
+        assert_error(await front.post(CHAT, json=HELLO | fields), 400, param=param, code="invalid_value", text=text)
+    assert client.requests == []
+
+
+@pytest.mark.parametrize(("name", "value"), NOT_YET, ids=[name for name, _ in NOT_YET])
+async def test_fields_of_later_versions_are_named(name: str, value: Any) -> None:
+    async with http(FakeClient(words(["a"]))) as front:
+        assert_error(await front.post(CHAT, json=HELLO | {name: value}), 400, param=name, code="invalid_value", text="not supported yet")
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "text"),
+    [
+        ({"prompt": ""}, "prompt", "non-empty string"),
+        ({"prompt": []}, "prompt", "1 to 256 prompts"),
+        ({"prompt": ["a", ""]}, "prompt[1]", "non-empty string"),
+        ({"prompt": ["a"] * 257}, "prompt", "got 257"),
+        ({"prompt": ["a", 1]}, "prompt[1]", "non-empty string"),
+        ({"prompt": [1, "a"]}, "prompt[1]", "token id"),
+        ({"prompt": [[1], []]}, "prompt[1]", "non-empty"),
+        ({"prompt": {"a": 1}}, "prompt", "list of strings"),
+        ({"prompt": "a", "messages": []}, "messages", "Unknown field"),
+        ({"prompt": "a", "logprobs": 21}, "logprobs", "less than or equal to 20"),
+        ({"prompt": "a", "logprobs": True}, "logprobs", "integer"),
+        ({"prompt": "a", "logprobs": 1, "echo": True}, "logprobs", "not supported yet"),
+        ({"prompt": "a", "best_of": 2}, "best_of", "not supported yet"),
+        ({"prompt": "a", "suffix": {"n": 2}}, "suffix", "not supported yet"),
+    ],
+)
+async def test_faulty_completion_fields(body: dict[str, Any], param: str, text: str) -> None:
+    client = FakeClient(words(["a"]))
+    async with http(client) as front:
+        assert_error(await front.post(COMPLETIONS, json=body), 400, param=param, code="invalid_value", text=text)
+    assert client.requests == []
+
+
+@pytest.mark.parametrize(("path", "param"), [(CHAT, "messages"), (COMPLETIONS, "prompt")])
+async def test_what_is_missing_is_named(path: str, param: str) -> None:
+    async with http(FakeClient(words(["a"]))) as front:
+        assert_error(await front.post(path, json={}), 400, param=param, code="missing_required_parameter", text="required")
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"messages": [], }', "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b'{"messages": [{"role": "user", "content": "\xff"}]}', "not valid UTF-8"),
+        ('{"messages": []}'.encode("utf-16"), "not valid UTF-8"),
+        (b'{"temperature": NaN}', "NaN"),
+        (b'{"temperature": -Infinity}', "-Infinity"),
+        (b'{"temperature": 1e999}', "too large"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b'{"n": 1, "n": 2}', "'n' stands twice"),
+        (b'{"messages": [{"role": "user", "role": "system"}]}', "'role' stands twice"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "surrogate"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+async def test_bodies_that_are_no_json_object(raw: bytes, text: str) -> None:
+    client = FakeClient(words(["a"]))
+    async with http(client) as front:
+        response = await front.post(CHAT, content=raw, headers={"content-type": "application/json"})
+    assert_error(response, 400, param=None, code="invalid_value", text=text)
+    assert client.requests == []
+
+
+async def test_an_escaped_surrogate_pair_is_a_character() -> None:
+    client = FakeClient(words(["a"]))
+    raw = json.dumps({"messages": [{"role": "user", "content": "😀"}]}, ensure_ascii=True)
+    assert "\\ud83d" in raw
+    async with http(client) as front:
+        assert (await front.post(CHAT, content=raw)).status_code == 200
+    assert "😀" in (client.requests[0].chat or "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"content-type": "application/json; charset=UTF-8"}, 200),
+        ({"content-type": "application/x-www-form-urlencoded"}, 400),
+        ({"content-type": "application/json; charset=gbk"}, 400),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 400),
+    ],
+)
+async def test_content_types(headers: dict[str, str], status: int) -> None:
+    async with http(FakeClient(words(["a"]))) as front:
+        assert (await front.post(CHAT, content=json.dumps(HELLO), headers=headers)).status_code == status
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("size", [4096, 40_000])
+async def test_a_body_beyond_the_limit(announced: bool, size: int) -> None:
+    client = FakeClient(words(["a"]))
+    body = json.dumps({"messages": [{"role": "user", "content": "x" * size}]}).encode()
+
+    async def pieces() -> Any:
+        for at in range(0, len(body), 500):
+            yield body[at : at + 500]
+
+    async with http(client, max_body_bytes=4096) as front:
+        response = await front.post(CHAT, content=body if announced else pieces(), headers={"content-type": "application/json"})
+    assert_error(response, 413, param=None, code="payload_too_large", text="4096 bytes")
+    assert client.requests == []
+
+
+async def test_a_body_at_the_limit_passes() -> None:
+    body = json.dumps(HELLO).encode()
+    async with http(FakeClient(words(["a"])), max_body_bytes=len(body)) as front:
+        assert (await front.post(CHAT, content=body)).status_code == 200
+        assert (await front.post(CHAT, content=body + b" ")).status_code == 413
+
+
+WRONG_KEYS = ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer secret-1x", "Basic secret-1", "secret-1", "Bearer secret-1 secret-2"]
+
+
+@pytest.mark.parametrize("header", WRONG_KEYS)
+@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1"), ("GET", "/v1/nope"), ("DELETE", CHAT)])
+async def test_no_path_below_v1_answers_without_a_key(header: str, method: str, path: str) -> None:
+    client = FakeClient(words(["a"]))
+    async with http(client, api_keys=("secret-1", "secret-2")) as front:
+        response = await front.request(method, path, json=HELLO, headers={"authorization": header} if header else {})
+    assert_error(response, 401, param=None, code="invalid_api_key", kind="authentication_error")
+    assert response.headers["www-authenticate"] == "Bearer" and "secret" not in response.text
+    assert client.requests == []
+
+
+@pytest.mark.parametrize("header", ["Bearer secret-1", "bearer secret-2", "Bearer  schlüssel"])
+async def test_any_of_the_keys_opens(header: str) -> None:
+    async with http(FakeClient(words(["a"])), api_keys=("secret-1", "secret-2", "schlüssel")) as front:
+        assert (await front.post(CHAT, json=HELLO, headers={"authorization": header.encode()})).status_code == 200
+
+
+async def test_health_and_metrics_need_no_key() -> None:
+    async with http(FakeClient(words(["a"])), api_keys=("secret-1",)) as front:
+        assert [(await front.get(path)).status_code for path in ("/health", "/ping", "/metrics")] == [200, 200, 200]
+
+
+ENGINE_ERRORS = [
+    (InvalidRequestError("temperature must be a number from 0 to 100, got -1.", param="temperature"), 400, "temperature", "invalid_value"),
+    (ContextLengthError("The prompt has 9000 tokens, the context 2048.", param="messages"), 400, "messages", "context_length_exceeded"),
+    (OverloadedError("Too many requests wait."), 429, None, "overloaded"),
+    (UnavailableError("Starting."), 503, None, "unavailable"),
+    (EngineError("The step failed."), 500, None, "internal_error"),
+    (RuntimeError("secret /path/of/ours"), 500, None, "internal_error"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("error", "status", "param", "code"), ENGINE_ERRORS, ids=[type(e[0]).__name__ for e in ENGINE_ERRORS])
+async def test_an_error_before_the_first_byte_keeps_its_status(
+    error: Exception, status: int, param: str | None, code: str, stream: bool
+) -> None:
+    async with http(FakeClient([error])) as front:
+        response = await front.post(CHAT, json=HELLO | {"stream": stream})
+    kind = {400: "invalid_request_error", 429: "overloaded_error"}.get(status, "server_error")
+    assert_error(response, status, param=param, code=code, kind=kind)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    assert "secret" not in response.text and "Traceback" not in response.text
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("error", [EngineError("The step failed."), UnavailableError("Stopped.")])
+async def test_an_answer_that_breaks_off_is_no_answer(error: Exception, path: str) -> None:
+    async with http(FakeClient([*words(["a", "b"])[:1], error])) as front:
+        response = await front.post(path, json=HELLO if path == CHAT else {"prompt": "x"})
+    assert response.status_code >= 500 and "choices" not in response.json()
+
+
+async def test_unknown_paths_and_methods() -> None:
+    async with http(FakeClient(words(["a"]))) as front:
+        assert_error(await front.get("/nope"), 404, param=None, code="not_found", text="/nope")
+        wrong = await front.get(CHAT)
+        assert_error(wrong, 405, param=None, code="method_not_allowed")
+        assert wrong.headers["allow"] == "POST"
+        assert (await front.get("/docs")).status_code == 404 and (await front.get("/openapi.json")).status_code == 404
