@@ -23,11 +23,11 @@ class LayerCache:
 
 
 def allocate_kv_cache(config: ModelConfig, num_blocks: int, block_size: int) -> tuple[LayerCache, ...]:
-    """Zeroed caches, one pair per layer, `num_blocks · bytes_per_block` in all."""
+    """Zeroed caches, one pair per layer, `num_blocks · kv_cache_bytes_per_block` in all."""
     shape = [num_blocks, block_size, config.num_kv_heads, config.head_dim]
     return tuple(LayerCache(xp.zeros(shape, _DTYPE), xp.zeros(shape, _DTYPE)) for _ in range(config.num_layers))
 
 
-def bytes_per_block(config: ModelConfig, block_size: int) -> int:
+def kv_cache_bytes_per_block(config: ModelConfig, block_size: int) -> int:
     """Bytes that one block takes in all layers together."""
     return config.kv_elements_per_token * block_size * _BYTES_PER_ELEMENT

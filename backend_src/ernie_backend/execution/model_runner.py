@@ -8,7 +8,7 @@ from ..config import EngineConfig, ModelConfig
 from ..core.outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput
 from ..protocol import SamplingParams
 from .input_batch import InputBatch, build_input_batch
-from .kv_cache import allocate_kv_cache, bytes_per_block
+from .kv_cache import allocate_kv_cache
 from .models.ernie45 import Ernie45ForCausalLM
 from .sampler import sample
 from .sequence_state import SequenceState
@@ -34,10 +34,6 @@ class ModelRunner:
         self.states: dict[int, SequenceState] = {}
         self.engine_seed = engine_config.seed
         self.num_unseeded = 0
-
-    @staticmethod
-    def kv_cache_bytes_per_block(model_config: ModelConfig, engine_config: EngineConfig) -> int:
-        return bytes_per_block(model_config, engine_config.block_size_tokens)
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Compute the step's tokens and sample where the scheduler says so. An exception means that the whole step failed."""
