@@ -49,7 +49,7 @@ perf: $(SERVER_STAMP) $(PERF_STAMP) $(if $(filter --url --url=%,$(ARGS)),,$(NEED
 
 ## make bench    our path against transformers on the same random checkpoint
 bench: $(TEST_STAMP)
-	@exec $(BIN)/ernie-triton bench $(ARGS)
+	@exec $(BIN)/python -m tests.bench $(ARGS)
 
 ## make doctor   what serving needs, and whether it is there
 doctor: $(SERVER_STAMP)

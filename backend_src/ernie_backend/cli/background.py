@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 _READY = re.compile(
-    r"^Ready: (?P<model>.*?) · OpenAI (?P<openai>\S+) · Triton HTTP (?P<triton_http>\S+)"
-    r" · gRPC (?P<triton_grpc>\S+) · metrics (?P<metrics>\S+)$"
+    r"^Ready: (?P<model>.*?) · OpenAI (?P<openai_url>\S+)/v1 · Triton HTTP (?P<triton_url>\S+)"
+    r" · gRPC (?P<triton_grpc>\S+) · metrics (?P<metrics_url>\S+)$"
 )
 
 
@@ -28,13 +28,12 @@ class RunningServer:
     log: list[str]
     """Lines of its standard error so far."""
     model: str = ""
-    openai: str = ""
-    """Base URL, with /v1."""
-    triton_http: str = ""
-    """Base URL."""
+    openai_url: str = ""
+    """Of the front end, without /v1."""
+    triton_url: str = ""
     triton_grpc: str = ""
     """host:port"""
-    metrics: str = ""
+    metrics_url: str = ""
     exit_code: int | None = None
     """Set when the block has ended."""
 

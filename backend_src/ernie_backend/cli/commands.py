@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import sys
@@ -38,7 +39,7 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
         "backend-config": f"python,shm-region-prefix-name={folder.shared_memory_prefix}",
         "disable-auto-complete-config": None,
         "model-control-mode": "none",
-        "exit-timeout-secs": round(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS,
+        "exit-timeout-secs": _patience_seconds(options),
         "http-address": options.triton_host,
         "http-port": options.triton_http_port,
         "grpc-address": options.triton_host,
@@ -69,12 +70,15 @@ def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
     command += ["--triton-grpc", f"{client_host(options.triton_host)}:{options.triton_grpc_port}"]
     command += ["--triton-metrics", f"http://{client_host(options.triton_host)}:{options.metrics_port}/metrics"]
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
-    command += ["--shutdown-grace-seconds", f"{options.shutdown_grace_seconds + DRAIN_MARGIN_SECONDS:g}"]
+    command += ["--shutdown-grace-seconds", str(_patience_seconds(options))]
     if options.served_model_name is not None:
-        command += ["--served-model-name", options.served_model_name]
-    for key in options.api_keys:
-        command += ["--api-key", key]
-    return command
+        command.append(f"--served-model-name={options.served_model_name}")
+    return command + [f"--api-key={key}" for key in options.api_keys]
+
+
+def _patience_seconds(options: ServeOptions) -> int:
+    """How long each process waits for its last answers: the engine ends them all when the grace time is over."""
+    return math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS
 
 
 def client_host(host: str) -> str:

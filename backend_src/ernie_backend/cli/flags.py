@@ -172,9 +172,14 @@ def _engine_config(args: argparse.Namespace) -> EngineConfig:
             values["max_waiting_requests"] = max(1, args.max_concurrency - config.max_num_seqs)
             config = EngineConfig(model=args.model, **values)
     except ConfigError as error:
-        flag = _ENGINE_FLAGS.get(error.param or "", (None,))[0]
-        raise ConfigError(f"{flag}: {error.message}" if flag else error.message, param=error.param) from None
+        raise ConfigError(f"{flag_of(error)}{error.message}", param=error.param) from None
     return config
+
+
+def flag_of(error: ConfigError) -> str:
+    """What to put before an `EngineConfig` error, which names its field: the flag that set it; empty if no flag does."""
+    known = _ENGINE_FLAGS.get(error.param or "")
+    return f"{known[0]}: " if known else ""
 
 
 def _chat_template(value: str) -> str:

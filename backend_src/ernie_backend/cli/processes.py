@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _POLL_SECONDS = 0.05
@@ -57,6 +58,10 @@ class Child:
         )
         self._reader = threading.Thread(target=self._read, name=f"{name} output", daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -106,6 +111,26 @@ class Child:
 def _end_of_line(text: bytes) -> int:
     ends = [position for position in (text.find(b"\n"), text.find(b"\r")) if position >= 0]
     return min(ends) + 1 if ends else 0
+
+
+def children_of(pid: int) -> set[int]:
+    """Its direct children, from /proc."""
+    return {child for child in map(int, filter(str.isdecimal, os.listdir("/proc"))) if (_stat(child) or ("", 0))[1] == pid}
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and has not ended (a zombie has)."""
+    stat = _stat(pid)
+    return stat is not None and stat[0] != "Z"
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State letter and parent of a process; None if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[1])
 
 
 def reap_all(seconds: float = 2.0) -> None:

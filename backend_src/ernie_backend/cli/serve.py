@@ -21,19 +21,17 @@ from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
 from .commands import DRAIN_MARGIN_SECONDS, client_host, front_end_command, triton_command, triton_environment
-from .flags import ServeOptions, add_arguments, read_options
+from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
 from .private_folder import PrivateFolder
-from .processes import Child, adopt_orphans, reap_all
+from .processes import Child, adopt_orphans, children_of, is_running, reap_all
 from .tritonserver import check_python_for_stub, find_installation
 
 _POLL_SECONDS = 0.1
-_HEALTH_INTERVAL_SECONDS = 5.0
-_UNHEALTHY_LIMIT = 3
-"""So many 'not ready' answers in a row mean that a model's process died: 2.51 never restarts one."""
+_MODEL_CHECK_SECONDS = 1.0
 _DOUBLE_SIGNAL_SECONDS = 0.5
 """make, timeout and terminals deliver one signal twice; only a Ctrl-C after this time is a second one."""
-_FAILED_LOAD = re.compile(r"failed to load '(?P<model>\w+)' version \d+: \w+: (?P<text>.*)")
+_FAILED_LOAD = re.compile(r"failed to load '(?P<model>\w+)' version \d+: \w+: (?:TritonModelException: )?(?P<text>.*)")
 _NOISE = ("CudaDriverHelper has not been initialized", "Signal (15) received", "Signal (2) received")
 
 
@@ -42,7 +40,8 @@ class ServeError(Exception):
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("serve", help="start tritonserver and the OpenAI front end", allow_abbrev=False)
+    usage = "ernie-triton serve --model DIR [flags]"  # argparse's own, of a hundred flags, would bury every error
+    parser = subparsers.add_parser("serve", help="start tritonserver and the OpenAI front end", usage=usage, allow_abbrev=False)
     add_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -68,9 +67,12 @@ def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
         raise ConfigError(f"--model: the folder {options.engine.model!r} does not exist. {hint}", param="model")
     model = ModelConfig.from_folder(folder)
     engine: EngineConfig = replace(options.engine, model=str(folder.resolve()))
-    resolved = engine.resolved(model)
-    assert resolved.max_model_len is not None
-    return replace(options, engine=engine), resolved.max_model_len
+    try:
+        max_model_len = engine.resolved(model).max_model_len
+    except ConfigError as error:
+        raise ConfigError(f"{flag_of(error)}{error.message}", param=error.param) from None
+    assert max_model_len is not None
+    return replace(options, engine=engine), max_model_len
 
 
 def _check_ports(options: ServeOptions) -> None:
@@ -113,7 +115,7 @@ class _Server:
                 self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock])
                 self._await_triton()
                 if self._first_signal is None:
-                    self._front_end = Child("front end", front_end_command(self._options, self._max_model_len), os.environ, lambda _: True)
+                    self._front_end = Child("The front end", front_end_command(self._options, self._max_model_len), os.environ, lambda _: True)
                     self._await_front_end()
                 self._watch()
                 return 0
@@ -160,17 +162,18 @@ class _Server:
         )
 
     def _watch(self) -> None:
-        """Return on a signal; `ServeError` when a process dies or a model's process inside tritonserver did."""
-        host, port = client_host(self._options.triton_host), self._options.triton_http_port
-        unhealthy, next_check = 0, time.monotonic() + _HEALTH_INTERVAL_SECONDS
+        """Return on a signal; `ServeError` when a process dies.
+
+        Triton 2.51 neither restarts a model's process nor says that it is gone, so its children are watched here.
+        """
+        assert self._triton is not None
+        models, next_check = children_of(self._triton.pid), time.monotonic()
         while self._first_signal is None:
             self._check_alive(starting=False)
             if time.monotonic() >= next_check:
-                next_check = time.monotonic() + _HEALTH_INTERVAL_SECONDS
-                status = _status(host, port, "/v2/health/ready")
-                unhealthy = unhealthy + 1 if status not in (200, None) else 0  # None: too busy to answer
-                if unhealthy >= _UNHEALTHY_LIMIT:
-                    raise ServeError("A model inside tritonserver has died (its last messages stand above). Start the server again.")
+                next_check = time.monotonic() + _MODEL_CHECK_SECONDS
+                if not all(map(is_running, models)):
+                    raise ServeError("A model's process inside tritonserver has died; if it said why, that stands above.")
             time.sleep(_POLL_SECONDS)
 
     def _check_alive(self, *, starting: bool) -> None:
@@ -181,7 +184,7 @@ class _Server:
                 child.stop(0, lambda: True)  # collects the rest of its output
                 if starting:
                     raise ServeError(_load_failure(child))
-                raise ServeError(f"The {child.name} ended unexpectedly ({_describe(child.exit_code)}).")
+                raise ServeError(f"{child.name} ended unexpectedly ({_describe(child.exit_code)}).")
 
     def _stop(self, folder: PrivateFolder) -> None:
         """Front end first (its streams still need tritonserver), then tritonserver; both within one grace time that starts now."""
@@ -197,7 +200,7 @@ class _Server:
                 continue
             seconds = max(float(DRAIN_MARGIN_SECONDS), deadline - time.monotonic())
             if not child.stop(seconds, lambda: self._hurry):
-                _say(f"The {child.name} had to be killed" + ("." if self._hurry else f" after {seconds:.0f} s."))
+                _say(f"{child.name} had to be killed" + ("." if self._hurry else f" after {seconds:.0f} s."))
         reap_all()
 
 
@@ -221,7 +224,7 @@ def _load_failure(child: Child) -> str:
             text = match["text"].split(r"\n\nAt:")[0].rstrip('"')
             return f"{match['model']} did not load: {text}"
     last = "\n  ".join(list(child.tail)[-10:])
-    return f"The {child.name} ended before it was ready ({_describe(child.exit_code)}). Its last lines:\n  {last}"
+    return f"{child.name} ended before it was ready ({_describe(child.exit_code)}). Its last lines:\n  {last}"
 
 
 def _describe(exit_code: int | None) -> str:

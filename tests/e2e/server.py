@@ -1,0 +1,67 @@
+"""A server for tests: our own `serve` on free ports, and the proof that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ernie_backend.cli.background import RunningServer
+from ernie_backend.cli.background import running_server as _running_server
+from ernie_backend.cli.processes import children_of, is_running
+
+STOP_SECONDS = 40.0
+
+
+@contextlib.contextmanager
+def running_server(model_dir: str | Path, **flags: object) -> Iterator[RunningServer]:
+    """Serve `model_dir`; `max_num_seqs=4` is `--max-num-seqs 4`. Afterwards: exit code 0, no process, folder or shared memory left."""
+    arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    with _running_server(str(model_dir), arguments, stop_seconds=STOP_SECONDS) as server:
+        processes = descendants(server.process.pid)
+        yield server
+        processes |= descendants(server.process.pid)
+    log = "".join(server.log[-30:])
+    assert server.exit_code == 0, f"serve ended with {server.exit_code}:\n{log}"
+    assert not wait_until_gone(processes, 1), f"processes outlived serve:\n{log}"
+    assert not leftovers(), log
+
+
+def leftovers() -> list[str]:
+    """Private folders and shared memory of dead servers; those of a living one, whose lock is held, do not count."""
+    folders = Path(tempfile.gettempdir())
+    living = {folder.name for folder in folders.glob("ernie-triton-*") if _is_locked(folder / "lock")}
+    found = [*folders.glob("ernie-triton-*"), *Path("/dev/shm").glob("ernie-triton-*")]
+    return [str(path) for path in found if "-".join(path.name.split("-")[:3]) not in living]
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def descendants(pid: int) -> set[int]:
+    """Every process below `pid`."""
+    found: set[int] = set()
+    frontier = {pid}
+    while frontier:
+        frontier = set().union(*map(children_of, frontier)) - found
+        found |= frontier
+    return found
+
+
+def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
+    """Those that still run after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (alive := set(filter(is_running, pids))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return alive
