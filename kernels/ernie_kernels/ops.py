@@ -1,7 +1,9 @@
 """Every operator the models call, under its one name: what it computes, on which shapes; knows no model.
 
-T tokens, R requests, activations float32. Tensors are those of `xp` unless the signature says numpy. References and kernels agree within
-the tolerances of `specs.py`. Shapes and dtypes are the caller's promise; kernels assert what their memory safety rests on.
+T tokens, R requests, activations float32. Tensors are those of `xp` unless the signature says numpy. Kernels and references agree within
+the tolerances of `specs.py`. Every operator is batch-invariant: row t of its result depends on row t of its inputs (for attention, on the
+request's own cache) and not on what else is in the step, to the last bit. Ids, positions, slots and block tables in range are the caller's
+promise; kernels assert the shapes that their memory safety rests on.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from . import xp
+from .cpu import attention, elementwise, moe, warm
+from .cpu import linear as _linear
 from .metadata import AttentionMetadata
-from .reference import activation, attention, moe, norm, rotary, sampling
-from .reference import linear as _linear
+from .reference import linear as _reference_linear
+from .reference import sampling
 from .reference.rotary import rope_table
 from .reference.sampling import SamplingInputs, SamplingResult
 from .weights import EmbeddingWeight, ExpertWeights, LinearWeight, check_weight
@@ -39,7 +43,14 @@ __all__ = [
     "sample",
     "swiglu",
     "tied_head",
+    "warm_up",
 ]
+
+
+def warm_up(num_threads: int | None = None) -> None:
+    """Compiles every kernel (about 15 s the first time on a machine, then read from a cache) and sets how many threads share the work
+    (None: the process's cores). Call it before the first request; kernels are to be called from one thread."""
+    warm.compile_kernels(num_threads)
 
 
 def pack_linear(weight: np.ndarray) -> LinearWeight:
@@ -63,28 +74,28 @@ def pack_experts(gate_up: np.ndarray, down: np.ndarray) -> ExpertWeights:
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
-    """y = x Wᵀ. x [T, in] → [T, out]. Row t of y depends on row t of x alone, to the last bit."""
+    """y = x Wᵀ. x [T, in] → [T, out]."""
     return _linear.linear(x, w)
 
 
 def embedding(ids: Tensor, w: EmbeddingWeight) -> Tensor:
     """y[t] = W[ids[t]]. ids [T] int32 → [T, hidden]."""
-    return _linear.embedding(ids, w)
+    return _reference_linear.embedding(ids, w)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = x / √(mean(x²) + eps) · weight. x [T, H], weight [H] → [T, H]."""
-    return norm.rms_norm(x, weight, eps)
+    return elementwise.rms_norm(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """s = x + residual → (rms_norm(s), s). x, residual [T, H], weight [H]."""
-    return norm.add_rms_norm(x, residual, weight, eps)
+    return elementwise.add_rms_norm(x, residual, weight, eps)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """y = silu(g) · u with g‖u = gate_up. [T, 2·I] → [T, I]."""
-    return activation.swiglu(gate_up)
+    return elementwise.swiglu(gate_up)
 
 
 def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
@@ -94,7 +105,7 @@ def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mappin
     nothing is to be written; caches [num_blocks, block_size, kv, d], changed in place. → [T, heads, d]. Rotation on pairs (2j, 2j + 1):
     (a, b) → (a·cos − b·sin, b·cos + a·sin).
     """
-    return rotary.rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
+    return elementwise.rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: AttentionMetadata, scale: float) -> Tensor:

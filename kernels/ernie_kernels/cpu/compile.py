@@ -1,0 +1,66 @@
+"""How CPU kernels are compiled, cached and divided among threads; knows no operator."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+CONTRACT = {"contract"}
+"""Lets a·b + c be one fused instruction: exact enough, and element by element, so results do not depend on the batch."""
+
+
+class _Threads:
+    count = len(os.sched_getaffinity(0))
+
+
+def num_threads() -> int:
+    """Into how many parts a kernel divides its work."""
+    return _Threads.count
+
+
+def set_num_threads(count: int) -> None:
+    """Asserts 1 ≤ count. More than the process has cores only costs."""
+    assert count >= 1
+    _Threads.count = count
+
+
+def _cache_directory() -> str | None:
+    """A writable folder for compiled code, named after the kernels' own text (numba would notice a change only in the file that holds the
+    kernel, not in those it calls); None where there is no such place."""
+    text = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    name = f"ernie_kernels-{hashlib.sha256(text).hexdigest()[:16]}"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for folder in (Path(base) / name, Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    return None
+
+
+_CACHE_DIRECTORY = _cache_directory()
+
+
+def kernel(parallel: bool = False, fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
+    """Compiles at the first call for each set of argument types. Kernels run without the interpreter lock."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        settings: Any = numba.config
+        previous = settings.CACHE_DIR
+        settings.CACHE_DIR = _CACHE_DIRECTORY or previous
+        try:
+            return numba.njit(nogil=True, error_model="numpy", parallel=parallel, fastmath=fastmath, cache=_CACHE_DIRECTORY is not None)(
+                function
+            )
+        finally:
+            settings.CACHE_DIR = previous
+
+    return decorate
