@@ -59,7 +59,14 @@ def ours(url: str, prompts: list[list[int]], max_tokens: int = ANSWER_TOKENS) ->
     answers: list[list[int]] = [[] for _ in prompts]
 
     def one(i: int) -> None:
-        body = {"prompt": prompts[i], "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "stream": True, "return_token_ids": True}
+        body = {
+            "prompt": prompts[i],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "return_token_ids": True,
+        }
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=600) as response:
             response.raise_for_status()
             for line in response.iter_lines():
@@ -102,7 +109,9 @@ def measure(model: Path, rounds: int) -> dict[str, float]:
                         results.setdefault(f"{dtype} {streams}", []).append(answer["tokens"] / answer["seconds"])
                         if dtype == "float32":
                             same = sum(a == b for a, b in zip(first, answer["first"], strict=True))
-                            print(f"round {number + 1}, {streams} streams: {same}/{ANSWER_TOKENS} greedy tokens equal to transformers float32")
+                            print(
+                                f"round {number + 1}, {streams} streams: {same}/{ANSWER_TOKENS} greedy tokens equal to transformers float32"
+                            )
         finally:
             peer.close()
     return {name: statistics.median(values) for name, values in results.items()}
