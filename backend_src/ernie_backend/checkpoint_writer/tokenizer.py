@@ -103,19 +103,18 @@ def special_tokens(vocab_size: int) -> dict[int, str]:
     return {vocab_size - len(_SMALL) + i: name for i, name in enumerate(_SMALL)}
 
 
-def smallest_vocab_size() -> int:
-    """Ids that cannot be done without: the three roots, bytes, digits, the training text's characters and the special tokens."""
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise `ConfigError` if the indispensable does not fit: bytes, digits, the training text's characters, the special tokens."""
     characters, _ = _trained_pieces()
-    return 3 + BYTE_PIECES + 10 + len(characters) + len(_SMALL)
+    least = 3 + BYTE_PIECES + 10 + len(characters) + len(_SMALL)
+    if vocab_size < least:
+        text = f"vocab_size must be at least {least} for a tokenizer with ERNIE's special tokens, got {vocab_size}."
+        raise ConfigError(text, param="vocab_size")
 
 
 def _model_bytes(vocab_size: int) -> bytes:
     """The serialised sentencepiece model of exactly `vocab_size` pieces."""
-    smallest = smallest_vocab_size()
-    if vocab_size < smallest:
-        raise ConfigError(
-            f"vocab_size must be at least {smallest} for a tokenizer with ERNIE's special tokens, got {vocab_size}.", param="vocab_size"
-        )
+    check_vocab_size(vocab_size)
     return model_bytes(_pieces(vocab_size))
 
 
