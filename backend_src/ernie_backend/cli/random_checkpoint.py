@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..execution.safetensors_file import INDEX_FILE
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _OTHER_FILES_BYTES = 16 * 10**6
@@ -22,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "random-checkpoint",
         help="write a model folder with random weights, for trying out and for measuring",
-        description="Write a complete ERNIE-4.5 model folder with random weights. Its answers are nonsense; its sizes, names and layout are real.",
+        description="Write a complete ERNIE-4.5 model folder with random weights: real sizes, names and layout, nonsense for answers.",
     )
     parser.add_argument("--like", required=True, choices=tuple(MODELS), help="the published model whose config.json is taken")
     parser.add_argument("--flavour", choices=("pt", "paddle"), default="pt", help="the published layout (default: pt)")
@@ -54,15 +55,11 @@ def run(args: argparse.Namespace) -> int:
     _prepare_folder(folder, args.force)
     write_tokenizer(folder, model.vocab_size)
     files = random_weights.write(folder, max_shard_bytes)
-    _write_json(
-        folder / "generation_config.json",
-        GENERATION_CONFIG | {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
-    )
+    special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(folder / "generation_config.json", GENERATION_CONFIG | special)
     _write_json(folder / "config.json", config)  # last: without it the folder is not taken for a model
-    shards = sum(name.endswith(".safetensors") for name in files)
-    print(
-        f"{folder}: {args.like}, {args.flavour} layout, {random_weights.total_bytes() / 1e9:.2f} GB in {shards} file{'s' if shards > 1 else ''}"
-    )
+    size = f"{random_weights.total_bytes() / 1e9:.2f} GB"
+    print(f"{folder}: {args.like} in the {args.flavour} layout, {size}, files: {', '.join(files)}")
     return 0
 
 
@@ -90,9 +87,9 @@ def _prepare_folder(folder: Path, force: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not force:
             raise ConfigError(
-                f"--out {str(folder)!r} is not empty. Choose another folder, or pass --force to replace the checkpoint in it.", param="out"
+                f"--out {str(folder)!r} is not empty. Choose another, or pass --force to replace the checkpoint.", param="out"
             )
-        for path in (folder / "config.json", folder / "model.safetensors.index.json", *folder.glob("model*.safetensors")):
+        for path in (folder / "config.json", folder / INDEX_FILE, *folder.glob("model*.safetensors")):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {str(folder)!r} cannot be written: {error.strerror}.", param="out") from None
