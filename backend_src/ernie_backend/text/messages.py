@@ -1,0 +1,106 @@
+"""Checks the messages of a chat request and brings them into the one form that text templates take; knows no template and no tokens.
+
+What comes out: a list of {role, content, …} with roles system, user, assistant and string content. Whatever cannot be rendered is refused
+by its place (`messages[2].content[0]`); nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InvalidRequestError
+
+ROLES = ("system", "user", "assistant")
+_TOOL_ROLES = ("tool", "function")
+_MEDIA_TYPES = ("image_url", "image", "input_image", "video_url", "video", "input_audio", "audio_url", "file")
+
+
+def normalize_messages(given: Any) -> list[dict[str, str]]:
+    """The checked messages. `developer` counts as `system`; text parts are joined as they stand; a thought in the history is kept."""
+    if given is None:
+        raise InvalidRequestError("messages is missing.", param="messages", code="missing_required_parameter")
+    if not isinstance(given, list):
+        raise InvalidRequestError(f"messages must be a list of messages, got {_kind(given)}.", param="messages")
+    if not given:
+        raise InvalidRequestError("messages must not be an empty list.", param="messages")
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(given)]
+
+
+def _message(given: Any, place: str) -> dict[str, str]:
+    if not isinstance(given, dict):
+        raise InvalidRequestError(f"{place} must be an object with role and content, got {_kind(given)}.", param=place)
+    message = {"role": _role(given.get("role"), f"{place}.role")}
+    content = _content(given.get("content"), f"{place}.content")
+    thought = _thought(given, place)
+    if thought is not None:
+        message["reasoning_content"] = thought
+    for key, value in given.items():
+        if key in ("role", "content", "reasoning_content", "thoughts") or value is None or (key == "tool_calls" and value == []):
+            continue
+        if key == "tool_calls":
+            raise InvalidRequestError(f"{place}.tool_calls: this model takes no tools.", param=f"{place}.tool_calls")
+        if key != "name":
+            raise InvalidRequestError(
+                f"Unknown field {key!r} in {place}. Known: role, content, name, reasoning_content.", param=f"{place}.{key}"
+            )
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"{place}.name must be a string, got {_kind(value)}.", param=f"{place}.name")
+        message["name"] = value
+    if content is None:
+        if thought is None:
+            raise InvalidRequestError(f"{place}.content is missing: give a string or a list of text parts.", param=f"{place}.content")
+        content = ""  # an answer that was cut off within its thought
+    message["content"] = content
+    return message
+
+
+def _role(role: Any, place: str) -> str:
+    if role == "developer":
+        return "system"
+    if role in _TOOL_ROLES:
+        raise InvalidRequestError(f"{place} is {role!r}, but this model takes no tools.", param=place)
+    if role not in ROLES:
+        shown = repr(role[:40]) if isinstance(role, str) else _kind(role)
+        raise InvalidRequestError(f"{place} must be one of {', '.join(ROLES)}, got {shown}.", param=place)
+    return role
+
+
+def _thought(given: dict[str, Any], place: str) -> str | None:
+    """`reasoning_content`; older clients call it `thoughts`."""
+    for key in ("reasoning_content", "thoughts"):
+        if given.get(key) is None:
+            continue
+        if given.get("role") != "assistant":
+            raise InvalidRequestError(f"{place}.{key} belongs into assistant messages only.", param=f"{place}.{key}")
+        return _content(given[key], f"{place}.{key}")
+    return None
+
+
+def _content(content: Any, place: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise InvalidRequestError(f"{place} must be a string or a list of text parts, got {_kind(content)}.", param=place)
+    return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(content))
+
+
+def _part(part: Any, place: str) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise InvalidRequestError(f"{place} must be an object with type and text, got {_kind(part)}.", param=place)
+    kind = part.get("type")
+    if kind in _MEDIA_TYPES:
+        what = "audio" if "audio" in kind else "videos" if "video" in kind else "files" if kind == "file" else "images"
+        raise InvalidRequestError(f"{place} is of type {kind!r}, but this model takes no {what}, only text.", param=place)
+    if kind not in ("text", "input_text"):
+        shown = repr(kind[:40]) if isinstance(kind, str) else _kind(kind)
+        raise InvalidRequestError(f"{place}.type must be 'text', got {shown}.", param=f"{place}.type")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{place}.text must be a string, got {_kind(text)}.", param=f"{place}.text")
+    return text
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")

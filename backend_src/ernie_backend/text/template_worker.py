@@ -1,0 +1,108 @@
+"""The helper process that renders chat templates: a sandbox with hard limits; knows jinja and nothing of requests.
+
+Runs as a process of its own because nothing inside a Python process can stop `{% for … %}` inside `{% for … %}` or `'a' * 10**10` for sure.
+Here the operating system does: a timer of CPU time whose signal ends the process, and a limit of the address space.
+
+Talks in lines of JSON. First in: {source, cpu_seconds, memory_bytes, max_characters}; then one {variables} per rendering.
+Out, for each: {text} or {error}. End of input ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.exceptions import TemplateRuntimeError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+class RefusedByTemplate(TemplateRuntimeError):
+    """What `raise_exception` raises: its text is meant for the user."""
+
+
+def compile_template(source: str) -> Template:
+    """As the checkpoints' templates expect it (transformers sets the same): trimmed blocks, loop controls, four helpers."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(source)
+
+
+def render(template: Template, variables: dict[str, Any], max_characters: int) -> str:
+    parts, characters = [], 0
+    for part in template.generate(**variables):
+        characters += len(part)
+        if characters > max_characters:
+            raise RefusedByTemplate(f"it renders more than {max_characters} characters")
+        parts.append(part)
+    return "".join(parts)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise RefusedByTemplate(message)
+
+
+def _to_json(
+    value: Any, indent: int | None = None, ensure_ascii: bool = False, separators: tuple[str, str] | None = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _answer(action: Callable[[], str]) -> dict[str, str]:
+    """{text} or {error}: the template's own words, or what went wrong in it."""
+    try:
+        return {"text": action()}
+    except RefusedByTemplate as error:
+        return {"error": str(error.message)}
+    except MemoryError:
+        return {"error": "it needs too much memory"}
+    except RecursionError:
+        return {"error": "it is nested too deeply"}
+    except TemplateError as error:
+        return {"error": str(error.message or type(error).__name__)}
+    except Exception as error:  # whatever a template's expression may raise: TypeError, ValueError, ZeroDivisionError, …
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _limit(settings: dict[str, Any]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's threads may block signals, and a child inherits that
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; this process ends with its input
+    for limit, value in ((resource.RLIMIT_AS, settings["memory_bytes"]), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard),) * 2)
+
+
+def main() -> None:
+    settings = json.loads(sys.stdin.readline())
+    _limit(settings)
+    template: Template | None = None
+
+    def compiled() -> str:
+        nonlocal template
+        template = compile_template(settings["source"])
+        return ""
+
+    signal.setitimer(signal.ITIMER_PROF, settings["cpu_seconds"])  # jinja computes constant expressions while it compiles
+    _send(_answer(compiled))
+    for line in sys.stdin:
+        variables = json.loads(line)
+        assert template is not None, "the parent ends a worker whose template does not compile"
+        current = template
+        signal.setitimer(signal.ITIMER_PROF, settings["cpu_seconds"])
+        answer = _answer(lambda: render(current, variables, settings["max_characters"]))  # noqa: B023  (called at once)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _send(answer)
+
+
+def _send(answer: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")  # ASCII: lone surrogates pass as \\udXXX
+    sys.stdout.flush()
