@@ -1,0 +1,99 @@
+"""How a Triton-language kernel is started: interpreted or compiled, under which driver; knows no operator and imports no tensor framework.
+
+Interpreted where TRITON_INTERPRET=1 stood in the environment when the kernels were imported (tests, on a CPU), else compiled. Under PyTorch
+the Triton language finds its own driver. Its stock driver imports torch, so under another framework `use_device` must come before the first
+launch: it installs a driver that asks that framework instead. A launch needs libcuda, a C compiler and Python's headers at run time (the
+argument packer of each signature is compiled once and cached in TRITON_CACHE_DIR).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+from triton.runtime.interpreter import InterpretedFunction
+
+from . import interpreter
+
+Argument = Any
+"""A tensor (anything with `.data_ptr()` and `.dtype`), an int or a float; when interpreted also a numpy array or `interpreter.Bfloat16`."""
+
+
+class Device(Protocol):
+    """What a driver must know of the framework that owns the device's memory and streams."""
+
+    def device_index(self) -> int: ...
+    def select_device(self, index: int) -> None: ...
+    def device_capability(self) -> tuple[int, int]:
+        """(9, 0) for Hopper."""
+        ...
+
+    def stream_handle(self) -> int:
+        """The current CUstream as an integer: the capturing one while a CUDA graph is captured."""
+        ...
+
+
+def run(
+    kernel: Any, grid: Sequence[int], *args: Argument, num_warps: int = 4, num_stages: int = 1, pdl: bool = False, **constants: Any
+) -> None:
+    """Starts `kernel` on the current stream over `grid` (one to three host ints): no allocation and no synchronisation, so that it can be
+    captured (after one run outside the capture, which compiles and loads).
+
+    `constants` are the kernel's constexpr parameters. `pdl` asks for programmatic dependent launch; it takes effect only for a kernel with
+    a `PDL: tl.constexpr` parameter, which is set here (False when interpreted, and before Hopper, whose instructions it guards): such a
+    kernel must call gdc_wait before it touches what an earlier kernel wrote. About 7 µs of host time; use graphs where that counts.
+    """
+    if isinstance(kernel, InterpretedFunction):
+        if "PDL" in kernel.arg_names:
+            constants["PDL"] = False
+        interpreter.run(kernel, tuple(grid), args, constants)
+        return
+    options: dict[str, Any] = {"num_warps": num_warps, "num_stages": num_stages}
+    if "PDL" in kernel.arg_names:
+        pdl = pdl and triton.runtime.driver.active.get_current_target().arch >= 90
+        constants["PDL"] = pdl
+        options["launch_pdl"] = pdl
+    kernel[tuple(grid)](*args, **constants, **options)
+
+
+def use_device(device: Device) -> None:
+    """From now on compiled kernels run on `device`'s current stream, through a driver that imports no framework. OSError, AssertionError:
+    no libcuda on this machine."""
+    triton.runtime.driver.set_active(_Driver(device))
+
+
+class _Driver(DriverBase):
+    """Triton's CUDA driver without its torch: a framework answers the four questions that torch answers there."""
+
+    def __init__(self, device: Device) -> None:
+        from triton.backends.nvidia.driver import CudaLauncher, CudaUtils, ty_to_cpp
+
+        self.utils = CudaUtils()
+        self.launcher_cls = CudaLauncher
+        self.map_python_to_cpp_type = ty_to_cpp
+        self.get_current_device = device.device_index
+        self.set_current_device = device.select_device
+        self._device = device
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+    def get_current_stream(self, device_index: int) -> int:
+        return self._device.stream_handle()
+
+    def get_device_capability(self, device_index: int = 0) -> tuple[int, int]:
+        return self._device.device_capability()
+
+    def get_current_target(self) -> GPUTarget:
+        major, minor = self._device.device_capability()
+        return GPUTarget("cuda", major * 10 + minor, 32)
+
+    def get_active_torch_device(self) -> Any:
+        raise NotImplementedError("this driver knows no torch device")
+
+    def get_benchmarker(self) -> Any:
+        raise NotImplementedError("kernels are not tuned at run time")
