@@ -76,6 +76,4 @@ $(PERF_STAMP): setup.sh
 	@touch $@
 
 $(MODEL)/config.json: | $(SERVER_STAMP)
-	@rm -rf $(MODEL).part && mkdir -p $(dir $(MODEL))
-	$(BIN)/ernie-triton random-checkpoint --like ERNIE-4.5-0.3B --flavour pt --out $(MODEL).part --set $(MODEL_SIZES)
-	@rm -rf $(MODEL) && mv $(MODEL).part $(MODEL)
+	$(BIN)/ernie-triton random-checkpoint --like ERNIE-4.5-0.3B --flavour pt --force --out $(MODEL) --set $(MODEL_SIZES)

@@ -1,0 +1,45 @@
+"""What documents and tracked files may say: paths that exist, and nothing that belongs to one machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.sources import ROOT, tracked_files
+
+PATH_IN_BACKTICKS = re.compile(r"`([\w.*-]+(?:/[\w.*-]+)+/?|[\w-]+/)`")
+
+OF_ONE_MACHINE = re.compile(
+    r"(?<![\w/.])/(?:work|root|home/\w+|tmp/w)(?:/|\b)|\b(?:pypi|pythonhosted|conda|anaconda)\.org\b|\bdownload\.pytorch\b"
+)
+LEFT_OPEN = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".pbtxt", ".sh", ".jinja", ".json", ".txt", ".yml", ".yaml", ""}
+
+
+def test_architecture_names_only_what_exists() -> None:
+    named = PATH_IN_BACKTICKS.findall((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    assert len(named) > 20, "the pattern no longer finds the paths"
+    missing = [path for path in named if not any(ROOT.glob(path.rstrip("/")))]
+    assert not missing
+
+
+def test_readme_names_only_what_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [link for link in re.findall(r"\]\(([\w./-]+)\)", text) if not (ROOT / link).exists()]
+    assert not missing
+
+
+def _texts() -> list[Path]:
+    return [path for path in tracked_files() if path.suffix in TEXT_SUFFIXES and path != Path(__file__).resolve()]
+
+
+@pytest.mark.parametrize("pattern", [OF_ONE_MACHINE, LEFT_OPEN], ids=["of one machine", "left open"])
+def test_nothing_that_belongs_elsewhere(pattern: re.Pattern[str]) -> None:
+    found = []
+    for path in _texts():
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert not found

@@ -1,0 +1,111 @@
+"""The import arrows of ARCHITECTURE.md. A new arrow fails here: either it is a mistake, or table and document change together."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.architecture.sources import OURS, ROOT, imports, is_within, module_files
+
+BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "metrics", "protocol", "errors", "config")
+
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors"),
+    "ernie_backend": (),
+    "ernie_backend.errors": (),
+    "ernie_backend.protocol": (),
+    "ernie_backend.relay": (),
+    "ernie_backend.config": ("ernie_backend.errors",),
+    "ernie_backend.sampling_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
+    "ernie_backend.core": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
+    "ernie_backend.metrics": ("ernie_backend.core", "ernie_backend.protocol"),
+    "ernie_backend.engine": ("ernie_backend.core", "ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.metrics"),
+    "ernie_backend.delivery": ("ernie_backend.core.outputs", "ernie_backend.relay", "ernie_backend.protocol"),
+    "ernie_backend.text": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
+    "ernie_backend.execution": (
+        "ernie_backend.core.outputs",
+        "ernie_backend.config",
+        "ernie_backend.protocol",
+        "ernie_backend.errors",
+        "ernie_kernels",
+    ),
+    "ernie_backend.build": tuple(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD),
+    "ernie_backend.triton_adapter": (
+        *(f"ernie_backend.{name}" for name in ("build", "text", "engine", "delivery", "relay", "metrics")),
+        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "errors", "config")),
+    ),
+    "ernie_backend.checkpoint_writer": (
+        "ernie_backend.config",
+        "ernie_backend.errors",
+        "ernie_backend.execution.weight_map",
+        "ernie_backend.execution.safetensors_file",
+    ),
+    "ernie_backend.cli": (
+        *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "checkpoint_writer", "execution.safetensors_file")),
+    ),
+    "ernie_kernels": (),
+    "ernie_kernels.xp": (),
+    "ernie_kernels.weights": ("ernie_kernels.xp",),
+    "ernie_kernels.metadata": ("ernie_kernels.xp",),
+    "ernie_kernels.reference": ("ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
+    "ernie_kernels.cpu": ("ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
+    "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "xp", "weights", "metadata")),),
+}
+"""Package or module → what of ours it may import besides itself; the longest matching key decides."""
+
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "paddle": ("ernie_kernels.xp._paddle",),
+    "torch": ("ernie_kernels.xp._torch",),
+    "numba": ("ernie_kernels.cpu",),
+    "transformers": (),
+    "triton": (),
+    "fastapi": ("ernie_openai",),
+    "starlette": ("ernie_openai",),
+    "pydantic": ("ernie_openai",),
+    "uvicorn": ("ernie_openai",),
+    "tritonclient": ("ernie_openai",),
+    "grpc": ("ernie_openai",),
+    "jinja2": ("ernie_backend.text",),
+    "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),
+    "triton_python_backend_utils": (),
+    "numpy": ("ernie_kernels", "ernie_backend.execution", "ernie_backend.triton_adapter", "ernie_backend.checkpoint_writer"),
+}
+"""Other people's package → the only modules of ours that may import it."""
+
+STANDARD_LIBRARY_NOT_IN_CORE = ("threading", "asyncio", "multiprocessing", "queue", "socket", "subprocess")
+
+
+def _rule(name: str) -> str:
+    matching = [key for key in MAY_IMPORT if is_within(name, key)]
+    return max(matching, key=len)
+
+
+@pytest.mark.parametrize("name", sorted(module_files()))
+def test_arrows(name: str) -> None:
+    rule = _rule(name)
+    allowed = (rule, *MAY_IMPORT[rule]) if rule not in OURS or rule == "ernie_openai" else MAY_IMPORT[rule]
+    for target in imports(name, module_files()[name]):
+        if target.split(".")[0] in OURS:
+            assert any(is_within(target, prefix) for prefix in allowed), f"{name} must not import {target} (allowed: {', '.join(allowed)})"
+        places = ONLY_IN.get(target.split(".")[0])
+        assert places is None or any(is_within(name, place) for place in places), f"{name} must not import {target.split('.')[0]}"
+        if is_within(name, "ernie_backend.core"):
+            assert target.split(".")[0] not in STANDARD_LIBRARY_NOT_IN_CORE, (
+                f"{name} must not import {target}: core has no threads and no I/O"
+            )
+
+
+def test_models_only_hand_over_to_the_adapter() -> None:
+    models = sorted((ROOT / "model_repository").glob("*/1/model.py"))
+    assert [path.parents[1].name for path in models] == ["ernie_engine", "ernie_postprocess", "ernie_preprocess"]
+    for path in models:
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 60, path
+        for target in imports("model", path):
+            known = ("__future__", "typing", "triton_python_backend_utils", "ernie_backend.triton_adapter")
+            assert any(is_within(target, prefix) for prefix in known), f"{path.relative_to(ROOT)} must not import {target}"
+
+
+def test_every_rule_is_about_something() -> None:
+    """A rule for a module that has gone would silently allow nothing and forbid nothing."""
+    names = set(module_files())
+    for prefix in {*MAY_IMPORT, *(target for targets in MAY_IMPORT.values() for target in targets)}:
+        assert any(is_within(name, prefix) for name in names), f"{prefix} does not exist"

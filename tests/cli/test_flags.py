@@ -1,0 +1,191 @@
+"""Launch lines: FastDeploy's own, what is refused and how, and what every flag becomes."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.cli.fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
+from ernie_backend.cli.flags import ServeOptions, add_arguments, normalise, read_options
+from ernie_backend.errors import ConfigError
+
+# FastDeploy's command line (`openai/utils.py`, `engine/args_utils.py`), and the flags of other servers that its tutorials show.
+FASTDEPLOY_FLAGS = """
+    model host port workers metrics-port controller-port engine-worker-queue-port cache-queue-port served-model-name revision
+    model-config-name tokenizer tokenizer-base-url max-model-len max-num-seqs max-num-batched-tokens tensor-parallel-size data-parallel-size
+    local-data-parallel-id enable-expert-parallel block-size num-gpu-blocks-override gpu-memory-utilization kv-cache-ratio
+    max-num-partial-prefills max-long-partial-prefills long-prefill-token-threshold enable-chunked-prefill static-decode-blocks
+    prealloc-dec-block-slot-num-threshold use-warmup enable-prefix-caching enable-output-caching swap-space kvcache-storage-backend
+    write-policy quantization load-choices load-strategy rsync-config dynamic-load-weight speculative-config graph-optimization-config
+    use-cudagraph enable-mm reasoning-parser tool-call-parser tool-parser-plugin chat-template limit-mm-per-prompt mm-processor-kwargs
+    max-encoder-cache max-processor-cache disable-chunked-mm-input enable-mm-output enable-logprob max-logprobs logprobs-mode seed
+    enable-early-stop early-stop-config guided-decoding-backend guided-decoding-disable-any-whitespace logits-processors lm_head-fp32
+    plas-attention-config splitwise-role innode-prefill-ports cache-transfer-protocol pd-comm-port rdma-comm-ports ips scheduler-name
+    scheduler-host scheduler-port scheduler-db scheduler-password scheduler-ttl scheduler-topic scheduler-max-size scheduler-min-load-score
+    scheduler-load-shards-num scheduler-sync-period scheduler-expire-period scheduler-release-load-expire-period scheduler-reader-parallel
+    scheduler-writer-parallel scheduler-reader-batch-size scheduler-writer-batch-size router max-waiting-time max-concurrency timeout
+    timeout-graceful-shutdown api-key runner convert task model-impl override-pooler-config enable-eplb eplb-config
+    disable-custom-all-reduce enable-flashinfer-allreduce-fusion disable-sequence-parallel-moe use-internode-ll-two-stage enable-chunked-moe
+    chunked-moe-size enable-overlap-schedule shutdown-comm-group-if-worker-idle enable-entropy enable-keep-sampling-mask
+    routing-replay-config skip-port-check config max-log-len trust-remote-code enable-lora generation-config
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser)
+    return parser
+
+
+def read(line: str, *, on_gpu: bool = False) -> ServeOptions:
+    return read_options(_parser().parse_args(normalise(shlex.split(line))), on_gpu=on_gpu)
+
+
+def test_every_fastdeploy_flag_works_or_is_refused_or_is_explained() -> None:
+    known = {flag.lstrip("-") for action in _parser()._actions for flag in action.option_strings}
+    assert {name.replace("_", "-") for name in FASTDEPLOY_FLAGS.split()} <= known
+    assert not set(NOT_SUPPORTED_YET) & set(WITHOUT_MEANING)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--port 8180 --metrics-port 8181 --engine-worker-queue-port 8182 --max-model-len 32768 --max-num-seqs 32",
+        '--port 8180 --metrics-port 8181 --engine-worker-queue-port 8182 --max-model-len 32768 --max-num-seqs 32 --load_choices "default_v1"',
+        "--port 8180 --metrics-port 8181 --engine_worker_queue_port 8182 --max_model_len=32768 --max-num-seqs 32 --load-choices=default_v1",
+    ],
+)
+def test_launch_lines_of_the_small_model_work_unchanged(line: str) -> None:
+    options = read(f"--model baidu/ERNIE-4.5-0.3B-PT {line}")
+    assert (options.port, options.metrics_port, options.host) == (8180, 8181, "0.0.0.0")
+    assert (options.engine.max_model_len, options.engine.max_num_seqs) == (32768, 32)
+    assert options.model_name == "ERNIE-4.5-0.3B-PT"
+    assert any(note.startswith("--engine-worker-queue-port has no effect") for note in options.notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("--port 8188 --tensor-parallel-size 8 --max-model-len 32768 --enable-logprob", "--tensor-parallel-size"),
+        ("--enable-early-stop", "--enable-early-stop"),
+        ("""--early-stop-config '{"enable_early_stop":true, "window_size": 1000, "threshold": 0.9}'""", "--early-stop-config"),
+        ("--load-choices default_v1 --tensor-parallel-size 1 --quantization wint8", "--quantization"),
+        ("--reasoning-parser ernie_x1", "--reasoning-parser"),
+        ("--tool_call_parser ernie_x1", "--tool-call-parser"),
+        ("--enable-prefix-caching --swap-space 50", "--swap-space"),
+        ("--enable-mm", "--enable-mm"),
+        ("""--mm-processor-kwargs '{"image_max_pixels": 12845056 }'""", "--mm-processor-kwargs"),
+        ("""--limit-mm-per-prompt '{"image": 10, "video": 3}'""", "--limit-mm-per-prompt"),
+        ("""--speculative-config '{"method": "mtp", "num_speculative_tokens": 1, "model": "x"}'""", "--speculative-config"),
+        ("--splitwise-role prefill --innode-prefill-ports 8182", "--splitwise-role"),
+        ("--enable-lora", "--enable-lora"),
+        ("--config serve.yaml", "--config"),
+    ],
+)
+def test_flags_of_later_features_are_refused_by_name(line: str, flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag} is not supported yet"):
+        read(f"--model m {line}")
+
+
+def test_later_features_pass_when_they_are_switched_off() -> None:
+    off = " ".join(f"--{name} {values[0]}" for name, values in NOT_SUPPORTED_YET.items() if values)
+    assert read(f"--model m {off}").notes == ()
+
+
+def test_flags_without_meaning_say_so_once_each() -> None:
+    line = " ".join(f"--{name} 1" for name in WITHOUT_MEANING)
+    notes = read(f"--model m {line} --gpu-memory-utilization 0.8").notes
+    assert len(notes) == len(WITHOUT_MEANING) + 1
+    assert all("has no effect: " in note and note.endswith(".") for note in notes)
+    assert "--use-cudagraph has no effect: the engine decides about CUDA graphs by itself." in notes
+    assert read("--model m --gpu-memory-utilization 0.8", on_gpu=True).notes == ()
+
+
+def test_defaults() -> None:
+    options = read("--model /models/ERNIE-4.5-0.3B-PT/")
+    assert options.ports == {
+        "--port": ("0.0.0.0", 8180),
+        "--triton-http-port": ("127.0.0.1", 8000),
+        "--triton-grpc-port": ("127.0.0.1", 8001),
+        "--metrics-port": ("127.0.0.1", 8002),
+    }
+    assert (options.served_model_name, options.model_name, options.api_keys) == (None, "ERNIE-4.5-0.3B-PT", ())
+    assert (options.engine.enable_prefix_caching, options.engine.enable_chunked_prefill, options.engine.block_size_tokens) == (
+        True,
+        True,
+        64,
+    )
+
+
+def test_every_engine_flag_reaches_its_field(tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ messages }}")
+    line = f"--chat-template {template} --block-size 32 --num-gpu-blocks-override 99 --seed 7 --cpu-threads 2 --generation-config vllm"
+    line += (
+        " --max-num-batched-tokens 512 --no-enable-prefix-caching --enable-chunked-prefill false --max-concurrency 100 --max-num-seqs 16"
+    )
+    engine = read(f"--model m {line}").engine
+    assert (engine.block_size_tokens, engine.num_blocks, engine.seed, engine.cpu_threads, engine.generation_config) == (
+        32,
+        99,
+        7,
+        2,
+        "vllm",
+    )
+    assert (engine.max_num_batched_tokens, engine.enable_prefix_caching, engine.enable_chunked_prefill) == (512, False, False)
+    assert engine.chat_template == str(template)
+    assert engine.max_num_seqs + engine.max_waiting_requests == 100
+    assert read("--model m --chat-template '{{ x }}'").engine.chat_template == "{{ x }}"
+
+
+def test_other_flags() -> None:
+    line = (
+        "--served-model-name ernie --api-key a --api-key=--b --triton-metrics-port 9002 --triton-host 0.0.0.0 --timeout-graceful-shutdown 5"
+    )
+    options = read(f"--model m {line}")
+    assert (options.model_name, options.served_model_name, options.api_keys) == ("ernie", "ernie", ("a", "--b"))
+    assert (options.metrics_port, options.triton_host, options.shutdown_grace_seconds) == (9002, "0.0.0.0", 5.0)
+
+
+def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
+    options = read("--model m --port 8000 --triton-http-port 8100 --metrics-port 8000")
+    assert options.metrics_port == 8002
+    assert "--metrics-port is the same as --port" in options.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--block-size 3", "--block-size: block_size_tokens must be a power of two, got 3."),
+        ("--max-num-seqs 0", "--max-num-seqs: max_num_seqs must be an integer from 1 to 4096, got 0."),
+        ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization: gpu_memory_utilization must be above 0 and at most 1, got 1.5."),
+        ("--port 8001", "--port and --triton-grpc-port are both 8001. Give each a port of its own."),
+        ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
+    ],
+)
+def test_wrong_values_name_flag_and_rule(line: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(f"--model m {line}")
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "line", ["--port 0", "--port x", "--workers 0", "--shutdown-grace-seconds -1", "--enable-prefix-caching maybe", "--seed x"]
+)
+def test_wrong_types_end_the_program_with_status_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read(f"--model m {line}")
+    assert caught.value.code == 2
+    assert line.split()[0] in capsys.readouterr().err
+
+
+def test_values_keep_their_underscores() -> None:
+    assert normalise(["--served_model_name", "my_model", "--api_key=a_b", "x_y"]) == [
+        "--served-model-name",
+        "my_model",
+        "--api-key=a_b",
+        "x_y",
+    ]
