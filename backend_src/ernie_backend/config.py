@@ -246,7 +246,7 @@ class _ConfigReader:
         self._refuse_unsupported()
         hidden, heads = self._integer("hidden_size"), self._integer("num_attention_heads")
         layers = self._integer("num_hidden_layers")
-        values = {
+        values: dict[str, Any] = {
             "architecture": architecture,
             "vocab_size": self._integer("vocab_size", 103424),
             "hidden_size": hidden,
