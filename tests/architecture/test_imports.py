@@ -48,6 +48,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_kernels.metadata": ("ernie_kernels.xp",),
     "ernie_kernels.reference": ("ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
     "ernie_kernels.cpu": ("ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
+    "ernie_kernels.interpreter": ("ernie_kernels.xp",),
+    "ernie_kernels.launch": ("ernie_kernels.xp", "ernie_kernels.interpreter"),
+    "ernie_kernels.triton": ("ernie_kernels.launch", "ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
     "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "xp", "weights", "metadata")),),
 }
 """Package or module → what of ours it may import besides itself; the longest matching key decides."""
@@ -57,7 +60,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("ernie_kernels.xp._torch",),
     "numba": ("ernie_kernels.cpu",),
     "transformers": (),
-    "triton": (),
+    "triton": ("ernie_kernels.launch", "ernie_kernels.interpreter", "ernie_kernels.triton"),
     "fastapi": ("ernie_openai",),
     "starlette": ("ernie_openai",),
     "pydantic": ("ernie_openai",),

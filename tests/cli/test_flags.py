@@ -54,7 +54,7 @@ def test_every_fastdeploy_flag_works_or_is_refused_or_is_explained() -> None:
     "line",
     [
         "--port 8180 --metrics-port 8181 --engine-worker-queue-port 8182 --max-model-len 32768 --max-num-seqs 32",
-        '--port 8180 --metrics-port 8181 --engine-worker-queue-port 8182 --max-model-len 32768 --max-num-seqs 32 --load_choices "default_v1"',
+        '--load_choices "default_v1" --port 8180 --metrics-port 8181 --engine-worker-queue-port 8182 --max-model-len 32768 --max-num-seqs 32',
         "--port 8180 --metrics-port 8181 --engine_worker_queue_port 8182 --max_model_len=32768 --max-num-seqs 32 --load-choices=default_v1",
     ],
 )
