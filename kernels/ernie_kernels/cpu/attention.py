@@ -12,9 +12,9 @@ from numba import prange
 from .. import xp
 from ..metadata import AttentionMetadata
 from ..xp import Tensor
-from .compile import CONTRACT, kernel, num_threads
+from .compile import kernel, num_threads
 from .maths import exp
-from .tile import dot_rows
+from .tile import add_weighted_rows, dot_rows
 
 _KEY_TILE = 64
 """Keys per tile at most (a tile never leaves a block). 64 keys and values of 128 float32 are 64 KiB: in the second-level cache."""
@@ -96,7 +96,7 @@ def _attend(q, k_cache, v_cache, block_table, first, count, position, kv_head, s
                 )  # fmt: skip
                 for r in range(row, row + rows):
                     _softmax_step(scores[r, :visible], scale, norms[r], sums[r])
-                    _add_values(scores[r, :visible], v_cache, block, slot, kv_head, sums[r])
+                _add_values(scores, row, rows, visible, v_cache, cache_row * head_dim, num_kv_heads * head_dim, sums)
     for i in range(count):
         for head in range(group):
             start = (kv_head * group + head) * head_dim
@@ -125,17 +125,20 @@ def _softmax_step(scores, scale, norm, total):
     norm[1] += weight
 
 
-@kernel(fastmath=CONTRACT)
-def _add_values(weights, v_cache, block, slot, kv_head, total):
-    """total += Σ_j weights[j] · v[j], four keys at a time: one load and store of the total for four products."""
-    whole = len(weights) // 4 * 4
-    for j in range(0, whole, 4):
-        a, b, c, d = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-        v0, v1 = v_cache[block, slot + j, kv_head], v_cache[block, slot + j + 1, kv_head]
-        v2, v3 = v_cache[block, slot + j + 2, kv_head], v_cache[block, slot + j + 3, kv_head]
-        for x in range(len(total)):
-            total[x] += a * v0[x] + b * v1[x] + c * v2[x] + d * v3[x]
-    for j in range(whole, len(weights)):
-        value = v_cache[block, slot + j, kv_head]
-        for x in range(len(total)):
-            total[x] += weights[j] * value[x]
+@kernel()
+def _add_values(weights, row, rows, count, v_cache, v_start, v_step, sums):
+    """sums[row … row + rows − 1] += weights · values over `count` keys; rows ≤ 4."""
+    step, width = weights.shape[1], sums.shape[1]
+    whole = width // 64 * 64
+    for x in range(0, whole, 64):
+        at, out_at = row * step, row * width + x
+        if rows == 4:
+            add_weighted_rows(weights, at, step, v_cache, v_start + x, v_step, count, sums, out_at, width, 64, 4, 4)
+        else:
+            for r in range(rows):
+                add_weighted_rows(
+                    weights, at + r * step, step, v_cache, v_start + x, v_step, count, sums, out_at + r * width, width, 64, 1, 4
+                )
+    for x in range(whole, width, 16):
+        for r in range(row, row + rows):
+            add_weighted_rows(weights, r * step, step, v_cache, v_start + x, v_step, count, sums, r * width + x, width, width - x, 1, 1)

@@ -28,18 +28,27 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return y, total
 
 
+@kernel()
+def _add_rows(a, b, total):
+    for i in range(len(total)):
+        total[i] = a[i] + b[i]
+
+
+@kernel()
+def _scale_row(x, scale, weight, y):
+    for i in range(len(y)):
+        y[i] = x[i] * scale * weight[i]
+
+
 @kernel(parallel=True)
 def _add_rms_norm(x, residual, weight, eps, y, total, parts):
     num_tokens, width = x.shape
     for part in prange(parts):
         square = np.empty(1, np.float32)
         for t in range(num_tokens * part // parts, num_tokens * (part + 1) // parts):
-            for i in range(width):
-                total[t, i] = x[t, i] + residual[t, i]
+            _add_rows(x[t], residual[t], total[t])
             dot_tile(total, t * width, 0, total, t * width, 0, width, square, 0, 0, 1, 1)
-            scale = _ONE / np.sqrt(square[0] / np.float32(width) + eps)
-            for i in range(width):
-                y[t, i] = total[t, i] * scale * weight[i]
+            _scale_row(total[t], _ONE / np.sqrt(square[0] / np.float32(width) + eps), weight, y[t])
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -55,14 +64,20 @@ def swiglu_into(gate_up: np.ndarray, y: np.ndarray) -> None:
     _swiglu(gate_up, y, num_threads())
 
 
-@kernel(parallel=True, fastmath=CONTRACT)
+@kernel(fastmath=CONTRACT)
+def _swiglu_row(gate, up, y):
+    for i in range(len(y)):
+        y[i] = gate[i] / (_ONE + exp(-gate[i])) * up[i]
+
+
+@kernel(parallel=True)
 def _swiglu(gate_up, y, parts):
     num_tokens, width = y.shape
     for part in prange(parts):
+        # Divided by columns, so that one token keeps all threads busy.
+        start, stop = width * part // parts, width * (part + 1) // parts
         for t in range(num_tokens):
-            for i in range(width * part // parts, width * (part + 1) // parts):
-                gate = gate_up[t, i]
-                y[t, i] = gate / (_ONE + exp(-gate)) * gate_up[t, width + i]
+            _swiglu_row(gate_up[t, start:stop], gate_up[t, width + start : width + stop], y[t, start:stop])
 
 
 def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:

@@ -86,14 +86,18 @@ def _moe_experts(x: np.ndarray, weights: np.ndarray, expert_ids: np.ndarray, exp
     _combine(results, row_of_pair.reshape(-1, k), weights, y, num_threads())
 
 
-@kernel(parallel=True, fastmath=CONTRACT)
+@kernel(parallel=True)
 def _combine(results, rows, weights, y, parts):
     """y[t] = Σⱼ weights[t, j] · results[rows[t, j]], in the order of j: whoever shares the batch, the sum is taken alike."""
-    num_tokens, width = y.shape
+    num_tokens = len(y)
     for part in prange(parts):
-        for t in range(num_tokens):
-            for i in range(width * part // parts, width * (part + 1) // parts):
-                y[t, i] = weights[t, 0] * results[rows[t, 0], i]
-            for j in range(1, weights.shape[1]):
-                for i in range(width * part // parts, width * (part + 1) // parts):
-                    y[t, i] += weights[t, j] * results[rows[t, j], i]
+        for t in range(num_tokens * part // parts, num_tokens * (part + 1) // parts):
+            y[t] = _ZERO
+            for j in range(weights.shape[1]):
+                _add_scaled(weights[t, j], results[rows[t, j]], y[t])
+
+
+@kernel(fastmath=CONTRACT)
+def _add_scaled(weight, x, y):
+    for i in range(len(y)):
+        y[i] += weight * x[i]
