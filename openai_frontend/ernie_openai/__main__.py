@@ -1,23 +1,13 @@
-"""`python -m ernie_openai`: flags, sockets, worker processes and the end of them; knows no route.
-
-SIGTERM or SIGINT: no new connections, answers under way get the grace time, exit code 0.
-"""
+"""`python -m ernie_openai`: the flags; knows what none of them does."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import signal
 import sys
 from collections.abc import Sequence
 
-import uvicorn
-from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
-
-from .app import create_app
+from .server import run
 from .settings import DEFAULT_MAX_BODY_BYTES, FrontendSettings
-from .triton_client import TritonClient
 
 
 def _positive(text: str) -> int:
@@ -45,11 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _worker_app(settings: FrontendSettings) -> FastAPI:
-    """Called in each worker, inside its event loop, which the gRPC channels belong to."""
-    return create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     settings = FrontendSettings(
@@ -61,26 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
     )
-    config = uvicorn.Config(
-        functools.partial(_worker_app, settings),
-        factory=True,
-        host=given.host,
-        port=given.port,
-        workers=given.workers,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=given.shutdown_grace_seconds,
-    )
-    listening = config.bind_socket()
-    if given.workers > 1:
-        Multiprocess(config, sockets=[listening]).run()
-        return 0
-    # uvicorn raises the signal again when it has drained, for whoever handled it before; by default that ends the process with a
-    # signal's status instead of 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listening])
+    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds)
     return 0
 
 

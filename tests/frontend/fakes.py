@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import httpx
+
+from ernie_backend.protocol import Usage
 from ernie_openai.app import create_app
 from ernie_openai.client import AnswerEvent, EnsembleRequest
 from ernie_openai.settings import FrontendSettings
-
-from ernie_backend.protocol import Usage
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

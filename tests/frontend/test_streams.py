@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from ernie_openai.app import create_app
-from ernie_openai.client import AnswerEvent
 
 from ernie_backend.errors import EngineError, InvalidRequestError
+from ernie_openai.app import create_app
+from ernie_openai.client import AnswerEvent
 
 from .fakes import CHAT, COMPLETIONS, HELLO, AsgiCall, FakeClient, http, settings, sse, until, words
 

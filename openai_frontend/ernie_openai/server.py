@@ -1,0 +1,51 @@
+"""Listens, runs the worker processes and ends them; knows no flag and no route.
+
+SIGTERM or SIGINT: no new connections, answers under way get the grace time, then `run` returns.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from .app import create_app
+from .settings import FrontendSettings
+from .triton_client import TritonClient
+
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def worker_app(settings: FrontendSettings) -> FastAPI:
+    """Called in each worker, inside its event loop, which the gRPC channels belong to."""
+    return create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics))
+
+
+def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace_seconds: int) -> None:
+    """Serves until a signal ends it. Exits with a status above 0 if the address cannot be had."""
+    config = uvicorn.Config(
+        functools.partial(worker_app, settings),
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    listening = config.bind_socket()
+    if workers > 1:
+        Multiprocess(config, sockets=[listening]).run()
+    else:
+        server = uvicorn.Server(config)
+        # uvicorn raises the signal again when it has drained, for whoever handled it before; by default that would end the process
+        # with a signal's status instead of 0.
+        for number in _END_SIGNALS:
+            signal.signal(number, server.handle_exit)
+        server.run(sockets=[listening])
+    for number in _END_SIGNALS:  # one more must not spoil the exit status while Python winds up
+        signal.signal(number, signal.SIG_IGN)

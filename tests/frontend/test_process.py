@@ -1,0 +1,106 @@
+"""`python -m ernie_openai` as a process: flags, readiness, and its end under SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from .fake_triton import FakeTriton, SeenRequest, response, serving
+from .fakes import CHAT, HELLO, sse
+
+START_TIMEOUT_SECONDS = 60
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@asynccontextmanager
+async def front_end(address: str, *flags: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ernie_openai", "--host", "127.0.0.1", "--port", str(port), "--triton-grpc", address, *flags
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+            for _ in range(START_TIMEOUT_SECONDS * 10):
+                assert process.returncode is None, "it ended while starting"
+                try:
+                    if (await client.get("/health")).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+            yield process, client
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def twenty_words(_: SeenRequest) -> AsyncIterator[Any]:
+    for i in range(20):
+        yield response(text_output=f"{i} ", token_ids=(i,))
+        await asyncio.sleep(0.05)
+    yield response(True, finish_reason="stop")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_sigterm_lets_streams_end_and_exits_with_0(workers: int) -> None:
+    async with serving(FakeTriton(twenty_words)) as address, front_end(address, "--workers", str(workers)) as (process, client):
+        async with client.stream("POST", CHAT, json=HELLO | {"stream": True}) as answer:
+            lines = answer.aiter_lines()
+            text = await anext(lines) + "\n"
+            process.send_signal(signal.SIGTERM)
+            async for line in lines:
+                text += line + "\n"
+        assert sse(text)[-1] == "[DONE]"
+        assert "".join(c["choices"][0]["delta"]["content"] for c in sse(text)[:-1]) == "".join(f"{i} " for i in range(20))
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_what_outlives_the_grace_time_is_told_so() -> None:
+    async def endless(_: SeenRequest) -> AsyncIterator[Any]:
+        while True:
+            yield response(text_output="x", token_ids=(1,))
+            await asyncio.sleep(0.05)
+
+    triton = FakeTriton(endless)
+    names = ("--served-model-name", "a", "b", "--api-key", "k1", "--api-key", "k2", "--max-model-len", "77")
+    async with (
+        serving(triton) as address,
+        front_end(address, "--shutdown-grace-seconds", "1", *names) as (process, client),
+    ):
+        client.headers["authorization"] = "Bearer k2"
+        cards = (await client.get("/v1/models")).json()["data"]
+        assert [(card["id"], card["max_model_len"]) for card in cards] == [("a", 77), ("b", 77)]
+        async with client.stream("POST", CHAT, json=HELLO | {"stream": True}) as answer:
+            lines = [line async for line in answer.aiter_lines() if line or process.send_signal(signal.SIGTERM)]
+        assert "shutting down" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        await asyncio.wait_for(triton.cancelled.wait(), 5)
+
+
+async def test_a_taken_port_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ernie_openai",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(taken.getsockname()[1]),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+    assert process.returncode and b"ddress already in use" in said
