@@ -61,11 +61,12 @@ def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
     """Scheduler and runner of a resolved configuration, warmed up."""
     if config.cpu_threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.cpu_threads)  # read once, when the framework is imported
-    from .execution.model_runner import ModelRunner  # here, not above: importing it imports the framework
+    from .execution.kv_cache import kv_cache_bytes_per_block  # here, not above: importing them imports the framework
+    from .execution.model_runner import ModelRunner
     from .execution.weights import load_model
 
     model = load_model(config.model, model_config)
-    num_blocks = _cache_blocks(config, ModelRunner.kv_cache_bytes_per_block(model_config, config))
+    num_blocks = _cache_blocks(config, kv_cache_bytes_per_block(model_config, config.block_size_tokens))
     runner = ModelRunner(model, model_config, config, num_blocks)
     runner.warm_up()
     return EngineCore(Scheduler(config, num_blocks), runner)
