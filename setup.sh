@@ -61,7 +61,7 @@ case "${1:-}" in
             *,test,*) $pip install "$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)" ;;
         esac
         say "installing ernie-triton[$3]"
-        $pip install --editable ".[$3]"
+        PYTHONWARNINGS=ignore $pip install --editable ".[$3]"
         ;;
     perf)
         make_venv "$2"

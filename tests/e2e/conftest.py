@@ -1,0 +1,19 @@
+"""One small random model for all end-to-end tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.cli.__main__ import main
+
+SIZES = "num_hidden_layers=2 hidden_size=64 intermediate_size=128 num_attention_heads=4 num_key_value_heads=2 head_dim=16"
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model in the -PT layout that loads at once; its answers are nonsense but always the same."""
+    folder = tmp_path_factory.mktemp("models") / "ernie-small"
+    assert main(["random-checkpoint", "--like", "ERNIE-4.5-0.3B", "--out", str(folder), "--set", *SIZES.split()]) == 0
+    return folder
