@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .hand_scheduler import HandScheduler, all_logits, make_runner
+from ..execution.hand_scheduler import HandScheduler, all_logits, make_runner
 from .transformers_checkpoints import CASES, make_model, save_as_paddle, save_shards
 
 PROMPT_LENGTHS = (1, 8, 29)

@@ -26,6 +26,7 @@ class ModelRunner:
         """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
         assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
         self.model = model
+        self.cpu_threads = engine_config.cpu_threads
         self.block_size = engine_config.block_size_tokens
         self.num_blocks = num_blocks
         self.max_tokens_in_step = min(engine_config.max_num_batched_tokens, engine_config.max_model_len, num_blocks * self.block_size)
@@ -46,8 +47,8 @@ class ModelRunner:
         return self._compute(build_input_batch(step, self.states, self.block_size))
 
     def warm_up(self) -> None:
-        """Compile what is compiled at first use. Writes into block 0 and its neighbours, which hold nothing yet."""
-        ops.warm_up()
+        """Compile what is compiled at first use, and set the number of threads. Writes into block 0 and its neighbours, which hold nothing yet."""
+        ops.warm_up(self.cpu_threads)
         length = min(16, self.max_tokens_in_step)
         blocks = tuple(range(-(-length // self.block_size)))
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, logprobs=1)

@@ -115,13 +115,8 @@ def _mlp_weights(at: str, hidden: int, intermediate: int) -> Iterator[Weight]:
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Parameters of the model, from its configuration alone; the router's correction bias, which is a statistic, does not count."""
-    total = 0
-    for weight in weights(config):
-        if weight.name.endswith("router.bias"):
-            continue
-        total += 3 * math.prod(weight.shape) if weight.kind is Kind.EXPERTS else math.prod(weight.shape)
-    return total
+    """Parameters of the model, from its configuration alone; a tied head counts once, the router's correction bias counts."""
+    return sum((3 if weight.kind is Kind.EXPERTS else 1) * math.prod(weight.shape) for weight in weights(config))
 
 
 def sources(config: ModelConfig, layout: Layout, prefix: str) -> Iterator[Source]:

@@ -18,9 +18,11 @@ BLOCK_SIZE = 8
 GREEDY = SamplingParams(max_tokens=64, temperature=0.0)
 
 
-def make_runner(folder: Path, num_blocks: int = 96, seed: int = 0) -> ModelRunner:
+def make_runner(folder: Path, num_blocks: int = 96, seed: int = 0, max_model_len: int = 256) -> ModelRunner:
     config = ModelConfig.from_folder(folder)
-    engine = EngineConfig(str(folder), max_model_len=256, max_num_seqs=8, block_size_tokens=BLOCK_SIZE, seed=seed).resolved(config)
+    engine = EngineConfig(str(folder), max_model_len=max_model_len, max_num_seqs=8, block_size_tokens=BLOCK_SIZE, seed=seed).resolved(
+        config
+    )
     return ModelRunner(load_model(folder, config, progress=False), config, engine, num_blocks)
 
 

@@ -1,0 +1,198 @@
+"""What a broken model folder is answered with: file, tensor, expected and found, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ernie_backend.config import ModelConfig
+from ernie_backend.errors import CheckpointError
+from ernie_backend.execution.safetensors_file import CheckpointFolder
+from ernie_backend.execution.weights import copy_transformed, load_model
+
+from .tiny import write_tiny
+
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_tiny(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def load(folder: Path):
+    return load_model(folder, ModelConfig.from_folder(folder), progress=False)
+
+
+def change(folder: Path, edit) -> None:
+    """Rewrite model.safetensors after `edit(tensors)`."""
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    return caught.value.message
+
+
+def test_missing_tensors_are_named(folder):
+    change(folder, lambda tensors: tensors.pop(Q_PROJ))
+    assert "1 missing: " + Q_PROJ in refusal(folder)
+
+
+def test_tensors_without_a_use_are_named(folder):
+    change(folder, lambda tensors: tensors.update({"model.layers.7.stray": np.ones(3, np.float32)}))
+    assert "1 without a use: model.layers.7.stray" in refusal(folder)
+
+
+def test_wrong_shape(folder):
+    change(folder, lambda tensors: tensors.update({Q_PROJ: np.zeros((48, 64), np.float32)}))
+    assert refusal(folder) == f"model.safetensors: tensor {Q_PROJ} has shape [48, 64], expected [64, 64]."
+
+
+def test_a_tensor_in_the_other_orientation_says_so(folder):
+    name = "model.layers.0.mlp.down_proj.weight"
+    change(folder, lambda tensors: tensors.update({name: tensors[name].T.copy()}))
+    assert "has shape [96, 64], expected [64, 96] (as if it were stored in the other flavour's orientation)" in refusal(folder)
+
+
+def test_wrong_dtype(folder):
+    change(folder, lambda tensors: tensors.update({Q_PROJ: tensors[Q_PROJ].astype(np.int8)}))
+    assert refusal(folder) == f"model.safetensors: tensor {Q_PROJ} has dtype I8, expected one of BF16, F16, F32."
+
+
+def test_truncated_data(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "model.safetensors is truncated: tensor " in refusal(folder) and "the file at byte" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x10", b"\xff" * 8, b"\x40" + b"\0" * 7 + b"{}", b"\x02" + b"\0" * 7 + b"{]", b"\x02" + b"\0" * 7 + b"[]"]
+)
+def test_corrupt_header(folder, content):
+    (folder / "model.safetensors").write_bytes(content)
+    assert refusal(folder).startswith("model.safetensors ")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0]},
+        {"dtype": 3, "shape": [1], "data_offsets": [0, 4]},
+        {"shape": [1], "data_offsets": [0, 4]},
+    ],
+)
+def test_corrupt_header_entry_names_the_tensor(folder, entry):
+    header = json.dumps({"some.tensor": entry}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
+    assert "corrupt header" in refusal(folder) and "some.tensor" in refusal(folder)
+
+
+def test_a_folder_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    assert "neither model.safetensors nor model.safetensors.index.json" in refusal(folder)
+
+
+def test_missing_shard_and_absent_tensor(tmp_path):
+    write_tiny(tmp_path / "model", shard_bytes=100_000)
+    shards = sorted((tmp_path / "model").glob("*.safetensors"))
+    assert len(shards) > 2
+    load(tmp_path / "model")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.ghost.weight"] = shards[0].name
+    index.write_text(json.dumps(content))
+    assert f"names tensors that its shards do not hold: model.ghost.weight (in {shards[0].name})" in refusal(tmp_path / "model")
+    shards[1].unlink()
+    assert f"names the shard {shards[1].name}, which is not in" in refusal(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../b.safetensors"}}']
+)
+def test_unreadable_index(folder, content):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert "model.safetensors.index.json" in refusal(folder)
+
+
+def test_a_tensor_in_two_shards(folder):
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(folder / "model.safetensors", folder / name)
+    (folder / "model.safetensors").unlink()
+    weight_map = {Q_PROJ: "a.safetensors", "model.norm.weight": "b.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "is in two files, a.safetensors and b.safetensors" in refusal(folder)
+
+
+@pytest.mark.parametrize("flavour", ["pt", "paddle"])
+def test_a_tied_head_that_is_stored_must_equal_the_embedding(tmp_path, flavour):
+    folder = tmp_path / "model"
+    write_tiny(folder, flavour=flavour)
+    embedding = "ernie.embed_tokens.weight" if flavour == "paddle" else "model.embed_tokens.weight"
+    head = (lambda array: array.T.copy()) if flavour == "paddle" else np.copy
+    change(folder, lambda tensors: tensors.update({"lm_head.weight": head(tensors[embedding])}))
+    load(folder)
+    change(folder, lambda tensors: tensors["lm_head.weight"].__setitem__((5, 7), 1.0))
+    assert refusal(folder) == "model.safetensors: tensor lm_head.weight differs from the embedding although tie_word_embeddings is true."
+
+
+def test_an_untied_model_needs_its_head(tmp_path):
+    folder = tmp_path / "model"
+    write_tiny(folder, "tie_word_embeddings=false")
+    load(folder)
+    change(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    assert "1 missing: lm_head.weight" in refusal(folder)
+
+
+def test_prediction_head_is_left_alone(folder, caplog):
+    change(folder, lambda tensors: tensors.update({"model.mtp_block.0.mlp.down_proj.weight": np.ones((2, 2), np.float32)}))
+    with caplog.at_level(logging.INFO):
+        load(folder)
+    assert "Ignoring 1 tensors" in caplog.text and "file 1 of 1, model.safetensors" in caplog.text
+
+
+def test_precision_follows_the_checkpoint(tmp_path):
+    write_tiny(tmp_path / "bf16", dtype="bfloat16")
+    write_tiny(tmp_path / "f32")
+    assert load(tmp_path / "bf16").embedding.weight.nbytes * 2 == load(tmp_path / "f32").embedding.weight.nbytes == 600 * 64 * 4
+
+
+def test_float16_is_read_as_float32(folder, tmp_path):
+    expected = load_file(folder / "model.safetensors")[Q_PROJ].astype(np.float16).astype(np.float32)
+    change(folder, lambda tensors: tensors.update({name: array.astype(np.float16) for name, array in tensors.items()}))
+    qkv = load(folder).layers[1].attention.qkv
+    assert qkv.nbytes == (64 + 2 * 32) * 64 * 4
+    assert np.array_equal(qkv.array[:64], expected)
+
+
+@pytest.mark.parametrize("shape", [(7,), (600, 33), (1030, 513), (3, 40, 9)])
+def test_copies_convert_and_transpose(shape):
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**15, shape).astype(np.uint16)
+    values = (bits.astype(np.uint32) << 16).view(np.float32)
+    target = np.empty(shape, np.float32)
+    copy_transformed(target, bits, transposed=False)
+    assert np.array_equal(target, values, equal_nan=True)
+    if len(shape) == 2:
+        target = np.empty(shape[::-1], np.uint16)
+        copy_transformed(target, bits, transposed=True)
+        assert np.array_equal(target, bits.T)
+
+
+def test_headers_alone_are_read_for_the_checks(folder):
+    assert CheckpointFolder(folder).tensors[Q_PROJ].shape == (64, 64)
