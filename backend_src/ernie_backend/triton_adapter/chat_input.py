@@ -1,0 +1,117 @@
+"""What a `chat` input asks for: the fields beside the messages, their types and how they combine. Renders nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InvalidRequestError
+from ..text.messages import normalize_messages
+from .json_input import kind_of
+
+FIELDS = (
+    "messages",
+    "prompt_token_ids",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template_kwargs",
+    "enable_thinking",
+    "metadata",
+    "disable_chat_template",
+    "tools",
+    "tool_choice",
+)
+_REFUSED = {
+    "chat_template": "chat_template cannot be given per request; the server's own applies (--chat-template).",
+    "mm_processor_kwargs": "mm_processor_kwargs: this model takes no images and no videos.",
+}
+
+
+@dataclass(frozen=True)
+class ChatInput:
+    """Exactly one of `messages`, `raw_prompt` and `prompt_token_ids` is given."""
+
+    messages: list[dict[str, str]] | None = None
+    raw_prompt: str | None = None
+    """With `disable_chat_template`: the one message's content, to be read like `text_input`."""
+    prompt_token_ids: list[Any] | None = None
+    """Not checked yet: what the ids must be depends on the vocabulary."""
+    variables: dict[str, Any] = field(default_factory=dict)
+    """For the template."""
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+def read_chat(given: Mapping[str, Any]) -> ChatInput:
+    """From the JSON object; a field that is `null` counts as not given. Raises `InvalidRequestError` naming the field."""
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name in _REFUSED:
+            raise InvalidRequestError(_REFUSED[name], param=name)
+        if name not in FIELDS:
+            raise InvalidRequestError(f"Unknown field {name!r} in chat. Known fields: {', '.join(FIELDS)}.", param=name)
+    _refuse_tools(given)
+    messages, ids = given.get("messages"), given.get("prompt_token_ids")
+    if ids is None and isinstance(messages, list) and messages and isinstance(messages[0], int):
+        ids, messages = messages, None  # FastDeploy takes ids in the messages' place as well
+    variables = _variables(given)
+    if ids is not None:
+        if not isinstance(ids, list):
+            raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {kind_of(ids)}.", param="prompt_token_ids")
+        return ChatInput(prompt_token_ids=ids)
+    checked = normalize_messages(messages)
+    if _boolean(given, "disable_chat_template", False):
+        if len(checked) != 1:
+            raise InvalidRequestError("With disable_chat_template, give one message; its content is the prompt.", param="messages")
+        return ChatInput(raw_prompt=checked[0]["content"])
+    continued = _boolean(given, "continue_final_message", False)
+    return ChatInput(
+        messages=checked,
+        variables=variables,
+        add_generation_prompt=_boolean(given, "add_generation_prompt", not continued),
+        continue_final_message=continued,
+    )
+
+
+def _refuse_tools(given: Mapping[str, Any]) -> None:
+    if given.get("tools", []) != []:
+        raise InvalidRequestError("tools: this model takes no tools.", param="tools")
+    if given.get("tool_choice", "none") not in ("none", "auto"):
+        raise InvalidRequestError("tool_choice: this model takes no tools.", param="tool_choice")
+
+
+def _variables(given: Mapping[str, Any]) -> dict[str, Any]:
+    """chat_template_kwargs, with the thinking switch as FastDeploy reads it.
+
+    Top-level field before metadata before chat_template_kwargs; `options.thinking_mode` over all: `close` or false is off, the rest is on.
+    """
+    variables = dict(_object(given, "chat_template_kwargs"))
+    for source, place in ((_object(given, "metadata"), "metadata.enable_thinking"), (given, "enable_thinking")):
+        if source.get("enable_thinking") is not None:
+            variables["enable_thinking"] = _switch(source["enable_thinking"], place)
+    options = variables.get("options")
+    if isinstance(options, Mapping) and "thinking_mode" in options:
+        variables["enable_thinking"] = options["thinking_mode"] not in ("close", "false", False)
+    if variables.get("enable_thinking") is not None:
+        variables["enable_thinking"] = _switch(variables["enable_thinking"], "chat_template_kwargs.enable_thinking")
+    return variables
+
+
+def _object(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = given.get(name, {})
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError(f"{name} must be an object, got {kind_of(value)}.", param=name)
+    return value
+
+
+def _boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:
+    return _switch(given.get(name, default), name)
+
+
+def _switch(value: Any, place: str) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):  # metadata's values are strings in OpenAI's form
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"{place} must be true or false, got {kind_of(value)}.", param=place)
+    return value

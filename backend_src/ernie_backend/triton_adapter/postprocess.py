@@ -1,0 +1,228 @@
+"""From the engine's events to what a client reads: text, stop strings, log-probabilities, usage. Knows no pb_utils.
+
+Its state lies under the request's key, one entry per choice, from the choice's first event to the request's last one. It never raises:
+whatever goes wrong becomes an output with finish reason `error`, and the engine hears that the request needs no more tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..errors import EngineError
+from ..protocol import FinishReason, Usage
+from ..text.detokenizer import Detokenizer
+from ..text.stop_strings import StopStringMatcher
+from ..text.tokenizer import Tokenizer
+from .post_context import PostContext
+
+log = logging.getLogger(__name__)
+
+_FAILED = EngineError("The server could not put this answer into words. Try again; if it happens again, see the server's log.")
+
+
+class Relay(Protocol):
+    """The way back to the engine (`relay.RelaySender`): never raises, never blocks for long."""
+
+    def consumed(self, key: str, total_responses: int) -> None: ...
+    def cancelled(self, key: str) -> None: ...
+    def stopped(self, key: str, index: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class PostOutputs:
+    """One response's outputs as plain values; the JSON ones as text, empty when there is nothing to say."""
+
+    index: int = 0
+    text_output: str = ""
+    reasoning_output: str = ""
+    tool_calls: str = ""
+    finish_reason: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: str = ""
+    usage: str = ""
+    error: str = ""
+    """With finish reason `error`: an `ErnieError` in its wire form."""
+
+
+@dataclass
+class _Choice:
+    context: PostContext
+    detokenizer: Detokenizer
+    matcher: StopStringMatcher
+    num_tokens: int = 0
+    cached_tokens: int = 0
+    stopped: bool = False
+    """A stop string was found: what still comes is swallowed, but for the end."""
+    ended: bool = False
+    """The finish reason was sent."""
+    is_first: bool = True
+
+
+@dataclass
+class _Request:
+    choices: dict[int, _Choice] = field(default_factory=dict)
+    num_responses: int = 0
+    failed: bool = False
+
+
+class Postprocessor:
+    """One model's postprocessing, for one thread. `len()`: choices that it holds state of."""
+
+    def __init__(self, tokenizer: Tokenizer, connect: Callable[[str], Relay]) -> None:
+        """`connect` opens the relay at a path that the engine names."""
+        self._tokenizer = tokenizer
+        self._connect = connect
+        self._requests: dict[str, _Request] = {}
+        self._relay: Relay | None = None
+        self._relay_path = ""
+
+    def __len__(self) -> int:
+        return sum(len(request.choices) for request in list(self._requests.values()))
+
+    def close(self) -> None:
+        """Forget everything and close the relay."""
+        self._requests.clear()
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
+
+    def process(self, event_json: str, token_ids: Sequence[int], *, cancelled: bool = False) -> PostOutputs:
+        """The outputs for one engine response. `cancelled`: its client has gone. Never raises."""
+        event: dict[str, Any] = {}
+        try:
+            event = json.loads(event_json)
+            outputs = self._process(event, token_ids)
+        except Exception:
+            log.exception("An engine response could not be turned into outputs.")
+            outputs = self._fail(event)
+        self._report(event, cancelled)
+        return outputs
+
+    def _process(self, event: dict[str, Any], token_ids: Sequence[int]) -> PostOutputs:
+        request = self._requests.setdefault(event["key"], _Request())
+        choice = request.choices.get(event["index"])
+        if event["post"] is not None:
+            self._open_relay(event["relay"])
+            choice = request.choices[event["index"]] = self._new_choice(event["post"])
+        if choice is None:
+            raise LookupError(f"choice {event['index']} of request {event['key']} has no first response")
+        if choice.ended or request.failed:
+            return PostOutputs(index=event["index"])
+        return self._answer(event, choice, list(token_ids))
+
+    def _answer(self, event: dict[str, Any], choice: _Choice, ids: list[int]) -> PostOutputs:
+        context = choice.context
+        finish = event["finish_reason"]
+        choice.cached_tokens = max(choice.cached_tokens, event["cached_tokens"])
+        text = context.echo if choice.is_first else ""
+        if choice.stopped:
+            ids = []
+        else:
+            shown, ids = self._push(choice, ids, finish)
+            text += shown
+        choice.num_tokens += len(ids)
+        if choice.stopped and finish is not None:
+            finish = FinishReason.STOP.value
+        choice.ended = finish is not None
+        outputs = PostOutputs(
+            index=event["index"],
+            text_output=text,
+            finish_reason=finish or "",
+            token_ids=tuple(ids),
+            logprobs=self._logprobs(ids, event["logprobs"]) if context.logprobs else "",
+            usage=_usage(choice),
+            error=(event["error"] or _FAILED.to_wire()) if finish == FinishReason.ERROR else "",
+        )
+        choice.is_first = False
+        return outputs
+
+    def _push(self, choice: _Choice, ids: list[int], finish: str | None) -> tuple[str, list[int]]:
+        """(text to show, ids up to the one that completes a stop string)."""
+        context, detokenizer, matcher = choice.context, choice.detokenizer, choice.matcher
+        hidden_end = finish == FinishReason.STOP and bool(ids) and ids[-1] in context.end_token_ids and not context.include_stop
+        shown = ids[:-1] if hidden_end else ids
+        final = finish is not None
+        if not context.stop:
+            return detokenizer.push(shown, final), ids
+        text = ""
+        for count, token in enumerate(shown, 1):  # one by one: tokens behind a stop string neither show nor count
+            emitted, choice.stopped = matcher.push(detokenizer.push((token,)))
+            text += emitted
+            if choice.stopped:
+                return text, ids[:count]
+        emitted, choice.stopped = matcher.push(detokenizer.push((), final), final)
+        return text + emitted, ids
+
+    def _report(self, event: dict[str, Any], cancelled: bool) -> None:
+        """Tell the engine what became of its response, and forget the request behind its last one."""
+        key = event.get("key")
+        request = self._requests.get(key) if isinstance(key, str) else None
+        if request is None or not isinstance(key, str):
+            return
+        request.num_responses += 1
+        final = event.get("final") is True
+        if final:
+            del self._requests[key]
+        if self._relay is None:
+            return
+        choice = request.choices.get(event.get("index", 0))
+        if not final and (cancelled or request.failed):
+            self._relay.cancelled(key)
+        elif not final and choice is not None and choice.stopped and not choice.ended:
+            self._relay.stopped(key, event["index"])
+        self._relay.consumed(key, request.num_responses)
+
+    def _fail(self, event: dict[str, Any]) -> PostOutputs:
+        key = event.get("key")
+        request = self._requests.get(key) if isinstance(key, str) else None
+        already = request is not None and request.failed
+        if request is not None:
+            request.failed = True
+        index = event.get("index")
+        where = index if isinstance(index, int) else 0
+        return (
+            PostOutputs(index=where)
+            if already
+            else PostOutputs(index=where, finish_reason=FinishReason.ERROR.value, error=_FAILED.to_wire())
+        )
+
+    def _new_choice(self, post: dict[str, Any]) -> _Choice:
+        context = PostContext.from_json_object(post)
+        detokenizer = Detokenizer(self._tokenizer, context.skip_special_tokens)
+        return _Choice(context, detokenizer, StopStringMatcher(context.stop, context.include_stop))
+
+    def _open_relay(self, path: str) -> None:
+        if path == self._relay_path and self._relay is not None:
+            return
+        if self._relay is not None:
+            self._relay.close()  # the engine was loaded anew
+        self._relay, self._relay_path = self._connect(path), path
+
+    def _logprobs(self, ids: list[int], given: list[Any] | None) -> str:
+        """One entry per id, as OpenAI spells them, with the token's id."""
+        entries = []
+        for token, (logprob, top_ids, top_logprobs) in zip(ids, given or (), strict=False):  # ids end earlier at a stop string
+            top = [self._entry(*pair) for pair in zip(top_ids, top_logprobs, strict=True)]
+            entries.append({**self._entry(token, logprob), "top_logprobs": top})
+        return json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        return {
+            "token": self._tokenizer.token_text(token),
+            "token_id": token,
+            "logprob": logprob,
+            "bytes": list(self._tokenizer.token_bytes(token)),
+        }
+
+
+def _usage(choice: _Choice) -> str:
+    usage = Usage(prompt_tokens=choice.context.num_prompt_tokens, completion_tokens=choice.num_tokens, cached_tokens=choice.cached_tokens)
+    fields = {name: getattr(usage, name) for name in Usage.__dataclass_fields__}
+    if choice.is_first and choice.context.prompt_token_ids is not None:
+        fields["prompt_token_ids"] = choice.context.prompt_token_ids
+    return json.dumps(fields, separators=(",", ":"))

@@ -1,0 +1,228 @@
+"""From the ensemble's inputs to a `GenerateRequest`: every check that needs the model, every default. Knows no pb_utils."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import EngineConfig, ModelConfig
+from ..errors import CheckpointError, ContextLengthError, InvalidRequestError
+from ..protocol import GenerateRequest, SamplingParams
+from ..sampling_fields import SamplingFields, parse_sampling_params
+from ..text.chat_template import ChatTemplate, as_typed
+from ..text.tokenizer import Tokenizer
+from .chat_input import read_chat
+from .defaults import end_token_ids, sampling_defaults
+from .json_input import read_json_object
+from .post_context import PostContext
+
+
+@dataclass(frozen=True)
+class RequestInputs:
+    """The ensemble's inputs as plain values; None: not given."""
+
+    text_input: str | None = None
+    chat: str | None = None
+    num_images: int = 0
+    sampling_parameters: str | None = None
+    max_tokens: int | None = None
+    stream: bool | None = None
+    exclude_input_in_output: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    token_ids: list[int]
+    text: str | None
+    """As the user would read it; None for a prompt given as ids."""
+    param: str
+    """The field that a complaint about its length names."""
+
+
+class Preprocessor:
+    """One model's preprocessing. Not for several threads at once; `close` when done."""
+
+    def __init__(self, config: EngineConfig, model: ModelConfig) -> None:
+        """Reads tokenizer, template and defaults of the model folder. Raises `ConfigError` or `CheckpointError`."""
+        limit = config.resolved(model).max_model_len
+        assert limit is not None
+        self._max_model_len = limit
+        self._vocab_size = model.vocab_size
+        self._tokenizer = Tokenizer.from_folder(config.model)
+        if self._tokenizer.vocab_size > model.vocab_size:
+            raise CheckpointError(
+                f"The tokenizer has {self._tokenizer.vocab_size} ids, but config.json says vocab_size {model.vocab_size}: they do not "
+                "belong together.",
+                param="vocab_size",
+            )
+        self._eos_token_ids = end_token_ids(config.model, model, self._tokenizer)
+        self._defaults = sampling_defaults(config)
+        self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template)
+
+    def close(self) -> None:
+        self._template.close()
+
+    def process(self, inputs: RequestInputs) -> GenerateRequest:
+        """The request for the engine. Raises `InvalidRequestError` for whatever a user got wrong; nothing is kept of it."""
+        try:
+            return self._process(inputs)
+        except RecursionError:
+            raise InvalidRequestError("The request is nested too deeply.") from None
+
+    def _process(self, inputs: RequestInputs) -> GenerateRequest:
+        if inputs.num_images:
+            raise InvalidRequestError("image: this model takes no images.", param="image")
+        fields = self._sampling_fields(inputs)
+        prompt = self._prompt(inputs)
+        sampling = self._sampling(fields, prompt)
+        stream = bool(inputs.stream)
+        echo = fields.echo or inputs.exclude_input_in_output is False
+        if echo and fields.logprobs is not None:
+            raise InvalidRequestError("echo with logprobs is not supported: there are no log-probabilities of the prompt.", param="echo")
+        context = PostContext(
+            num_prompt_tokens=len(prompt.token_ids),
+            stop=fields.stop,
+            include_stop=fields.include_stop_str_in_output,
+            skip_special_tokens=fields.skip_special_tokens,
+            end_token_ids=tuple(sorted({*sampling.eos_token_ids, *sampling.stop_token_ids})),
+            logprobs=sampling.logprobs is not None,
+            echo=self._echo(prompt, fields) if echo else "",
+            prompt_token_ids=tuple(prompt.token_ids) if fields.return_token_ids else None,
+        )
+        return GenerateRequest(
+            key=uuid.uuid4().hex,
+            prompt_token_ids=tuple(prompt.token_ids),
+            sampling=sampling,
+            n=fields.n,
+            stream=stream,
+            stop=fields.stop,
+            post=context.to_json_object(),
+        )
+
+    # the prompt ----------------------------------------------------------------------------------------------------------------
+
+    def _prompt(self, inputs: RequestInputs) -> _Prompt:
+        if (inputs.text_input is None) == (inputs.chat is None):
+            found = "neither" if inputs.chat is None else "both"
+            raise InvalidRequestError(f"Give exactly one of text_input and chat, got {found}.", param="text_input")
+        if inputs.text_input is not None:
+            return self._encoded(inputs.text_input, "text_input")
+        assert inputs.chat is not None
+        chat = read_chat(read_json_object(inputs.chat, "chat"))
+        if chat.prompt_token_ids is not None:
+            return _Prompt(self._checked_prompt_ids(chat.prompt_token_ids), None, "prompt_token_ids")
+        if chat.raw_prompt is not None:
+            return self._encoded(chat.raw_prompt, "messages")
+        assert chat.messages is not None
+        rendered = self._template.render(
+            chat.messages,
+            variables=chat.variables,
+            add_generation_prompt=chat.add_generation_prompt,
+            continue_final_message=chat.continue_final_message,
+        )
+        return self._encoded(rendered, "messages")
+
+    def _encoded(self, text: str, param: str) -> _Prompt:
+        if len(text) > self._max_model_len:  # a megabyte takes up to half a second to encode and 10 ms to measure
+            fewest = self._tokenizer.fewest_tokens(text)
+            if fewest >= self._max_model_len:
+                raise self._too_long(f"at least {fewest}", param)
+        ids = self._tokenizer.encode_template(text)
+        if not ids:
+            raise InvalidRequestError(f"{param}: the prompt is empty.", param=param)
+        if len(ids) >= self._max_model_len:
+            raise self._too_long(str(len(ids)), param)
+        return _Prompt(ids, as_typed(text), param)
+
+    def _checked_prompt_ids(self, given: list[Any]) -> list[int]:
+        if not given:
+            raise InvalidRequestError("prompt_token_ids must not be empty.", param="prompt_token_ids")
+        if len(given) >= self._max_model_len:
+            raise self._too_long(str(len(given)), "prompt_token_ids")
+        for i, token in enumerate(given):
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise InvalidRequestError(f"prompt_token_ids[{i}] must be an integer.", param=f"prompt_token_ids[{i}]")
+            self._check_token(token, f"prompt_token_ids[{i}]")
+        return given
+
+    def _too_long(self, found: str, param: str) -> ContextLengthError:
+        return ContextLengthError(
+            f"The prompt has {found} tokens, but this server's context is {self._max_model_len} tokens for prompt and answer together. "
+            "Shorten the prompt.",
+            param=param,
+        )
+
+    def _echo(self, prompt: _Prompt, fields: SamplingFields) -> str:
+        if prompt.text is not None:
+            return prompt.text
+        return self._tokenizer.decode(prompt.token_ids, skip_special_tokens=fields.skip_special_tokens)
+
+    # sampling ------------------------------------------------------------------------------------------------------------------
+
+    def _sampling_fields(self, inputs: RequestInputs) -> SamplingFields:
+        given = read_json_object(inputs.sampling_parameters, "sampling_parameters") if inputs.sampling_parameters is not None else {}
+        given = {name: value for name, value in given.items() if value is not None}
+        if inputs.max_tokens is not None:
+            given.pop("max_completion_tokens", None)
+            given["max_tokens"] = inputs.max_tokens
+        return parse_sampling_params({**self._defaults, **given})
+
+    def _sampling(self, fields: SamplingFields, prompt: _Prompt) -> SamplingParams:
+        left = self._max_model_len - len(prompt.token_ids)
+        max_tokens = left if fields.max_tokens is None else fields.max_tokens
+        if max_tokens > left:
+            raise ContextLengthError(
+                f"max_tokens is {max_tokens}, but the prompt has {len(prompt.token_ids)} tokens and this server's context is "
+                f"{self._max_model_len} tokens: at most {left} are left. Lower max_tokens or shorten the prompt.",
+                param="max_tokens",
+            )
+        if fields.min_tokens > max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens ({fields.min_tokens}) must not exceed the {max_tokens} tokens that the answer may have.", param="min_tokens"
+            )
+        return SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=fields.min_tokens,
+            temperature=_given(fields.temperature, 1.0),
+            top_p=_given(fields.top_p, 1.0),
+            top_k=_given(fields.top_k, 0),
+            min_p=_given(fields.min_p, 0.0),
+            repetition_penalty=_given(fields.repetition_penalty, 1.0),
+            frequency_penalty=fields.frequency_penalty,
+            presence_penalty=fields.presence_penalty,
+            logit_bias=self._checked_biases(fields),
+            bad_words_token_ids=self._bad_words(fields),
+            seed=fields.seed,
+            stop_token_ids=tuple(self._check_token(token, "stop_token_ids") for token in fields.stop_token_ids),
+            eos_token_ids=() if fields.ignore_eos else self._eos_token_ids,
+            logprobs=fields.logprobs,
+        )
+
+    def _checked_biases(self, fields: SamplingFields) -> tuple[tuple[int, float], ...]:
+        for token, _ in fields.logit_bias:
+            self._check_token(token, "logit_bias")
+        return fields.logit_bias
+
+    def _bad_words(self, fields: SamplingFields) -> tuple[tuple[int, ...], ...]:
+        """The given ids, and each word as it is encoded at the beginning of a text and behind a space."""
+        found = dict.fromkeys(fields.bad_words_token_ids)
+        for sequence in found:
+            for token in sequence:
+                self._check_token(token, "bad_words_token_ids")
+        for word in fields.bad_words:
+            bare = word.lstrip(" ")
+            for form in (bare, f" {bare}"):
+                ids = tuple(self._tokenizer.encode_text(form)) if bare else ()
+                if ids:
+                    found[ids] = None
+        return tuple(found)
+
+    def _check_token(self, token: int, param: str) -> int:
+        if not 0 <= token < self._vocab_size:
+            raise InvalidRequestError(f"{param}: token id {token} is outside the vocabulary (0 to {self._vocab_size - 1}).", param=param)
+        return token
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
