@@ -72,8 +72,6 @@ def test_published_ids():
     assert {i: name for i, name in PUBLISHED.items() if i > 13}.items() <= names.items()
     thinking = ["<think>", "</think>", "<response>", "</response>", "<tool_call>", "</tool_call>", "<|im_start|>", "<|im_end|>"]
     assert set(thinking) <= set(names.values())
-        names.values()
-    )
     assert len(set(names.values())) == len(names)
 
 
