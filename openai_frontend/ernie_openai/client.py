@@ -18,6 +18,8 @@ class EnsembleRequest:
     sampling_parameters: str
     """JSON object."""
     num_choices: int
+    prompt_field: str
+    """Where the prompt stood in the user's request, for errors about it: `messages`, `prompt[2]`."""
     text_input: str | None = None
     """A prompt without a template."""
     chat: str | None = None

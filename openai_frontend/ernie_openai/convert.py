@@ -15,7 +15,6 @@ from .schemas import ChatRequest, CompletionRequest
 from .settings import FrontendSettings
 
 MAX_PROMPTS = 256
-_MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,14 @@ class AnswerPlan:
         return len(self.prompts) * self.choices_per_prompt
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    field: str
+    """Where it stands in the user's request: `messages`, `prompt[2]`."""
+    text_input: str | None = None
+    chat: str | None = None
+
+
 def plan_chat(request: ChatRequest, settings: FrontendSettings) -> AnswerPlan:
     """Raises `InvalidRequestError` for what can be seen without the model; preprocess checks the rest."""
     sampling = request.sampling()
@@ -48,17 +55,16 @@ def plan_chat(request: ChatRequest, settings: FrontendSettings) -> AnswerPlan:
         raise InvalidRequestError("When using top_logprobs, logprobs must be true.", param="top_logprobs")
     if request.logprobs:
         sampling["logprobs"] = request.top_logprobs
-    return _plan("chatcmpl-", request, settings, sampling, [_chat_tensors(request)], logprobs=request.logprobs)
+    chat = request.chat()
+    if not chat.keys() & {"messages", "prompt_token_ids"}:
+        raise InvalidRequestError("messages is required.", param="messages", code="missing_required_parameter")
+    prompts = [_Prompt("prompt_token_ids" if "prompt_token_ids" in chat else "messages", chat=_dumps(chat))]
+    return _plan("chatcmpl-", request, settings, sampling, prompts, logprobs=request.logprobs)
 
 
 def plan_completion(request: CompletionRequest, settings: FrontendSettings) -> AnswerPlan:
     """Raises `InvalidRequestError` for what can be seen without the model; preprocess checks the rest."""
-    if request.echo and request.logprobs is not None:
-        raise InvalidRequestError(
-            "echo with logprobs is not supported yet: there are no log-probabilities of the prompt.", param="logprobs"
-        )
-    prompts = [{"text_input": prompt} if isinstance(prompt, str) else _token_ids_tensors(prompt) for prompt in _prompts(request)]
-    return _plan("cmpl-", request, settings, request.sampling(), prompts, logprobs=request.logprobs is not None)
+    return _plan("cmpl-", request, settings, request.sampling(), _prompts(request), logprobs=request.logprobs is not None)
 
 
 def _plan(
@@ -66,7 +72,7 @@ def _plan(
     request: ChatRequest | CompletionRequest,
     settings: FrontendSettings,
     sampling: dict[str, Any],
-    prompts: list[dict[str, str]],
+    prompts: list[_Prompt],
     *,
     logprobs: bool,
 ) -> AnswerPlan:
@@ -85,9 +91,11 @@ def _plan(
                 request_id=answer_id if len(prompts) == 1 else f"{answer_id}-{i}",
                 sampling_parameters=sampling_json,
                 num_choices=request.n,
-                **tensors,
+                prompt_field=prompt.field,
+                text_input=prompt.text_input,
+                chat=prompt.chat,
             )
-            for i, tensors in enumerate(prompts)
+            for i, prompt in enumerate(prompts)
         ),
         choices_per_prompt=request.n,
         stream=request.stream,
@@ -99,77 +107,25 @@ def _plan(
     )
 
 
-def _chat_tensors(request: ChatRequest) -> dict[str, str]:
-    if request.prompt_token_ids is not None:
-        return _token_ids_tensors(_token_ids("prompt_token_ids", request.prompt_token_ids))
-    messages = request.messages
-    if messages is None:
-        raise InvalidRequestError("messages is required.", param="messages", code="missing_required_parameter")
-    if not isinstance(messages, list):
-        raise InvalidRequestError("messages must be a list of messages.", param="messages")
-    if not messages:
-        raise InvalidRequestError("messages must not be an empty list, unless prompt_token_ids is given.", param="messages")
-    if _is_token_id(messages[0]):
-        return _token_ids_tensors(_token_ids("messages", messages))
-    if request.disable_chat_template:
-        return {"text_input": _raw_prompt(messages)}
-    chat: dict[str, Any] = {"messages": messages}
-    template_kwargs = dict(request.chat_template_kwargs or {})
-    if request.enable_thinking is not None:
-        template_kwargs.setdefault("enable_thinking", request.enable_thinking)
-    if template_kwargs:
-        chat["chat_template_kwargs"] = template_kwargs
-    return {"chat": _dumps(chat)}
-
-
-def _raw_prompt(messages: list[Any]) -> str:
-    content = messages[0].get("content") if isinstance(messages[0], dict) else None
-    if len(messages) != 1 or not isinstance(content, str) or not content:
-        raise InvalidRequestError(
-            "With disable_chat_template, messages must hold one message whose content is the prompt, a non-empty string.", param="messages"
-        )
-    return content
-
-
-def _prompts(request: CompletionRequest) -> list[str] | list[list[int]]:
+def _prompts(request: CompletionRequest) -> list[_Prompt]:
     """The prompts, one by one: a string, a list of strings, ids, or a list of lists of ids."""
     name = "prompt" if request.prompt_token_ids is None else "prompt_token_ids"
     given: Any = getattr(request, name)
     if given is None:
         raise InvalidRequestError("prompt is required.", param="prompt", code="missing_required_parameter")
-    one = isinstance(given, str) or (isinstance(given, list) and bool(given) and _is_token_id(given[0]))
-    prompts = [given] if one else given
-    if not isinstance(prompts, list):
+    if not isinstance(given, (str, list)):
         raise InvalidRequestError(f"{name} must be a string, a list of strings, a list of token ids or a list of such lists.", param=name)
-    if not 1 <= len(prompts) <= MAX_PROMPTS:
-        raise InvalidRequestError(f"{name} must hold 1 to {MAX_PROMPTS} prompts, got {len(prompts)}.", param=name)
-    named = [(name if one else f"{name}[{i}]", prompt) for i, prompt in enumerate(prompts)]
-    if name == "prompt" and isinstance(prompts[0], str):
-        return [_text(*pair) for pair in named]
-    return [_token_ids(*pair) for pair in named]
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        return [_prompt(name, given)]
+    if not 1 <= len(given) <= MAX_PROMPTS:
+        raise InvalidRequestError(f"{name} must hold 1 to {MAX_PROMPTS} prompts, got {len(given)}.", param=name)
+    return [_prompt(f"{name}[{i}]", prompt) for i, prompt in enumerate(given)]
 
 
-def _text(name: str, given: Any) -> str:
-    if not isinstance(given, str) or not given:
-        raise InvalidRequestError(f"{name} must be a non-empty string.", param=name)
-    return given
-
-
-def _is_token_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _token_ids(name: str, given: Any) -> list[int]:
-    if not isinstance(given, list) or not given:
-        raise InvalidRequestError(f"{name} must be a non-empty list of token ids.", param=name)
-    for i, token in enumerate(given):
-        if not _is_token_id(token) or not 0 <= token <= _MAX_TOKEN_ID:
-            raise InvalidRequestError(f"{name}[{i}] must be a token id, an integer from 0 up, got {str(token)[:40]}.", param=f"{name}[{i}]")
-    return given
-
-
-def _token_ids_tensors(token_ids: list[int]) -> dict[str, str]:
-    return {"chat": _dumps({"prompt_token_ids": token_ids})}
+def _prompt(name: str, given: Any) -> _Prompt:
+    if not isinstance(given, (str, list)) or not given:
+        raise InvalidRequestError(f"{name} must be a non-empty string or a non-empty list of token ids.", param=name)
+    return _Prompt(name, text_input=given) if isinstance(given, str) else _Prompt(name, chat=_dumps({"prompt_token_ids": given}))
 
 
 def _dumps(value: Any) -> str:

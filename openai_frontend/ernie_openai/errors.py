@@ -27,6 +27,15 @@ def as_ernie_error(error: Exception) -> ErnieError:
     return error if isinstance(error, ErnieError) else _INTERNAL
 
 
+def renamed(error: InvalidRequestError, prompt_field: str) -> InvalidRequestError:
+    """The error in the words of the user's request, where it speaks of the ensemble's prompt tensors."""
+    for tensor in ("text_input", "prompt_token_ids"):
+        if error.param == tensor or (error.param or "").startswith(f"{tensor}["):
+            param = prompt_field + (error.param or "")[len(tensor) :]
+            return type(error)(error.message.replace(tensor, prompt_field), param=param, code=error.code)
+    return error
+
+
 def dumps(value: Any) -> bytes:
     """JSON as it goes over the wire: UTF-8, no spaces, no NaN."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

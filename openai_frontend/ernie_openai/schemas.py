@@ -1,6 +1,6 @@
 """The two request bodies: which fields exist, what they mean, which are refused; knows no tensor and no response.
 
-Sampling fields carry their types for the reader only: preprocess checks them, for this face as for every other.
+Fields marked `SkipValidation` carry their types for the reader only: preprocess checks them, for this face as for every other.
 """
 
 from __future__ import annotations
@@ -127,14 +127,22 @@ class _Request(BaseModel):
 class ChatRequest(_Request):
     """Body of `POST /v1/chat/completions`."""
 
+    # Checked where the prompt is made, which is preprocess.
     messages: Annotated[list[dict[str, Any]] | list[int] | None, SkipValidation] = None
-    """OpenAI's messages, checked where they are rendered; or, as FastDeploy has it, the prompt's ids."""
+    """OpenAI's messages; or, as FastDeploy has it, the prompt's ids."""
+    chat_template_kwargs: Annotated[dict[str, Any] | None, SkipValidation] = None
+    enable_thinking: Boolean = None
+    disable_chat_template: Boolean = None
+    """The one message's content is the whole prompt."""
+    add_generation_prompt: Boolean = None
+    continue_final_message: Boolean = None
+
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
-    enable_thinking: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    disable_chat_template: bool = False
-    """The first message's content is the whole prompt."""
+
+    def chat(self) -> dict[str, Any]:
+        """The fields that make the prompt, as they were given; unchecked."""
+        return {name: getattr(self, name) for name in _CHAT_FIELDS if name in self.model_fields_set}
 
 
 class CompletionRequest(_Request):
@@ -149,6 +157,16 @@ class CompletionRequest(_Request):
         more = {name: getattr(self, name) for name in ("echo", "logprobs") if name in self.model_fields_set}
         return super().sampling() | more
 
+
+_CHAT_FIELDS = (
+    "messages",
+    "prompt_token_ids",
+    "chat_template_kwargs",
+    "enable_thinking",
+    "disable_chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+)
 
 _SAMPLING_FIELDS = (
     "n",

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from ernie_backend.errors import ErnieError, UnavailableError
+from ernie_backend.errors import ErnieError, InvalidRequestError, UnavailableError
 
 from .answers import AnswerStyle, ChunkMaker, hold_back, numbered
-from .client import AnswerEvent, EngineClient
+from .client import AnswerEvent, EngineClient, EnsembleRequest
 from .convert import AnswerPlan
-from .errors import ClientDisconnectedError, as_ernie_error, dumps, error_object
+from .errors import ClientDisconnectedError, as_ernie_error, dumps, error_object, renamed
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,20 @@ Result = TypeVar("Result")
 _QUEUED_EVENTS = 64  # of all prompts of a request together; beyond it their gRPC streams wait
 
 
+async def _events_of(request: EnsembleRequest, client: EngineClient) -> AsyncGenerator[AnswerEvent, None]:
+    """The events of one prompt; errors about the prompt name the user's field instead of the ensemble's tensor."""
+    try:
+        async with aclosing(client.generate(request)) as events:
+            async for event in events:
+                yield event
+    except InvalidRequestError as error:
+        raise renamed(error, request.prompt_field) from None
+
+
 async def answer_events(plan: AnswerPlan, client: EngineClient) -> AsyncGenerator[AnswerEvent, None]:
     """The events of all prompts as they come, choices numbered through. The first error of any prompt ends them all."""
     if len(plan.prompts) == 1:
-        async with aclosing(client.generate(plan.prompts[0])) as events:
+        async with aclosing(_events_of(plan.prompts[0], client)) as events:
             async for event in events:
                 yield event
         return
@@ -36,7 +46,7 @@ async def answer_events(plan: AnswerPlan, client: EngineClient) -> AsyncGenerato
 
     async def forward(position: int) -> None:
         try:
-            async with aclosing(client.generate(plan.prompts[position])) as events:
+            async with aclosing(_events_of(plan.prompts[position], client)) as events:
                 async for event in events:
                     await queue.put(numbered(event, position * plan.choices_per_prompt))
         except Exception as error:

@@ -28,14 +28,6 @@ def assert_error(response: Any, status: int, *, param: str | None, code: str, ki
 
 
 CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
-    ({"messages": []}, "messages", "must not be an empty list"),
-    ({"messages": "hi"}, "messages", "must be a list"),
-    ({"messages": [1, "x"]}, "messages[1]", "token id"),
-    ({"messages": [1, -1]}, "messages[1]", "token id"),
-    ({"prompt_token_ids": []}, "prompt_token_ids", "non-empty"),
-    ({"prompt_token_ids": "1"}, "prompt_token_ids", "list of token ids"),
-    ({"prompt_token_ids": [True]}, "prompt_token_ids[0]", "token id"),
-    ({"prompt_token_ids": [2**31]}, "prompt_token_ids[0]", "token id"),
     ({"temprature": 1}, "temprature", "Unknown field"),
     ({"temprature": None}, "temprature", "Unknown field"),
     ({"prompt": "x"}, "prompt", "Unknown field"),
@@ -51,13 +43,11 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "greater than or equal to 0"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
     ({"logprobs": 3}, "logprobs", "boolean"),
-    ({"chat_template_kwargs": []}, "chat_template_kwargs", "dictionary"),
     ({"metadata": "x"}, "metadata", "dictionary"),
     ({"request_id": ""}, "request_id", "at least 1"),
     ({"request_id": "a\r\nb"}, "request_id", "match pattern"),
     ({"request_id": "x" * 257}, "request_id", "at most 256"),
     ({"max_streaming_response_tokens": 0}, "max_streaming_response_tokens", "greater than or equal to 1"),
-    ({"disable_chat_template": True, "messages": [{"role": "user"}]}, "messages", "content is the prompt"),
     ({"return_token_ids": 1}, "return_token_ids", "boolean"),
 ]
 
@@ -104,13 +94,13 @@ async def test_fields_of_later_versions_are_named(name: str, value: Any) -> None
         ({"prompt": ["a", ""]}, "prompt[1]", "non-empty string"),
         ({"prompt": ["a"] * 257}, "prompt", "got 257"),
         ({"prompt": ["a", 1]}, "prompt[1]", "non-empty string"),
-        ({"prompt": [1, "a"]}, "prompt[1]", "token id"),
+        ({"prompt": [None]}, "prompt[0]", "non-empty string"),
+        ({"prompt_token_ids": []}, "prompt_token_ids", "1 to 256 prompts"),
         ({"prompt": [[1], []]}, "prompt[1]", "non-empty"),
         ({"prompt": {"a": 1}}, "prompt", "list of strings"),
         ({"prompt": "a", "messages": []}, "messages", "Unknown field"),
         ({"prompt": "a", "logprobs": 21}, "logprobs", "less than or equal to 20"),
         ({"prompt": "a", "logprobs": True}, "logprobs", "integer"),
-        ({"prompt": "a", "logprobs": 1, "echo": True}, "logprobs", "not supported yet"),
         ({"prompt": "a", "best_of": 2}, "best_of", "not supported yet"),
         ({"prompt": "a", "suffix": {"n": 2}}, "suffix", "not supported yet"),
     ],
@@ -250,6 +240,28 @@ async def test_an_error_before_the_first_byte_keeps_its_status(
     assert_error(response, status, param=param, code=code, kind=kind)
     assert ("retry-after" in response.headers) == (status in (429, 503))
     assert "secret" not in response.text and "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "inner", "param"),
+    [
+        (CHAT, HELLO, "messages[0].role", "messages[0].role"),
+        (CHAT, HELLO | {"prompt_token_ids": [9]}, "prompt_token_ids[0]", "prompt_token_ids[0]"),
+        (COMPLETIONS, {"prompt": "x"}, "text_input", "prompt"),
+        (COMPLETIONS, {"prompt": ["x"]}, "text_input", "prompt[0]"),
+        (COMPLETIONS, {"prompt": [5, 6]}, "prompt_token_ids[1]", "prompt[1]"),
+        (COMPLETIONS, {"prompt": [[5, 6]]}, "prompt_token_ids[1]", "prompt[0][1]"),
+        (COMPLETIONS, {"prompt_token_ids": [5, 6]}, "prompt_token_ids[1]", "prompt_token_ids[1]"),
+        (COMPLETIONS, {"prompt": "x"}, "temperature", "temperature"),
+    ],
+)
+@pytest.mark.parametrize("kind", [InvalidRequestError, ContextLengthError])
+async def test_errors_of_the_ensemble_name_the_users_field(
+    kind: type[InvalidRequestError], path: str, body: dict[str, Any], inner: str, param: str
+) -> None:
+    async with http(FakeClient([kind(f"{inner} is wrong.", param=inner)])) as front:
+        response = await front.post(path, json=body)
+    assert_error(response, 400, param=param, code=str(kind.code), text=f"{param} is wrong.")
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])

@@ -206,21 +206,26 @@ async def test_fields_that_ask_for_nothing_pass(fields: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize(
-    ("fields", "kwargs"),
+    ("fields", "sent"),
     [
         ({"enable_thinking": False}, {"enable_thinking": False}),
-        ({"metadata": {"enable_thinking": False}}, {"enable_thinking": False}),
+        ({"metadata": {"enable_thinking": "false"}}, {"enable_thinking": "false"}),
         ({"metadata": {"enable_thinking": False}, "enable_thinking": True}, {"enable_thinking": True}),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True}),
-        ({"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}, {"options": {"thinking_mode": "close"}}),
-        ({"chat_template_kwargs": {"a": 1}, "enable_thinking": True}, {"a": 1, "enable_thinking": True}),
+        (
+            {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}},
+            {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}},
+        ),
+        ({"disable_chat_template": True}, {"disable_chat_template": True}),
+        ({"continue_final_message": True}, {"continue_final_message": True}),
+        ({"add_generation_prompt": False}, {"add_generation_prompt": False}),
+        ({"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [1, 2]}),
     ],
 )
-async def test_thinking_switches(fields: dict[str, object], kwargs: dict[str, object]) -> None:
+async def test_what_makes_the_prompt_reaches_preprocess_as_given(fields: dict[str, object], sent: dict[str, object]) -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         assert (await front.post(CHAT, json=HELLO | fields)).status_code == 200
-    assert client.chat() == HELLO | {"chat_template_kwargs": kwargs}
+    assert client.chat() == HELLO | sent
 
 
 async def test_parameters_in_metadata_act_unless_given_themselves() -> None:
@@ -237,14 +242,7 @@ async def test_prompts_as_token_ids(body: dict[str, object]) -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         assert (await front.post(CHAT, json=body)).status_code == 200
-    assert client.chat() == {"prompt_token_ids": [1, 2]}
-
-
-async def test_without_a_template_the_content_is_the_prompt() -> None:
-    client = FakeClient(words(["a"]))
-    async with http(client) as front:
-        assert (await front.post(CHAT, json=HELLO | {"disable_chat_template": True})).status_code == 200
-    assert client.requests[0].text_input == "Hello" and client.requests[0].chat is None
+    assert client.chat() == body
 
 
 @pytest.mark.parametrize(("given", "answer_id"), [("job-7", "chatcmpl-job-7"), ("chatcmpl-job-7", "chatcmpl-job-7")])

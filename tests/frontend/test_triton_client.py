@@ -22,7 +22,7 @@ from ernie_openai.triton_client import TritonClient
 
 from .fake_triton import FakeTriton, Script, SeenRequest, empty_final, error_message, response, serving
 
-HELLO = EnsembleRequest(request_id="r1", sampling_parameters="{}", num_choices=1, text_input="Hello")
+HELLO = EnsembleRequest(request_id="r1", sampling_parameters="{}", num_choices=1, prompt_field="prompt", text_input="Hello")
 
 
 def replies(*items: Any) -> Script:
@@ -50,7 +50,7 @@ async def collect(client: TritonClient, request: EnsembleRequest = HELLO) -> lis
 
 async def test_tensors_in() -> None:
     async with connected(replies(response(True, finish_reason="stop"))) as (client, triton):
-        await collect(client, EnsembleRequest("r1", '{"stop":["明天"]}', 1, chat='{"messages":"你"}'))
+        await collect(client, EnsembleRequest("r1", '{"stop":["明天"]}', 1, "prompt", chat='{"messages":"你"}'))
         await collect(client)
     chat, text = triton.seen
     assert (chat.model, chat.id, chat.wants_empty_final) == ("ernie", "r1", True)
@@ -114,7 +114,7 @@ async def test_all_choices_are_waited_for() -> None:
         response(index=1, finish_reason="stop"), response(index=0, token_ids=(4,)), response(True, index=0, finish_reason="length")
     )
     async with connected(script) as (client, _):
-        events = await collect(client, EnsembleRequest("r", "{}", 2, text_input="x"))
+        events = await collect(client, EnsembleRequest("r", "{}", 2, "prompt", text_input="x"))
     assert [(event.index, event.finish_reason) for event in events] == [(1, "stop"), (0, None), (0, "length")]
 
 
@@ -156,7 +156,7 @@ async def test_cancelling_one_stream_leaves_the_others_alone() -> None:
 
         async def one(number: int) -> list[str]:
             texts = []
-            events = client.generate(EnsembleRequest(f"r{number}", "{}", 1, text_input="x"))
+            events = client.generate(EnsembleRequest(f"r{number}", "{}", 1, "prompt", text_input="x"))
             async for event in events:
                 texts.append(event.text)
                 if number % 2 and len(texts) == 3:
@@ -247,7 +247,7 @@ async def test_a_prompt_of_5_mb_fits_through() -> None:
 
     prompt = "明" * (5 * 2**20 // 3)
     async with connected(script) as (client, _):
-        (event,) = await collect(client, EnsembleRequest("r", "{}", 1, text_input=prompt))
+        (event,) = await collect(client, EnsembleRequest("r", "{}", 1, "prompt", text_input=prompt))
     assert event.text == prompt
 
 
