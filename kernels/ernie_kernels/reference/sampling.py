@@ -12,9 +12,10 @@ import numpy as np
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
-_FIRST_LOOK = 1024
-"""Largest values examined before a whole row is sorted for top_p: trained models put 0.99 of the mass into fewer; partition of 103,424
-floats 0.3 ms, sort 0.9 ms."""
+_CUTOFFS = (2.0**-6, 2.0**-12)
+"""Weights, relative to the largest, below which a row's tail is set aside before sorting: a trained model's candidates for top_k and top_p
+lie above, and a row of 103,424 takes 0.2 ms; where they do not, the whole row is sorted (1.5 ms)."""
+_DRAW_BLOCK = 256
 
 TopLogprobs = tuple[float, tuple[int, ...], tuple[float, ...]]
 """Log-probability of the chosen token, ids of the most likely tokens, their log-probabilities."""
@@ -119,7 +120,7 @@ def surviving_token_ids(weights: np.ndarray, top_k: int, top_p: float, min_p: fl
         kept = np.flatnonzero(weights >= np.float32(min_p))
         values = weights[kept]
     if 0 < top_k < len(values):
-        chosen = _largest(values, top_k, np.partition(values, len(values) - top_k)[len(values) - top_k])
+        chosen = _largest(values, top_k, _kth_largest(values, top_k, _CUTOFFS))
         kept = chosen if kept is None else kept[chosen]
         values = values[chosen]
     if top_p < 1:
@@ -129,18 +130,27 @@ def surviving_token_ids(weights: np.ndarray, top_k: int, top_p: float, min_p: fl
 
 
 def _nucleus(values: np.ndarray, top_p: float) -> np.ndarray:
-    """Positions, ascending, of the fewest largest values whose sum is at least top_p of the whole sum."""
+    """Positions, ascending, of the fewest largest values whose sum is at least top_p of the whole sum. The largest value is 1."""
     target = top_p * values.sum(dtype=np.float64)
-    descending = None
-    if len(values) > 4 * _FIRST_LOOK:
-        candidates = np.partition(values, len(values) - _FIRST_LOOK)[len(values) - _FIRST_LOOK :]
-        if candidates.sum(dtype=np.float64) >= target:
-            descending = np.sort(candidates)[::-1]
-    if descending is None:
-        descending = np.sort(values)[::-1]
-    count = int(np.searchsorted(np.cumsum(descending, dtype=np.float64), target)) + 1
-    count = min(count, len(descending))
-    return _largest(values, count, descending[count - 1])
+    candidates = values
+    for cutoff in _CUTOFFS:
+        above = values[values >= cutoff]
+        if above.sum(dtype=np.float64) >= target:
+            candidates = above
+            break
+    descending = np.sort(candidates)[::-1].astype(np.float64)
+    count = min(int(np.searchsorted(np.cumsum(descending), target)) + 1, len(descending))
+    return _largest(values, count, np.float32(descending[count - 1]))
+
+
+def _kth_largest(values: np.ndarray, k: int, cutoffs: tuple[float, ...]) -> np.float32:
+    """The k-th largest value (1 ≤ k ≤ len(values)). `cutoffs`, descending, are guesses at bounds below it; they only save time."""
+    for cutoff in cutoffs:
+        above = values[values >= cutoff]
+        if len(above) >= k:
+            values = above
+            break
+    return np.partition(values, len(values) - k)[len(values) - k]
 
 
 def _largest(values: np.ndarray, count: int, smallest: np.float32) -> np.ndarray:
@@ -166,11 +176,21 @@ def _mix(z: int) -> int:
 
 
 def draw(weights: np.ndarray, kept: np.ndarray | None, u: float) -> int:
-    """The token id at share `u` of the cumulated weights of the kept ids, in the order of ids."""
-    cumulated = np.cumsum(weights if kept is None else weights[kept], dtype=np.float64)
-    # The second search guards u · sum rounding up to the sum: the last token with a weight, never one behind it.
-    position = min(np.searchsorted(cumulated, u * cumulated[-1], side="right"), np.searchsorted(cumulated, cumulated[-1]))
-    return int(position if kept is None else kept[position])
+    """The token id at share `u` of the cumulated weights of the kept ids, in the order of ids: first its block, then its place there."""
+    values = weights if kept is None else weights[kept]
+    blocks = np.cumsum(np.add.reduceat(values, np.arange(0, len(values), _DRAW_BLOCK), dtype=np.float64))
+    target = u * blocks[-1]
+    block = _position_of(blocks, target)
+    before = blocks[block - 1] if block else 0.0
+    within = np.cumsum(values[block * _DRAW_BLOCK : (block + 1) * _DRAW_BLOCK], dtype=np.float64)
+    position = block * _DRAW_BLOCK + _position_of(within, target - before)
+    return position if kept is None else int(kept[position])
+
+
+def _position_of(cumulated: np.ndarray, target: float) -> int:
+    """The first position whose cumulated sum exceeds `target`; where rounding has put the target at or above the last sum, the last
+    position that adds to the sum, never one of weight 0 behind it."""
+    return int(min(np.searchsorted(cumulated, target, side="right"), np.searchsorted(cumulated, cumulated[-1])))
 
 
 def top_logprobs(raw: np.ndarray, token_id: int, count: int) -> TopLogprobs:
@@ -180,6 +200,6 @@ def top_logprobs(raw: np.ndarray, token_id: int, count: int) -> TopLogprobs:
     if count == 0:
         return float(raw[token_id]) - normaliser, (), ()
     count = min(count, len(raw))
-    chosen = _largest(raw, count, np.partition(raw, len(raw) - count)[len(raw) - count])
+    chosen = _largest(raw, count, _kth_largest(raw, count, (largest - 4.0, largest - 8.0)))
     chosen = chosen[np.argsort(-raw[chosen], kind="stable")]
     return float(raw[token_id]) - normaliser, tuple(chosen.tolist()), tuple((raw[chosen].astype(np.float64) - normaliser).tolist())
