@@ -1,0 +1,43 @@
+"""Every kernel compiles for sm_80 and sm_90 through its launcher, fits into shared memory and spills no register. Needs no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.kernels_triton.cases import CASES
+
+ARCHS = (80, 90)
+SHARED_MEMORY_BYTES = {80: 166912, 90: 232448}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[int, dict[str, Any]]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.kernels_triton.aot"]
+    running = {arch: subprocess.Popen([*command, str(arch)], env=environment, stdout=subprocess.PIPE, text=True) for arch in ARCHS}
+    found = {}
+    for arch, process in running.items():
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0
+        found[arch] = json.loads(output.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_compiles_without_spills(compiled: dict[int, dict[str, Any]], name: str, arch: int) -> None:
+    launches = compiled[arch][name]
+    assert not isinstance(launches, str), launches
+    assert launches
+    for launch in launches:
+        assert launch["local_bytes"] == 0, launch
+        assert launch["shared_bytes"] <= SHARED_MEMORY_BYTES[arch], launch
+        assert launch["registers"] * 32 * launch["num_warps"] <= 65536, launch
+        assert launch["launch_pdl"] is False or arch >= 90
+        assert all(1 <= n for n in launch["grid"]) and all(n <= 65535 for n in launch["grid"][1:]), launch
