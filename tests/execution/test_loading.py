@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from ernie_backend.config import ModelConfig
 from ernie_backend.errors import CheckpointError
-from ernie_backend.execution.safetensors_file import CheckpointFolder
-from ernie_backend.execution.weights import copy_transformed, load_model
+from ernie_backend.execution.safetensors_file import CheckpointFolder, SafetensorsFile
+from ernie_backend.execution.weights import WeightLoader, copy_transformed, load_model
 
 from .tiny import write_tiny
 
@@ -196,3 +197,38 @@ def test_copies_convert_and_transpose(shape):
 
 def test_headers_alone_are_read_for_the_checks(folder):
     assert CheckpointFolder(folder).tensors[Q_PROJ].shape == (64, 64)
+
+
+def test_every_weight_must_be_filled_and_taken(folder):
+    loader = WeightLoader(CheckpointFolder(folder), ModelConfig.from_folder(folder))
+    with pytest.raises(CheckpointError, match=r"Weight norm was not filled"):
+        loader.take("norm")
+    loader.read(progress=False)
+    for name in list(loader.packed):
+        if name != "layers.1.mlp.down":
+            loader.take(name)
+    with pytest.raises(CheckpointError, match=r"without a use in the model: layers\.1\.mlp\.down\."):
+        loader.check_taken()
+
+
+def test_a_file_that_shrinks_while_it_is_read(folder):
+    path = folder / "model.safetensors"
+    with SafetensorsFile(path) as file:
+        last = max(file.tensors.values(), key=lambda tensor: tensor.start)
+        with open(path, "r+b") as other:
+            other.truncate(last.start + 8)
+        with pytest.raises(CheckpointError, match=rf"tensor {last.name} has {last.nbytes} bytes, 8 could be read"):
+            file.read(last.name)
+
+
+@pytest.mark.parametrize("flavour", ["pt", "paddle"])
+def test_peak_memory_is_the_model_and_one_tensor(tmp_path, flavour):
+    sizes = ["hidden_size=512", "vocab_size=4000", "intermediate_size=1024", "num_hidden_layers=6", "tie_word_embeddings=false"]
+    config = write_tiny(tmp_path / "model", *sizes, flavour=flavour, dtype="bfloat16")
+    stored = [tensor.nbytes for tensor in CheckpointFolder(tmp_path / "model").tensors.values()]
+    tracemalloc.start()
+    model = load_model(tmp_path / "model", config, progress=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert model.head.nbytes == max(stored)
+    assert sum(stored) * 0.9 < peak < sum(stored) + max(stored) + 500_000

@@ -47,7 +47,7 @@ class ModelRunner:
         return self._compute(build_input_batch(step, self.states, self.block_size))
 
     def warm_up(self) -> None:
-        """Compile what is compiled at first use, and set the number of threads. Writes into block 0 and its neighbours, which hold nothing yet."""
+        """Compile what is compiled at first use, set the number of threads. Writes into the first blocks, which hold nothing yet."""
         ops.warm_up(self.cpu_threads)
         length = min(16, self.max_tokens_in_step)
         blocks = tuple(range(-(-length // self.block_size)))

@@ -31,14 +31,14 @@ _TILE = (512, 16)
 
 def load_model(folder: str | Path, config: ModelConfig, progress: bool = True) -> Ernie45ForCausalLM:
     """The model of a folder in any layout of `weight_map`. Raises `CheckpointError` naming file, tensor, expected and found."""
-    loader = _Loader(CheckpointFolder(folder), config)
+    loader = WeightLoader(CheckpointFolder(folder), config)
     loader.read(progress)
     model = Ernie45ForCausalLM(config, loader.take)
     loader.check_taken()
     return model
 
 
-class _Loader:
+class WeightLoader:
     """Owns the weights between file and model. A weight is handed to the ops as soon as its last part has arrived."""
 
     def __init__(self, folder: CheckpointFolder, config: ModelConfig) -> None:
