@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
+from triton.backends.nvidia.driver import CudaLauncher, CudaUtils, ty_to_cpp
 from triton.runtime.interpreter import InterpretedFunction
 
 from . import interpreter
@@ -60,8 +61,8 @@ def run(
 
 
 def use_device(device: Device) -> None:
-    """From now on compiled kernels run on `device`'s current stream, through a driver that imports no framework. OSError, AssertionError:
-    no libcuda on this machine."""
+    """From now on compiled kernels run on `device`'s current stream, through a driver that needs no torch. OSError, AssertionError: no
+    libcuda on this machine."""
     triton.runtime.driver.set_active(_Driver(device))
 
 
@@ -69,11 +70,8 @@ class _Driver(DriverBase):
     """Triton's CUDA driver without its torch: a framework answers the four questions that torch answers there."""
 
     def __init__(self, device: Device) -> None:
-        from triton.backends.nvidia.driver import CudaLauncher, CudaUtils, ty_to_cpp
-
         self.utils = CudaUtils()
         self.launcher_cls = CudaLauncher
-        self.map_python_to_cpp_type = ty_to_cpp
         self.get_current_device = device.device_index
         self.set_current_device = device.select_device
         self._device = device
@@ -81,6 +79,9 @@ class _Driver(DriverBase):
     @classmethod
     def is_active(cls) -> bool:
         return True
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty_to_cpp(ty)
 
     def get_current_stream(self, device_index: int) -> int:
         return self._device.stream_handle()

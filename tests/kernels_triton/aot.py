@@ -139,7 +139,7 @@ def compile_cases(arch: int, names: list[str]) -> dict[str, list[Launch] | str]:
     for name in names:
         driver.launches = []
         try:
-            CASES[name](make)
+            CASES[name].call(make)
         except Exception as error:  # one broken kernel must not hide the others
             found[name] = f"{type(error).__name__}: {error}"
         else:

@@ -7,17 +7,25 @@ tensors. `make(dtype, *shape)` gives an uninitialised tensor.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ernie_kernels.triton import norm
 
 Make = Callable[..., Any]
-Case = Callable[[Make], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    launches: int  # kernels that one call starts
+    call: Callable[[Make], None]
+
 
 CASES: dict[str, Case] = {
-    "rms_norm 0.3B": lambda t: norm.rms_norm(t("bfloat16", 7, 1024), t("bfloat16", 1024), 1e-5, t("bfloat16", 7, 1024)),
-    "add_rms_norm 21B": lambda t: norm.add_rms_norm(
-        t("bfloat16", 256, 2560), t("float32", 256, 2560), t("float32", 2560), 1e-5, t("bfloat16", 256, 2560)
+    "rms_norm 0.3B": Case(1, lambda t: norm.rms_norm(t("bfloat16", 7, 1024), t("bfloat16", 1024), 1e-5, t("bfloat16", 7, 1024))),
+    "add_rms_norm 21B": Case(
+        1,
+        lambda t: norm.add_rms_norm(t("bfloat16", 256, 2560), t("float32", 256, 2560), t("float32", 2560), 1e-5, t("bfloat16", 256, 2560)),
     ),
-    "embedding 21B": lambda t: norm.embedding(t("int32", 33), t("bfloat16", 103424, 2560), t("bfloat16", 33, 2560)),
+    "embedding 21B": Case(1, lambda t: norm.embedding(t("int32", 33), t("bfloat16", 103424, 2560), t("bfloat16", 33, 2560))),
 }
