@@ -6,6 +6,7 @@ Everybody else talks to it through the inbox; what it has to say goes to `listen
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -123,7 +124,7 @@ class Engine:
     def _read_inbox(self) -> None:
         """All that is there; waits only when there is nothing to compute."""
         timeout = None
-        if self._drain_deadline is not None:
+        if self._drain_deadline is not None and self._drain_deadline != math.inf:
             timeout = max(0.0, self._drain_deadline - time.monotonic())
         try:
             message = self._inbox.get_nowait() if self._core.has_work else self._inbox.get(timeout=timeout)
@@ -159,7 +160,7 @@ class Engine:
     def _enforce_drain(self) -> None:
         if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:
             self._tell(self._core.finish_all(FinishReason.ABORT))
-            self._drain_deadline = float("inf")
+            self._drain_deadline = math.inf  # done: from here on nothing is waited for
 
     def _refuse_rest(self) -> None:
         while True:

@@ -124,6 +124,9 @@ def test_drain_lets_requests_end_and_refuses_new_ones() -> None:
     time.sleep(0.3)
     runner.allowed.release(1000)
     assert harness.until_finished(1)["long"][1].finish_reason is FinishReason.ABORT
+    harness.engine.submit(request("later still", (1, 2), max_tokens=3))
+    assert isinstance(from_wire(harness.until_finished(1)["later still"][1].error or ""), UnavailableError)
+    assert harness.engine.is_alive, "drained, and still there to refuse"
     harness.engine.shutdown()
 
 
