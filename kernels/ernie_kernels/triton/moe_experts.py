@@ -1,0 +1,318 @@
+"""The experts of a mixture layer for up to 512 tokens (decode): which kernel runs when; the shared experts ride along. Knows no router.
+
+Shared experts are stored as experts E, E+1, … of the same tensors (a shared SwiGLU of width n · I is the sum of n of width I) and serve every
+token with weight 1. Their programs come first in every grid and fetch their weights into L2 before they wait for the router, so that the
+memory works while norm and router, which are all latency, run. One answer per slot (see `moe_router.ExpertPlan`); who sums them is
+`combine.combine_add_rms_norm`.
+
+1 token: a matrix-vector product per slot. 2 to 16: weights times all tokens, per distinct expert, straight from the ids. Up to 512: weights
+times the expert's own tokens, by plan. More: `moe_prefill`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from .. import launch
+from .gemm_common import prefetch_to_l2, silu_mul, weight_rows
+from .moe_prefill import launch_prefill, prefill_tile
+from .moe_router import ExpertPlan, max_tiles
+
+Tensor = Any
+
+UNSORTED_TOKENS = 16
+"""Up to here no plan is needed."""
+
+GEMV_TOKENS = 1
+
+
+@dataclass(frozen=True)
+class ExpertTile:
+    """One configuration of the kernel for 2 to 512 tokens."""
+
+    rows: int  # weight rows per program (gate and up: half of each)
+    tokens: int  # columns; with a plan: plan.tile
+    depth: int  # elements of K per step
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where each token goes, and how many experts there are."""
+
+    ids: Tensor  # [T, k] int32
+    plan: ExpertPlan | None  # from sort_by_expert with tile = plan_tile(T, E, k); None while T ≤ UNSORTED_TOKENS
+    num_shared: int
+
+    @property
+    def slots_per_token(self) -> int:
+        return int(self.ids.shape[1]) + self.num_shared
+
+
+def plan_tile(num_tokens: int, num_experts: int, experts_per_token: int) -> int | None:
+    """The tile that the plan for `num_tokens` tokens must have; None: no plan."""
+    if num_tokens <= UNSORTED_TOKENS:
+        return None
+    if num_tokens > 512:
+        return prefill_tile(num_tokens, num_experts, experts_per_token)
+    per_expert = num_tokens * experts_per_token / num_experts
+    return 16 if per_expert <= 12 else 32
+
+
+def experts_gate_up(
+    x: Tensor,  # [T, H] bfloat16
+    gate_up: Tensor,  # [E + n, 2·I, H] bfloat16, gate rows first
+    routing: Routing,
+    act_out: Tensor,  # [T · (k + n), I] bfloat16
+    *,
+    pdl: bool = False,
+) -> None:
+    """act_out[slot of (t, e)] = silu(Gₑ x[t]) · (Uₑ x[t]). H and I multiples of 128."""
+    _launch(x, gate_up, routing, act_out, paired=True, pdl=pdl)
+
+
+def experts_down(
+    act: Tensor,  # [T · (k + n), I] bfloat16
+    down: Tensor,  # [E + n, H, I] bfloat16
+    routing: Routing,
+    parts_out: Tensor,  # [T, k + n, H] bfloat16 or float32
+    *,
+    pdl: bool = False,
+) -> None:
+    """parts_out[slot of (t, e)] = Dₑ act[slot]; not yet weighted."""
+    _launch(act, down, routing, parts_out, paired=False, pdl=pdl)
+
+
+def _launch(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool) -> None:
+    num_tokens, k = routing.ids.shape
+    assert x.shape[-1] == w.shape[2] and w.shape[2] % 128 == 0 and w.shape[1] % 64 == 0
+    if num_tokens <= GEMV_TOKENS:
+        launch_gemv(x, w, routing, out, paired=paired, pdl=pdl)
+        return
+    assert (routing.plan is None) == (num_tokens <= UNSORTED_TOKENS), "a plan is needed above UNSORTED_TOKENS tokens, and only there"
+    if num_tokens > 512:
+        launch_prefill(x, w, routing.ids, routing.plan, routing.num_shared, out, paired=paired, pdl=pdl)
+        return
+    tokens = routing.plan.tile if routing.plan else 8 if num_tokens <= 8 else 16
+    launch_tiles(x, w, routing, out, expert_tile(tokens), paired=paired, pdl=pdl)
+
+
+def expert_tile(tokens: int) -> ExpertTile:
+    """The measured choice for a token tile."""
+    return ExpertTile(64 if tokens <= 16 else 128, tokens, 128 if tokens <= 16 else 64, 4, 4)
+
+
+def launch_gemv(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool, rows: int = 8, num_warps: int = 4) -> None:
+    """One token: programs of `rows` weight rows of one slot's expert."""
+    k = int(routing.ids.shape[1])
+    num_experts, n, depth = w.shape[0] - routing.num_shared, w.shape[1], w.shape[2]
+    assert routing.ids.shape[0] == 1 and n % rows == 0
+    launch.run(
+        expert_gemv_kernel,
+        (n // rows, routing.slots_per_token),
+        x,
+        w,
+        routing.ids,
+        out,
+        n,
+        num_experts,
+        k,
+        K=depth,
+        SHARED=routing.num_shared,
+        ROWS=rows,
+        BLOCK=min(depth & -depth, 4096),
+        PAIRED=paired,
+        LANES=max(rows, 32 * num_warps),
+        num_warps=num_warps,
+        pdl=pdl,
+    )
+
+
+def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: ExpertTile, *, paired: bool, pdl: bool) -> None:
+    """2 to 512 tokens, in one given configuration."""
+    num_tokens, k = routing.ids.shape
+    num_experts, n, depth = w.shape[0] - routing.num_shared, w.shape[1], w.shape[2]
+    plan = routing.plan
+    row_tiles = triton.cdiv(n, tile.rows)
+    if plan is None:
+        assert num_tokens <= tile.tokens
+        candidates = min(num_tokens * k, num_experts)
+    else:
+        assert plan.tile == tile.tokens
+        candidates = max_tiles(num_tokens, k, num_experts, plan.tile)
+    shared_tiles = routing.num_shared * triton.cdiv(num_tokens, tile.tokens)
+    launch.run(
+        expert_tile_kernel,
+        (row_tiles * (shared_tiles + candidates),),
+        x,
+        w,
+        routing.ids,
+        routing.ids if plan is None else plan.slots,
+        routing.ids if plan is None else plan.tile_expert,
+        routing.ids if plan is None else plan.num_tiles,
+        out,
+        num_tokens,
+        n,
+        depth,
+        num_experts,
+        k,
+        candidates,
+        CHOICES=triton.next_power_of_2(k),
+        SHARED=routing.num_shared,
+        ROWS=tile.rows,
+        TOKENS=tile.tokens,
+        DEPTH=tile.depth,
+        PAIRED=paired,
+        SORTED=plan is not None,
+        LANES=max(tile.rows, 32 * tile.num_warps),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        pdl=pdl,
+    )
+
+
+@triton.jit
+def expert_gemv_kernel(
+    x_ptr,  # [1, K] with PAIRED, else [slots, K]
+    w_ptr,  # [E + SHARED, N, K]
+    ids_ptr,  # [k]
+    out_ptr,  # [slots, N / 2] with PAIRED, else [slots, N]
+    N,
+    E,
+    k,
+    K: tl.constexpr,
+    SHARED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PAIRED: tl.constexpr,
+    LANES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    tile, member = tl.program_id(0), tl.program_id(1)
+    is_shared = member < SHARED
+    slot = tl.where(is_shared, k + member, member - SHARED)
+    if PDL:
+        gdc_launch_dependents()
+        if is_shared:
+            lane = tl.arange(0, LANES)
+            ahead = (E + member).to(tl.int64) * N + weight_rows(lane, tile, N, ROWS, PAIRED)
+            prefetch_to_l2(w_ptr + ahead * K, tl.where(lane < ROWS, K * 2, 0))
+        gdc_wait()
+    expert = tl.load(ids_ptr + slot, mask=slot < k, other=0)
+    expert = tl.where(is_shared, E + member, expert)
+    row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), tile, N, ROWS, PAIRED)
+    column = tl.arange(0, BLOCK)
+    x_pointers = x_ptr + (row * 0).to(tl.int32)[:, None] + column[None, :]  # in the layout of the weights
+    if not PAIRED:
+        x_pointers += slot * K
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    for block in tl.static_range(K // BLOCK):
+        weights = tl.load(w_ptr + row[:, None] * K + block * BLOCK + column[None, :], eviction_policy="evict_first")
+        total += weights.to(tl.float32) * tl.load(x_pointers + block * BLOCK).to(tl.float32)
+    y = tl.sum(total, axis=1)
+    if PAIRED:
+        gate, up = tl.split(tl.trans(tl.reshape(y, [2, ROWS // 2])))
+        out_row = tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
+        tl.store(out_ptr + slot * (N // 2) + out_row, silu_mul(gate, up).to(out_ptr.dtype.element_ty))
+    else:
+        out_row = tile * ROWS + tl.arange(0, ROWS)
+        tl.store(out_ptr + slot * N + out_row, y.to(out_ptr.dtype.element_ty))
+
+
+@triton.jit
+def expert_tile_kernel(
+    x_ptr,  # [T, K] with PAIRED, else [slots, K]
+    w_ptr,  # [E + SHARED, N, K]
+    ids_ptr,  # [T, k]
+    slots_ptr,  # plan.slots; the last three only with SORTED
+    tile_expert_ptr,
+    num_tiles_ptr,
+    out_ptr,  # [slots, N / 2] with PAIRED, else [slots, N]
+    T,
+    N,
+    K,
+    E,
+    k,
+    candidates,  # routed tiles per row tile; without SORTED: ids, or experts if those are fewer
+    CHOICES: tl.constexpr,
+    SHARED: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PAIRED: tl.constexpr,
+    SORTED: tl.constexpr,
+    LANES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    # Neighbours share weight rows (several token tiles of one expert), so that L2 serves all but the first.
+    program = tl.program_id(0)
+    row_tiles = tl.cdiv(N, ROWS)
+    token_tiles = tl.cdiv(T, TOKENS)
+    shared_programs = SHARED * row_tiles * token_tiles
+    is_shared = program < shared_programs
+    routed = program - shared_programs
+    row_tile = tl.where(is_shared, program // token_tiles % row_tiles, routed // candidates)
+    member = tl.where(is_shared, program // token_tiles // row_tiles, routed % candidates)
+    if PDL:
+        gdc_launch_dependents()
+        if is_shared:
+            lane = tl.arange(0, LANES)
+            ahead = (E + member).to(tl.int64) * N + weight_rows(lane, row_tile, N, ROWS, PAIRED)
+            prefetch_to_l2(w_ptr + ahead * K, tl.where(lane < ROWS, K * 2, 0))
+        gdc_wait()
+
+    slots_per_token = k + SHARED
+    token = (program % token_tiles) * TOKENS + tl.arange(0, TOKENS)
+    shared_slot = tl.where(token < T, token * slots_per_token + k + member, T * slots_per_token)
+    if SORTED:
+        active = is_shared | (member < tl.load(num_tiles_ptr))
+        listed = active & (not is_shared)
+        expert = tl.load(tile_expert_ptr + member, mask=listed, other=0)
+        slot = tl.load(slots_ptr + member * TOKENS + tl.arange(0, TOKENS), mask=listed, other=0)
+    else:
+        token = tl.arange(0, TOKENS)
+        choice = tl.arange(0, CHOICES)
+        index = token[:, None] * k + choice[None, :]
+        ids = tl.load(ids_ptr + index, mask=(token < T)[:, None] & (choice < k)[None, :], other=-1)
+        by_slot = candidates == T * k
+        expert = tl.load(ids_ptr + member, mask=by_slot & (not is_shared), other=0)
+        expert = tl.where(by_slot, expert, member)
+        hit = ids == expert
+        first = tl.min(tl.where(hit, index, T * k))
+        active = is_shared | (first == tl.where(by_slot, member, first)) & (first < T * k)
+        rank = tl.max(tl.where(hit, choice[None, :], -1), axis=1)
+        slot = tl.where(rank >= 0, token * slots_per_token + rank, T * slots_per_token)
+    if not active:
+        return
+    expert = tl.where(is_shared, E + member, expert)
+    slot = tl.where(is_shared, shared_slot, slot)
+    real = slot < T * slots_per_token
+    slot = tl.where(real, slot, 0)
+    x_row = slot // slots_per_token if PAIRED else slot
+
+    row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), row_tile, N, ROWS, PAIRED)
+    depth = tl.arange(0, DEPTH)
+    w_pointers = w_ptr + row[:, None] * K + depth[None, :]
+    x_pointers = x_ptr + x_row[None, :] * K + depth[:, None]
+    total = tl.zeros([ROWS, TOKENS], tl.float32)
+    for _step in range(0, K, DEPTH):
+        total = tl.dot(tl.load(w_pointers, eviction_policy="evict_first"), tl.load(x_pointers), total)
+        w_pointers += DEPTH
+        x_pointers += DEPTH
+
+    if PAIRED:
+        gate, up = tl.split(tl.permute(tl.reshape(total, [2, ROWS // 2, TOKENS]), [1, 2, 0]))
+        out_row = row_tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
+        inside = real[None, :] & (out_row < N // 2)[:, None]
+        y = silu_mul(gate, up)
+        tl.store(out_ptr + slot[None, :] * (N // 2) + out_row[:, None], y.to(out_ptr.dtype.element_ty), mask=inside)
+    else:
+        out_row = row_tile * ROWS + tl.arange(0, ROWS)
+        inside = real[None, :] & (out_row < N)[:, None]
+        tl.store(out_ptr + slot[None, :] * N + out_row[:, None], total.to(out_ptr.dtype.element_ty), mask=inside)

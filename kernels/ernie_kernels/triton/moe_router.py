@@ -1,0 +1,272 @@
+"""The router of a mixture layer and the plan that groups its choices by expert; knows no expert's weights.
+
+Products are exact: a float32 router weight is the sum of three bfloat16 numbers, x is bfloat16, and sums are float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from .. import launch
+from .gemm_common import prefetch_to_l2
+from .linear import Workspace
+
+Tensor = Any
+
+DEPTH = 64
+
+
+@dataclass(frozen=True)
+class ExpertPlan:
+    """Which rows each program of the experts' kernels works on: the chosen slots grouped by expert, each expert padded to whole tiles.
+
+    A slot is one of the k + n answers that a token needs: slot t · (k + n) + j, j < k chosen by the router, j ≥ k the n shared experts, which
+    every token uses and which are not listed here. A padding entry holds T · (k + n).
+    """
+
+    tile: int  # slots per tile
+    slots: Tensor  # [≥ max_tiles · tile] int32
+    tile_expert: Tensor  # [≥ max_tiles] int32
+    num_tiles: Tensor  # [1] int32
+
+
+def max_tiles(num_tokens: int, experts_per_token: int, num_experts: int, tile: int) -> int:
+    """The most tiles that any routing of `num_tokens` tokens can need: what a grid must cover, since the host never sees the routing."""
+    slots = num_tokens * experts_per_token
+    return min(slots, (slots + min(num_experts, slots) * (tile - 1)) // tile)
+
+
+def route_workspace_sizes(num_tokens: int, num_experts: int, hidden_size: int) -> tuple[int, int]:
+    """(float32 elements, int32 elements) of the `Workspace` that `route` needs for up to `num_tokens` tokens."""
+    floats = ints = 1
+    for tokens in {1, *range(16, num_tokens, 16), num_tokens}:
+        tile, split = _route_tile(tokens, hidden_size)
+        tiles = triton.cdiv(tokens, tile)
+        floats, ints = max(floats, split * tiles * tile * triton.next_power_of_2(num_experts)), max(ints, tiles)
+    return floats, ints
+
+
+def route(
+    x: Tensor,  # [T, H] bfloat16
+    gate: Tensor,  # [E, H] float32
+    bias: Tensor,  # [E] float32
+    k: int,
+    norm_min: float,
+    weights_out: Tensor,  # [T, k] float32
+    ids_out: Tensor,  # [T, k] int32
+    workspace: Workspace,
+    *,
+    pdl: bool = False,
+) -> None:
+    """p = softmax(x Gᵀ); ids = the k largest of p + bias, largest first, lower id first among equals; weights = p[ids] / max(Σ, norm_min).
+
+    H a multiple of 64. Every id is in 0..E-1 whatever x holds.
+    """
+    num_tokens, hidden = x.shape
+    num_experts = gate.shape[0]
+    assert gate.shape[1] == hidden and hidden % DEPTH == 0 and k <= num_experts
+    tile, split = _route_tile(num_tokens, hidden)
+    launch.run(
+        route_kernel,
+        (triton.cdiv(num_tokens, tile), split),
+        x,
+        gate,
+        bias,
+        weights_out,
+        ids_out,
+        workspace.partials,
+        workspace.counters,
+        num_tokens,
+        hidden,
+        norm_min,
+        E=num_experts,
+        EXPERTS=max(16, triton.next_power_of_2(num_experts)),
+        CHOICES=k,
+        TOKENS=tile,
+        DEPTH=DEPTH,
+        SPLIT=split,
+        LANES=max(128, triton.next_power_of_2(num_experts)),
+        num_warps=4,
+        num_stages=2 if split > 1 else 3,
+        pdl=pdl,
+    )
+
+
+def _route_tile(num_tokens: int, hidden: int) -> tuple[int, int]:
+    """(tokens per program, programs along H). One token: 64 x 2560 float32 weights are too much for one program, 20 take 2 steps each."""
+    steps = hidden // DEPTH
+    most = 20 if num_tokens <= 64 else 5 if num_tokens <= 512 else 1
+    return (16 if num_tokens <= 512 else 32), max(split for split in range(1, most + 1) if steps % split == 0)
+
+
+def sort_by_expert(
+    ids: Tensor,  # [T, k] int32
+    num_experts: int,
+    num_shared: int,
+    plan: ExpertPlan,  # output
+    *,
+    pdl: bool = False,
+) -> None:
+    """Fills `plan`: slots ordered by (expert, token), each expert's run padded to a multiple of plan.tile; the expert of each tile; the number
+    of tiles. Stable and deterministic. One program per expert scans all ids, so nothing has to be passed between programs.
+    """
+    num_tokens, k = ids.shape
+    chosen = num_tokens * k
+    block = min(4096, max(128, triton.next_power_of_2(chosen)))
+    launch.run(
+        sort_kernel,
+        (num_experts,),
+        ids,
+        plan.slots,
+        plan.tile_expert,
+        plan.num_tiles,
+        chosen,
+        k,
+        num_tokens * (k + num_shared),
+        SLOTS_PER_TOKEN=k + num_shared,
+        EXPERTS=triton.next_power_of_2(num_experts),
+        TILE=plan.tile,
+        BLOCK=block,
+        num_warps=4 if block <= 1024 else 8,
+        pdl=pdl,
+    )
+
+
+@triton.jit
+def bfloat16_parts(w):
+    """float32 → three bfloat16 whose sum it is (8 bits of mantissa each)."""
+    high = w.to(tl.bfloat16)
+    rest = w - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
+def route_kernel(
+    x_ptr,  # [T, H]
+    gate_ptr,  # [E, H] float32
+    bias_ptr,  # [E] float32
+    weights_ptr,  # [T, CHOICES] float32
+    ids_ptr,  # [T, CHOICES] int32
+    partial_ptr,  # [SPLIT, T padded to TOKENS, EXPERTS] float32
+    counter_ptr,  # [token tiles] int32 zeros
+    T,
+    H,
+    norm_min,
+    E: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    CHOICES: tl.constexpr,
+    TOKENS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLIT: tl.constexpr,
+    LANES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    token_tile, part = tl.program_id(0), tl.program_id(1)
+    expert = tl.arange(0, EXPERTS)
+    token = token_tile * TOKENS + tl.arange(0, TOKENS)
+    length = H // SPLIT
+    depth = part * length + tl.arange(0, DEPTH)
+    gate_pointers = gate_ptr + tl.minimum(expert, E - 1)[:, None] * H + depth[None, :]
+    if PDL:
+        gdc_launch_dependents()
+        lane = tl.arange(0, LANES)
+        prefetch_to_l2(gate_ptr + tl.minimum(lane, E - 1) * H + part * length, tl.where(lane < E, length * 4, 0))
+        gdc_wait()
+    x_pointers = x_ptr + tl.minimum(token, T - 1)[None, :] * H + depth[:, None]
+    logits = tl.zeros([EXPERTS, TOKENS], tl.float32)
+    for _step in range(0, length, DEPTH):
+        x = tl.load(x_pointers)
+        high, middle, low = bfloat16_parts(tl.load(gate_pointers))
+        logits = tl.dot(low, x, logits)
+        logits = tl.dot(middle, x, logits)
+        logits = tl.dot(high, x, logits)
+        gate_pointers += DEPTH
+        x_pointers += DEPTH
+
+    last = True
+    if SPLIT > 1:
+        tiles = tl.num_programs(0)
+        cell = tl.arange(0, TOKENS)[None, :] * EXPERTS + expert[:, None]
+        real = (token < T)[None, :] & (expert < EXPERTS)[:, None]
+        tl.store(partial_ptr + (part * tiles + token_tile) * (TOKENS * EXPERTS) + cell, logits, mask=real)
+        tl.debug_barrier()
+        last = tl.atomic_add(counter_ptr + token_tile, 1, sem="acq_rel", scope="gpu") == SPLIT - 1
+        if last:
+            tl.store(counter_ptr + token_tile, 0)
+            logits = tl.zeros([EXPERTS, TOKENS], tl.float32)
+            for other in tl.static_range(SPLIT):
+                base = partial_ptr + (other * tiles + token_tile) * (TOKENS * EXPERTS)
+                logits += tl.load(base + cell, mask=real, other=0.0, cache_modifier=".cg")
+    if last:
+        exists = (expert < E)[:, None]
+        logits = tl.where(exists, logits, float("-inf"))
+        p = tl.exp(logits - tl.max(logits, axis=0)[None, :])
+        p = p / tl.sum(p, axis=0)[None, :]
+        score = tl.where(exists, p + tl.load(bias_ptr + expert, mask=expert < E, other=0.0)[:, None], float("-inf"))
+        norm = tl.zeros([TOKENS], tl.float32)
+        chosen = ()
+        for _rank in tl.static_range(CHOICES):
+            # Not-a-number scores must not become an address: the id is held inside the experts.
+            best = tl.minimum(tl.argmax(score, axis=0, tie_break_left=True), E - 1)
+            taken = expert[:, None] == best[None, :]
+            weight = tl.sum(tl.where(taken, p, 0.0), axis=0)
+            score = tl.where(taken, float("-inf"), score)
+            norm += weight
+            chosen = chosen + ((best, weight),)
+        norm = tl.maximum(norm, norm_min)
+        for j in tl.static_range(CHOICES):
+            best, weight = chosen[j]
+            tl.store(ids_ptr + token * CHOICES + j, best, mask=token < T)
+            tl.store(weights_ptr + token * CHOICES + j, weight / norm, mask=token < T)
+
+
+@triton.jit
+def sort_kernel(
+    ids_ptr,  # [chosen] int32
+    slots_ptr,  # [tiles · TILE] int32
+    tile_expert_ptr,  # [tiles] int32
+    num_tiles_ptr,  # [1] int32
+    chosen,
+    k,
+    sentinel,
+    SLOTS_PER_TOKEN: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    expert = tl.program_id(0)
+    lane = tl.arange(0, BLOCK)
+    all_experts = tl.arange(0, EXPERTS)
+    counts = tl.zeros([EXPERTS], tl.int32)
+    for start in range(0, chosen, BLOCK):
+        inside = start + lane < chosen
+        counts += tl.histogram(tl.load(ids_ptr + start + lane, mask=inside, other=0), EXPERTS, mask=inside)
+    tiles = (counts + TILE - 1) // TILE
+    first_tile = tl.sum(tl.where(all_experts < expert, tiles, 0))
+    own_tiles = tl.sum(tl.where(all_experts == expert, tiles, 0))
+    if expert == 0:
+        tl.store(num_tiles_ptr, tl.sum(tiles))
+
+    place = first_tile * TILE
+    for start in range(0, chosen, BLOCK):
+        index = start + lane
+        hit = (tl.load(ids_ptr + index, mask=index < chosen, other=-1) == expert).to(tl.int32)
+        position = place + tl.cumsum(hit, axis=0) - 1
+        tl.store(slots_ptr + position, index // k * SLOTS_PER_TOKEN + index % k, mask=hit > 0)
+        place += tl.sum(hit)
+    end = (first_tile + own_tiles) * TILE
+    padding = place + tl.arange(0, TILE)
+    tl.store(slots_ptr + padding, tl.zeros([TILE], tl.int32) + sentinel, mask=padding < end)
+    for start in range(0, own_tiles, 128):
+        own = start + tl.arange(0, 128)
+        tl.store(tile_expert_ptr + first_tile + own, tl.zeros([128], tl.int32) + expert, mask=own < own_tiles)
