@@ -34,7 +34,8 @@ class Tokenizer:
         """`dummy_prefix`: leave the model's own choice (True), or switch the space before every text off (False)."""
         if not dummy_prefix:
             model = without_dummy_prefix(model)
-        marker_ids = frozenset(special.markers.values())
+        found_in_text = (PieceType.NORMAL, PieceType.USER_DEFINED)
+        marker_ids = {i for i in special.markers.values() if i < len(pieces) and pieces[i][1] in found_in_text}
         self._text = sentencepiece.SentencePieceProcessor(model_proto=as_control(model, marker_ids))
         self._bytes = _token_bytes(pieces, special)
         self._special = special
@@ -62,7 +63,7 @@ class Tokenizer:
             )
             return cls(model, pieces, special, dummy_prefix=config.get("add_prefix_space") is not False)
         except (ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{str(path)!r} is not a usable sentencepiece model: {error}.", param="model") from None
+            raise CheckpointError(f"{str(path)!r} is not a usable sentencepiece model: {str(error).rstrip('.')}.", param="model") from None
 
     # names ---------------------------------------------------------------------------------------------------------------------
 

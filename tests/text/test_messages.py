@@ -1,0 +1,67 @@
+"""Messages as users send them: what is brought into form, and what is refused by its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ernie_backend.errors import InvalidRequestError
+from ernie_backend.text.messages import normalize_messages
+
+
+def test_roles_and_parts() -> None:
+    assert normalize_messages(
+        [
+            {"role": "developer", "content": "S"},
+            {"role": "user", "content": [{"type": "text", "text": "a "}, "b", {"type": "input_text", "text": " c"}], "name": "me"},
+            {"role": "assistant", "content": "x", "tool_calls": [], "refusal": None, "audio": None},
+        ]
+    ) == [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "a b c", "name": "me"},
+        {"role": "assistant", "content": "x"},
+    ]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thoughts"])
+def test_a_thought_in_the_history_is_kept(key: str) -> None:
+    assert normalize_messages([{"role": "assistant", key: "hm"}]) == [{"role": "assistant", "reasoning_content": "hm", "content": ""}]
+
+
+def user(content: Any, **more: Any) -> list[Any]:
+    return [{"role": "user", "content": content, **more}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "param", "words"),
+    [
+        (None, "messages", "missing"),
+        ("hi", "messages", "must be a list"),
+        ([], "messages", "empty list"),
+        (["hi"], "messages[0]", "must be an object"),
+        ([{"content": "x"}], "messages[0].role", "must be one of system, user, assistant, got null"),
+        ([{"role": "wizard", "content": "x"}], "messages[0].role", "got 'wizard'"),
+        ([{"role": ["user"], "content": "x"}], "messages[0].role", "got a list"),
+        ([{"role": "tool", "content": "x"}], "messages[0].role", "takes no tools"),
+        ([*user("x"), {"role": "assistant"}], "messages[1].content", "is missing"),
+        (user(None), "messages[0].content", "is missing"),
+        (user(5), "messages[0].content", "must be a string or a list of text parts, got a number"),
+        (user({"text": "x"}), "messages[0].content", "got an object"),
+        (user([5]), "messages[0].content[0]", "must be an object with type and text"),
+        (user([{"type": "text", "text": 5}]), "messages[0].content[0].text", "must be a string"),
+        (user([{"text": "x"}]), "messages[0].content[0].type", "must be 'text', got null"),
+        (user(["x", {"type": "image_url", "image_url": {"url": "x"}}]), "messages[0].content[1]", "takes no images"),
+        (user([{"type": "video_url"}]), "messages[0].content[0]", "takes no videos"),
+        (user([{"type": "input_audio"}]), "messages[0].content[0]", "takes no audio"),
+        (user("x", colour="red"), "messages[0].colour", "Unknown field 'colour'"),
+        (user("x", name=5), "messages[0].name", "must be a string"),
+        (user("x", thoughts="y"), "messages[0].thoughts", "assistant messages only"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0].tool_calls", "takes no tools"),
+    ],
+)
+def test_refusals_name_the_place(messages: Any, param: str, words: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        normalize_messages(messages)
+    assert caught.value.param == param
+    assert words in caught.value.message
