@@ -65,7 +65,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "starlette": ("ernie_openai",),
     "pydantic": ("ernie_openai",),
     "uvicorn": ("ernie_openai",),
-    "tritonclient": ("ernie_openai",),
+    "tritonclient": ("ernie_openai", "ernie_backend.triton_adapter.settings"),  # there: its protobuf of config.pbtxt
     "grpc": ("ernie_openai",),
     "jinja2": ("ernie_backend.text",),
     "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),

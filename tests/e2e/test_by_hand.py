@@ -16,6 +16,7 @@ from ernie_backend.cli.background import free_ports
 from tests.architecture.sources import ROOT
 
 START_SECONDS = 90
+CLOSE = {"Connection": "close"}  # tritonserver would wait for an idle connection when it stops
 
 
 def test_plain_tritonserver_answers(small_model: Path, tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_plain_tritonserver_answers(small_model: Path, tmp_path: Path) -> None:
             "max_tokens": 4,
             "sampling_parameters": json.dumps({"ignore_eos": True, "temperature": 0}),
         }
-        answer = requests.post(f"{base}/v2/models/ernie/generate", json={**body, "stream": False}, timeout=60)
+        answer = requests.post(f"{base}/v2/models/ernie/generate", json={**body, "stream": False}, headers=CLOSE, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["finish_reason"] == "length"
         assert json.loads(answer.json()["usage"])["completion_tokens"] == 4
@@ -51,7 +52,7 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()[-3000:]
         try:
-            if requests.get(url, timeout=2).status_code == 200:
+            if requests.get(url, headers=CLOSE, timeout=2).status_code == 200:
                 return
         except requests.ConnectionError:
             pass

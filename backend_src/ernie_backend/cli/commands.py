@@ -16,6 +16,9 @@ from .tritonserver import Installation, assemble_backends, server_environment
 DRAIN_MARGIN_SECONDS = 5
 """After the grace time the engine aborts what still runs; so long may the last responses take to leave."""
 
+TRITON_EXIT_SECONDS = 5
+"""tritonserver's patience. It waits for idle connections as if they were requests, so it is told to go only when nothing runs."""
+
 _ADMINISTRATION = "shared-memory,model-repository,logging,trace"
 """API groups that read or change the server itself; nobody gets them (triton 2.51 is older than the fixes of its shared-memory API)."""
 
@@ -39,7 +42,7 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
         "backend-config": f"python,shm-region-prefix-name={folder.shared_memory_prefix}",
         "disable-auto-complete-config": None,
         "model-control-mode": "none",
-        "exit-timeout-secs": _patience_seconds(options),
+        "exit-timeout-secs": TRITON_EXIT_SECONDS,
         "http-address": options.triton_host,
         "http-port": options.triton_http_port,
         "grpc-address": options.triton_host,
@@ -70,15 +73,10 @@ def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
     command += ["--triton-grpc", f"{client_host(options.triton_host)}:{options.triton_grpc_port}"]
     command += ["--triton-metrics", f"http://{client_host(options.triton_host)}:{options.metrics_port}/metrics"]
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
-    command += ["--shutdown-grace-seconds", str(_patience_seconds(options))]
+    command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
     if options.served_model_name is not None:
         command.append(f"--served-model-name={options.served_model_name}")
     return command + [f"--api-key={key}" for key in options.api_keys]
-
-
-def _patience_seconds(options: ServeOptions) -> int:
-    """How long each process waits for its last answers: the engine ends them all when the grace time is over."""
-    return math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS
 
 
 def client_host(host: str) -> str:

@@ -6,7 +6,6 @@ Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line
 from __future__ import annotations
 
 import argparse
-import http.client
 import importlib.util
 import os
 import re
@@ -20,19 +19,34 @@ from pathlib import Path
 from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
-from .commands import DRAIN_MARGIN_SECONDS, client_host, front_end_command, triton_command, triton_environment
+from .commands import DRAIN_MARGIN_SECONDS, TRITON_EXIT_SECONDS, client_host, front_end_command, triton_command, triton_environment
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
 from .private_folder import PrivateFolder
+from .probes import http_status, sequences_under_way
 from .processes import Child, adopt_orphans, children_of, is_running, reap_all
 from .tritonserver import check_python_for_stub, find_installation
 
 _POLL_SECONDS = 0.1
 _MODEL_CHECK_SECONDS = 1.0
+_METRICS_LAG_SECONDS = 1.5
+"""The engine publishes its counts once a second."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
 """make, timeout and terminals deliver one signal twice; only a Ctrl-C after this time is a second one."""
 _FAILED_LOAD = re.compile(r"failed to load '(?P<model>\w+)' version \d+: \w+: (?:TritonModelException: )?(?P<text>.*)")
-_NOISE = ("CudaDriverHelper has not been initialized", "Signal (15) received", "Signal (2) received")
+_NOISE = (
+    "CudaDriverHelper has not been initialized",  # tritonserver without a GPU: this and the next two
+    "CUDA driver version is insufficient",
+    "no pinned memory pool",
+    "No ccache found",  # paddle at every import: the rest
+    "warnings.warn(warning_message)",
+    "OMP_NUM_THREADS set to",
+    "PLEASE USE OMP_NUM_THREADS",
+    "Signal (15) received",
+    "Exit timeout expired",  # a client keeps an idle connection open
+    "Non-graceful termination detected",  # a model's process, after that
+)
+"""What is always said and never means anything; `--verbose` shows it."""
 
 
 class ServeError(Exception):
@@ -115,7 +129,8 @@ class _Server:
                 self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock])
                 self._await_triton()
                 if self._first_signal is None:
-                    self._front_end = Child("The front end", front_end_command(self._options, self._max_model_len), os.environ, lambda _: True)
+                    command = front_end_command(self._options, self._max_model_len)
+                    self._front_end = Child("The front end", command, os.environ, lambda _: True)
                     self._await_front_end()
                 self._watch()
                 return 0
@@ -140,7 +155,7 @@ class _Server:
         host, port = client_host(self._options.triton_host), self._options.triton_http_port
         while self._first_signal is None:
             self._check_alive(starting=True)
-            if _status(host, port, "/v2/health/ready") == 200 and _status(host, port, "/v2/models/ernie/ready") == 200:
+            if http_status(host, port, "/v2/health/ready") == 200 and http_status(host, port, "/v2/models/ernie/ready") == 200:
                 return
             time.sleep(_POLL_SECONDS)
 
@@ -148,7 +163,7 @@ class _Server:
         host, port = client_host(self._options.host), self._options.port
         while self._first_signal is None:
             self._check_alive(starting=True)
-            if _status(host, port, "/health") == 200:
+            if http_status(host, port, "/health") == 200:
                 print(self._ready_line(), flush=True)
                 return
             time.sleep(_POLL_SECONDS)
@@ -187,33 +202,33 @@ class _Server:
                 raise ServeError(f"{child.name} ended unexpectedly ({_describe(child.exit_code)}).")
 
     def _stop(self, folder: PrivateFolder) -> None:
-        """Front end first (its streams still need tritonserver), then tritonserver; both within one grace time that starts now."""
-        grace = self._options.shutdown_grace_seconds
-        deadline = time.monotonic() + grace + 2 * DRAIN_MARGIN_SECONDS
-        if self._triton is not None and self._front_end is not None and self._triton.exit_code is None:
-            _say("Stopping: no new requests; running ones get up to " + f"{grace:g} s …")
+        """Engine told to drain, front end down (its streams still need tritonserver), engine idle, tritonserver down."""
+        grace, started = self._options.shutdown_grace_seconds, time.monotonic()
+        deadline = started + grace + DRAIN_MARGIN_SECONDS
+        served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None
+        if served:
+            _say(f"Stopping: no new requests; running ones get up to {grace:g} s …")
             relay = RelaySender(str(folder.path / SOCKET_NAME))
             relay.drain(grace)
             relay.close()
-        for child in (self._front_end, self._triton):
-            if child is None:
-                continue
-            seconds = max(float(DRAIN_MARGIN_SECONDS), deadline - time.monotonic())
-            if not child.stop(seconds, lambda: self._hurry):
-                _say(f"{child.name} had to be killed" + ("." if self._hurry else f" after {seconds:.0f} s."))
+        self._end(self._front_end, deadline + 1 - time.monotonic())
+        if served:
+            self._await_idle(started, deadline)
+        self._end(self._triton, TRITON_EXIT_SECONDS + DRAIN_MARGIN_SECONDS)
         reap_all()
 
+    def _end(self, child: Child | None, seconds: float) -> None:
+        if child is not None and not child.stop(seconds, lambda: self._hurry):
+            _say(f"{child.name} had to be killed.")
 
-def _status(host: str, port: int, path: str) -> int | None:
-    """The HTTP status; None when nobody answers in time."""
-    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+    def _await_idle(self, drain_sent: float, deadline: float) -> None:
+        """Requests that came to tritonserver itself may still run when the front end has gone."""
+        url = (client_host(self._options.triton_host), self._options.metrics_port)
+        while time.monotonic() < deadline and not self._hurry:
+            running = sequences_under_way(*url)
+            if running is None or (running == 0 and time.monotonic() > drain_sent + _METRICS_LAG_SECONDS):
+                return
+            time.sleep(_POLL_SECONDS)
 
 
 def _load_failure(child: Child) -> str:
