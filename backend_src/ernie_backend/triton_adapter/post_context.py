@@ -27,5 +27,5 @@ class PostContext:
 
     @classmethod
     def from_json_object(cls, given: Mapping[str, Any]) -> PostContext:
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         return cls(**values)

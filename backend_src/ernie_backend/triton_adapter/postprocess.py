@@ -91,11 +91,14 @@ class Postprocessor:
             self._relay.close()
             self._relay = None
 
-    def process(self, event_json: str, token_ids: Sequence[int], *, cancelled: bool = False) -> PostOutputs:
+    def process(self, event_json: bytes, token_ids: Sequence[int], *, cancelled: bool = False) -> PostOutputs:
         """The outputs for one engine response. `cancelled`: its client has gone. Never raises."""
         event: dict[str, Any] = {}
         try:
-            event = json.loads(event_json)
+            given = json.loads(event_json)
+            if not isinstance(given, dict):
+                raise TypeError("the event is no JSON object")
+            event = given
             outputs = self._process(event, token_ids)
         except Exception:
             log.exception("An engine response could not be turned into outputs.")

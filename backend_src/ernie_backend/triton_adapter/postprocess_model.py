@@ -11,7 +11,7 @@ from ..relay import RelaySender
 from ..text.tokenizer import Tokenizer
 from .postprocess import PostOutputs, Postprocessor
 from .settings import load_settings
-from .tensors import ids_tensor, read_ids, read_text, text_tensor
+from .tensors import ids_tensor, read_bytes, read_ids, text_tensor
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class PostprocessModel:
 
     def _respond(self, request: Any) -> Any:
         assert self._postprocessor is not None
-        event = read_text(self._pb, request, "event") or ""
+        event = read_bytes(self._pb, request, "event") or b""
         ids = read_ids(self._pb, request, "new_token_ids")
         outputs = self._postprocessor.process(event, ids, cancelled=request.is_cancelled())
         return self._pb.InferenceResponse(output_tensors=self._tensors(outputs))

@@ -1,0 +1,126 @@
+"""What Triton's `triton_python_backend_utils` gives a model, as far as the adapter uses it: tensors, requests, responses, metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+class Tensor:
+    """Checks what the real one checks only by crashing: BYTES elements are bytes, and the dtype is one that Triton knows."""
+
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        assert isinstance(array, np.ndarray) and array.dtype in (np.dtype(object), np.dtype(np.int32), np.dtype(bool)), (name, array)
+        assert array.dtype != np.dtype(object) or all(isinstance(item, bytes) for item in array.ravel()), name
+        self._name, self._array = name, array
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> np.ndarray:
+        return self._array
+
+
+class TritonError(Exception):
+    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE = range(5)
+
+    def __init__(self, message: str, code: int = INTERNAL) -> None:
+        super().__init__(message)
+        self._message, self._code = message, code
+
+    def message(self) -> str:
+        return self._message
+
+    def code(self) -> int:
+        return self._code
+
+
+class TritonModelException(Exception):
+    """Raised by `initialize` when a model cannot load."""
+
+
+class InferenceResponse:
+    def __init__(self, output_tensors: list[Tensor] | None = None, error: TritonError | None = None) -> None:
+        self._tensors, self._error = output_tensors or [], error
+
+    def output_tensors(self) -> list[Tensor]:
+        return self._tensors
+
+    def error(self) -> TritonError | None:
+        return self._error
+
+    def value(self, name: str) -> Any:
+        """Of a BYTES[1] output its text, of another one its values as a list."""
+        (tensor,) = [tensor for tensor in self._tensors if tensor.name() == name]
+        array = tensor.as_numpy()
+        return array[0].decode("utf-8") if array.dtype == np.dtype(object) else array.tolist()
+
+
+@dataclass
+class InferenceRequest:
+    tensors: list[Tensor]
+    cancelled: bool = False
+
+    def inputs(self) -> list[Tensor]:
+        return self.tensors
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | None:
+    return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
+
+
+@dataclass
+class Metric:
+    labels: dict[str, str]
+    values: list[float] = field(default_factory=list)
+    """Every value that was set, in order."""
+
+    def set(self, value: float) -> None:
+        self.values.append(value)
+
+
+class MetricFamily:
+    COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+    created: dict[str, Metric]
+    """By name; each `FakePbUtils` has its own."""
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert description and kind in (self.COUNTER, self.GAUGE, self.HISTOGRAM)
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> Metric:
+        self.created[self._name] = Metric(labels)
+        return self.created[self._name]
+
+
+class FakePbUtils:
+    """One per test: stands in for the module."""
+
+    Tensor = Tensor
+    TritonError = TritonError
+    TritonModelException = TritonModelException
+    InferenceResponse = InferenceResponse
+    get_input_tensor_by_name = staticmethod(get_input_tensor_by_name)
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Metric] = {}
+        self.MetricFamily = type("MetricFamily", (MetricFamily,), {"created": self.metrics})
+
+
+def request(*, cancelled: bool = False, **inputs: Any) -> InferenceRequest:
+    """A request from plain values: text and bytes as BYTES[1], lists of ids as INT32, booleans as BOOL[1]."""
+    tensors = []
+    for name, value in inputs.items():
+        if isinstance(value, (str, bytes)):
+            array = np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
+        elif isinstance(value, bool):
+            array = np.array([value], dtype=bool)
+        else:
+            array = np.array(value if isinstance(value, (list, tuple)) else [value], dtype=np.int32)
+        tensors.append(Tensor(name, array))
+    return InferenceRequest(tensors, cancelled)

@@ -1,0 +1,43 @@
+"""A model folder without weights: all that the steps around the engine read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.checkpoint_writer.tokenizer import write_tokenizer
+from ernie_backend.text.tokenizer import Tokenizer
+
+VOCAB_SIZE = 4096
+CONFIG: dict[str, Any] = {
+    "architectures": ["Ernie4_5ForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCAB_SIZE,
+    "max_position_embeddings": 4096,
+    "eos_token_id": 2,
+}
+
+
+def write_model(folder: Path, **changed: Any) -> Path:
+    """config.json with some keys changed, and the tokenizer."""
+    write_tokenizer(folder, VOCAB_SIZE)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changed}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_folder: Path) -> Tokenizer:
+    return Tokenizer.from_folder(model_folder)
