@@ -51,7 +51,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_kernels.interpreter": ("ernie_kernels.xp",),
     "ernie_kernels.launch": ("ernie_kernels.xp", "ernie_kernels.interpreter"),
     "ernie_kernels.triton": ("ernie_kernels.launch", "ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
-    "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "xp", "weights", "metadata")),),
+    "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "triton", "xp", "weights", "metadata")),),
+    "ernie_kernels.specs": (*(f"ernie_kernels.{name}" for name in ("ops", "reference", "cpu", "triton", "xp", "weights", "metadata")),),
+    "ernie_kernels.bench": (
+        "ernie_kernels.specs",
+        "ernie_kernels.ops",
+        "ernie_kernels.xp",
+        "ernie_kernels.weights",
+        "ernie_kernels.metadata",
+    ),
 }
 """Package or module → what of ours it may import besides itself; the longest matching key decides."""
 
