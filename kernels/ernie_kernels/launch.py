@@ -60,6 +60,11 @@ def run(
     kernel[tuple(grid)](*args, **constants, **options)
 
 
+def runs_on_hopper(kernel: Any) -> bool:
+    """Whether `kernel` would be compiled for a GPU with Hopper's own matrix and copy instructions (they end with Hopper)."""
+    return not isinstance(kernel, InterpretedFunction) and triton.runtime.driver.active.get_current_target().arch // 10 == 9
+
+
 def use_device(device: Device) -> None:
     """From now on compiled kernels run on `device`'s current stream, through a driver that needs no torch. OSError, AssertionError: no
     libcuda on this machine."""

@@ -61,7 +61,7 @@ def decode_attention(
     depends on the request's context and num_splits alone. block_tables and context_lens may be read before the preceding kernel has ended
     (pdl): they must come from an earlier one.
     """
-    num_requests, num_heads, head_dim = q.shape
+    num_heads = q.shape[1]
     _launch(q, q, context_lens, k_cache, v_cache, block_tables, context_lens, scale, out, workspace, num_splits, num_heads, False, pdl)
 
 
@@ -247,7 +247,7 @@ def _decode_attention_kernel(
 
 @triton.jit
 def _merge(partials_ptr, maxima_sums_ptr, first, num_active, HEAD_DIM: tl.constexpr, GROUP_PAD: tl.constexpr):
-    """Σ of the splits' partial results, weighted to one common maximum and normalised, in the order of the splits. → [HEAD_DIM, GROUP_PAD]"""
+    """Σ of the splits' partial results, brought to one maximum and normalised, in the order of the splits. → [HEAD_DIM, GROUP_PAD]"""
     STEP: tl.constexpr = 32 // GROUP_PAD  # 32 values a thread in flight; 64 took 214 registers
     in_group = tl.arange(0, GROUP_PAD)[None, :]
     within_partial = (tl.arange(0, HEAD_DIM)[:, None] * GROUP_PAD + in_group)[None, :, :]
@@ -273,6 +273,4 @@ def _merge(partials_ptr, maxima_sums_ptr, first, num_active, HEAD_DIM: tl.conste
 
 @triton.jit
 def _prefetch(addresses):
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1
-    )
+    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1)

@@ -1,4 +1,4 @@
-"""Causal attention of runs of query tokens over the paged cache, on any GPU; knows no scheduling."""
+"""Causal attention of runs of query tokens over the paged cache; knows no scheduling. Hopper has a kernel of its own for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import triton.language as tl
 
 from .. import launch
 from ..launch import Argument as Tensor
+from . import attention_prefill_hopper as hopper
 
 ROWS = 128
 """Rows of a program's tile: the query heads that share one key head, for ROWS // group consecutive tokens."""
@@ -41,6 +42,10 @@ def prefill_attention(
     assert tuple(v_cache.shape) == tuple(k_cache.shape) and tuple(out.shape) == (q.shape[0], num_heads * head_dim)
     assert block_tables.shape[0] >= num_requests and context_lens.shape[0] >= num_requests and cu_seqlens_q.shape[0] > num_requests
     assert num_heads == group * num_kv_heads and block_size % tile == 0 and tile >= 16 and group <= ROWS
+    if launch.runs_on_hopper(_prefill_attention_kernel) and hopper.can_serve(head_dim, block_size):
+        arguments = (q, k_cache, v_cache, block_tables, cu_seqlens_q, context_lens, scale, out, max_query_len, num_requests)
+        hopper.launch_prefill_attention(*arguments)
+        return
     launch.run(
         _prefill_attention_kernel,
         (num_kv_heads, triton.cdiv(max_query_len, ROWS // group), num_requests),

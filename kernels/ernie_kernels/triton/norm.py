@@ -34,9 +34,7 @@ def embedding(ids: Tensor, table: Tensor, out: Tensor, *, pdl: bool = True) -> N
     launch.run(_embedding_kernel, (num_tokens,), ids, table, out, pdl=pdl, HIDDEN=hidden, BLOCK=triton.next_power_of_2(hidden))
 
 
-def _norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, num_tokens: int, hidden: int, add: bool, pdl: bool
-) -> None:
+def _norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, num_tokens: int, hidden: int, add: bool, pdl: bool) -> None:
     block = triton.next_power_of_2(hidden)
     num_warps = 4 if block <= 2048 else 8
     launch.run(
