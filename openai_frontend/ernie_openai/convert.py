@@ -35,10 +35,6 @@ class AnswerPlan:
     return_token_ids: bool
     tokens_per_chunk: int
 
-    @property
-    def num_choices(self) -> int:
-        return len(self.prompts) * self.choices_per_prompt
-
 
 @dataclass(frozen=True)
 class _Prompt:

@@ -11,8 +11,6 @@ from ernie_backend.errors import AuthenticationError, PayloadTooLargeError
 
 from .errors import error_response
 
-_DISCARD_FACTOR = 4
-
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)
@@ -42,7 +40,7 @@ class ApiKeyMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses a body beyond the limit with `PayloadTooLargeError`, announced or not, without keeping it."""
+    """Refuses a body beyond the limit with `PayloadTooLargeError`, announced or not. The HTTP server reads on and forgets the rest."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
@@ -54,8 +52,6 @@ class BodyLimitMiddleware:
             return
         announced = _header(scope, b"content-length") or b""
         if announced.isdigit() and int(announced[:20]) > self._max_body_bytes:
-            if _header(scope, b"expect") is None:  # else the client waits for our word before it sends the body
-                await self._discard(receive, 0)
             await error_response(self._error())(scope, receive, send)
             return
         received = 0
@@ -65,20 +61,10 @@ class BodyLimitMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
-                if message.get("more_body", False):
-                    await self._discard(receive, received)
                 raise self._error()
             return message
 
         await self.app(scope, limited_receive, send)
-
-    async def _discard(self, receive: Receive, received: int) -> None:
-        """Reads on and forgets: a client that is still sending when we close would see a broken connection, not our answer."""
-        while received <= _DISCARD_FACTOR * self._max_body_bytes:
-            message = await receive()
-            received += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
 
     def _error(self) -> PayloadTooLargeError:
         return PayloadTooLargeError(f"The request body is larger than {self._max_body_bytes} bytes. Send less in one request.")

@@ -41,13 +41,13 @@ async def test_every_event_is_sent_at_once() -> None:
 
 @pytest.mark.parametrize("error", [EngineError("The step failed."), RuntimeError("secret"), InvalidRequestError("no", param="x")])
 async def test_an_error_after_the_first_byte_is_an_event_without_done(error: Exception) -> None:
-    async with http(FakeClient([*words(["a", "b"])[:1], error])) as front:
-        response = await front.post(CHAT, json=HELLO | {"stream": True})
-    events = sse(response.text)
-    assert response.status_code == 200
+    call = AsgiCall(app(FakeClient([*words(["a", "b"])[:1], error])), CHAT, HELLO | {"stream": True})
+    await call.task
+    events = sse(call.text)
+    assert call.status == 200
     assert [e["choices"][0]["delta"]["content"] for e in events[:-1]] == ["", "a"]
     assert set(events[-1]) == {"error"} and set(events[-1]["error"]) == {"message", "type", "param", "code"}
-    assert "[DONE]" not in response.text and "secret" not in response.text
+    assert "[DONE]" not in call.text and "secret" not in call.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
