@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from ernie_kernels.triton import attention_decode, attention_prefill, rotary
 from ernie_kernels.triton.attention_decode import DecodeWorkspace
-
 from tests.gpu.attention_cases import DEVICE, Cache, attend, make_cache, poisoned, relative_error
 
 HEADS = [(20, 4), (16, 2), (64, 8)]  # 21B-A3B, 0.3B, 300B

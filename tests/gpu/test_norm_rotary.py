@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ernie_kernels.triton import norm, rotary
 
+from ernie_kernels.triton import norm, rotary
 from tests.gpu.attention_cases import DEVICE, poisoned, relative_error
 
 EPS = 1e-5
