@@ -1,7 +1,7 @@
 """Reads sampling fields from a user's JSON: types, ranges and defaults in one table; knows no tokenizer and no engine.
 
-Both faces use it: the front end for OpenAI's field names, preprocess for `sampling_parameters` (numbers may come as strings there, as
-genai-perf sends them). Every refusal is an `InvalidRequestError` that names the field, the value and the rule.
+Preprocess reads every face's fields with it: OpenAI's, which the front end passes on unread, and those of KServe clients (numbers may come
+as strings there, as genai-perf sends them). Every refusal is an `InvalidRequestError` that names the field, the value and the rule.
 """
 
 from __future__ import annotations
