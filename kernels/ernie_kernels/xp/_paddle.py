@@ -74,14 +74,6 @@ def contiguous(x: Tensor) -> Tensor:
     return x if x.is_contiguous() else x.contiguous()
 
 
-def dtype_name(x: Tensor) -> str:
-    return _NUMPY_DTYPES[x.dtype].name
-
-
-def cast(x: Tensor, dtype: str) -> Tensor:
-    return paddle.cast(x, getattr(paddle, dtype))
-
-
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
     return paddle.reshape(x, shape)
 

@@ -51,14 +51,6 @@ def contiguous(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def dtype_name(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
-
-
-def cast(x: Tensor, dtype: str) -> Tensor:
-    return x.to(getattr(torch, dtype))
-
-
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
     return x.reshape(tuple(shape))
 
