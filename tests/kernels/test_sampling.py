@@ -140,6 +140,7 @@ def test_seeds_and_positions_give_different_draws():
 
 
 def test_the_random_number_is_the_same_on_every_machine():
+    assert sampling.mix(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF  # the published first output of splitmix64 from seed 0
     found = [sampling.uniform(s, p) for s, p in ((0, 0), (0, 1), (1, 0), (2**64 - 1, 12345))]
     assert found == [0.6524484863740322, 0.7012121095215252, 0.36818951565166946, 0.1450707396536649]
 

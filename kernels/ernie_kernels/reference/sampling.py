@@ -163,11 +163,11 @@ def _largest(values: np.ndarray, count: int, smallest: np.float32) -> np.ndarray
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) from splitmix64 of (seed, position): 53 bits, the same on every machine."""
-    bits = _mix(_mix(seed + _GOLDEN) + (position + 1) * _GOLDEN)
+    bits = mix(mix(seed + _GOLDEN) + (position + 1) * _GOLDEN)
     return (bits >> 11) * 2.0**-53
 
 
-def _mix(z: int) -> int:
+def mix(z: int) -> int:
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014), on 64 bits."""
     z &= _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
