@@ -8,14 +8,16 @@ cd "$(dirname "$0")"
 
 say() { echo "setup: $*" >&2; }
 
-# need_package NAME REASON
-need_package() {
+# need_packages REASON NAME…
+need_packages() {
+    reason=$1
+    shift
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "installing the system package $1 ($2)"
+        say "installing system packages: $* ($reason)"
         [ -n "${apt_updated:-}" ] || { apt-get update -q >/dev/null; apt_updated=1; }
-        DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$1" >/dev/null
+        DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >/dev/null
     else
-        say "the system package $1 is missing ($2). Install it (sudo apt-get install $1), then try again."
+        say "missing system packages: $* ($reason). Install them (sudo apt-get install $*), then try again."
         exit 1
     fi
 }
@@ -46,7 +48,7 @@ make_venv() {
     [ -x "$1/bin/python" ] && return
     python=$(find_python)
     version=$(python_version "$python")
-    "$python" -c 'import ensurepip, venv' 2>/dev/null || need_package "python$version-venv" "to make the virtual environment"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || need_packages "to make the virtual environment" "python$version-venv"
     say "making $1 with Python $version"
     "$python" -m venv "$1"
 }
@@ -54,11 +56,14 @@ make_venv() {
 case "${1:-}" in
     venv)
         make_venv "$2"
-        has_libpython "$2/bin/python" || need_package "libpython$(python_version "$2/bin/python")" "tritonserver's Python backend links it"
+        has_libpython "$2/bin/python" || need_packages "tritonserver's Python backend links it" "libpython$(python_version "$2/bin/python")"
         pip="$2/bin/python -m pip --disable-pip-version-check --quiet"
         case ",$3," in
-            # First and alone: transformers would otherwise take whichever torch it finds newest.
-            *,test,*) $pip install "$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)" ;;
+            *,test,*)
+                echo 'int main(void) { return 0; }' | gcc -xc - -o /dev/null 2>/dev/null || need_packages "a test builds a fake libcuda" gcc libc6-dev
+                # First and alone: transformers would otherwise take whichever torch it finds newest.
+                $pip install "$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)"
+                ;;
         esac
         say "installing ernie-triton[$3]"
         PYTHONWARNINGS=ignore $pip install --editable ".[$3]"
@@ -66,7 +71,7 @@ case "${1:-}" in
     perf)
         make_venv "$2"
         "$2/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps tritonclient==2.51.0 'nvidia-cuda-runtime-cu12>=12.6,<13'
-        ldd "$2/bin/perf_analyzer" | grep -q 'libb64.*not found' && need_package libb64-0d "perf_analyzer links it"
+        ldd "$2/bin/perf_analyzer" | grep -q 'libb64.*not found' && need_packages "perf_analyzer links it" libb64-0d
         exit 0
         ;;
     *)
