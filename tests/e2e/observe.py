@@ -1,0 +1,30 @@
+"""What a server tells of itself in its metrics, and waiting until it is idle."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+
+from ernie_backend.cli.background import RunningServer
+
+IDLE_GAUGES = ("ernie_kv_blocks_used", "ernie_sequences_running", "ernie_sequences_waiting", "ernie_postprocess_streams")
+
+
+def metric(server: RunningServer, name: str) -> float:
+    """The sum of a metric's series. Published once a second: the truth of a moment ago."""
+    text = httpx.get(server.metrics_url, timeout=10).text
+    values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+    assert values, f"{name} is not among the metrics"
+    return sum(values)
+
+
+def wait_until_idle(server: RunningServer, seconds: float = 20.0) -> None:
+    """No block, request or stream state is left; twice in a row, more than a publishing interval apart."""
+    deadline = time.monotonic() + seconds
+    quiet = 0
+    while quiet < 2:
+        busy = {name: value for name in IDLE_GAUGES if (value := metric(server, name))}
+        quiet = 0 if busy else quiet + 1
+        assert time.monotonic() < deadline, f"still busy: {busy}"
+        time.sleep(1.1)

@@ -1,0 +1,109 @@
+"""The KServe face: tritonclient streams, /generate and /generate_stream."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from ernie_backend.cli.background import RunningServer
+from tests.e2e.kserve import Stream
+from tests.e2e.observe import wait_until_idle
+
+GREEDY = {"temperature": 0, "ignore_eos": True}
+
+
+def test_streamed_equals_whole(server: RunningServer) -> None:
+    inputs = {"text_input": "Where is the capital of China?", "max_tokens": 24, "sampling_parameters": GREEDY}
+    streamed = Stream(server.triton_grpc, **inputs).answer()[0]
+    whole = Stream(server.triton_grpc, stream=False, **inputs).answer()[0]
+    assert whole["responses"] == 1 and streamed["responses"] > 1
+    assert (streamed["text"], streamed["ids"], streamed["finish"]) == (whole["text"], whole["ids"], whole["finish"])
+    assert len(whole["ids"]) == 24 and whole["finish"] == "length"
+    assert streamed["usage"] == whole["usage"] | {"cached_tokens": streamed["usage"]["cached_tokens"]}
+
+
+def test_a_stop_string_ends_both_kinds(server: RunningServer) -> None:
+    inputs = {"text_input": "stop", "max_tokens": 3000}
+    full = Stream(server.triton_grpc, stream=False, text_input="stop", max_tokens=60, sampling_parameters=GREEDY).answer()[0]["text"]
+    stop = full[40:44]
+    expected = full[: full.index(stop)]
+    for stream in (True, False):
+        answer = Stream(server.triton_grpc, stream=stream, **inputs, sampling_parameters={**GREEDY, "stop": stop}).answer()[0]
+        assert (answer["text"], answer["finish"]) == (expected, "stop")
+        assert answer["usage"]["completion_tokens"] <= 60, "the engine stopped, too"
+    wait_until_idle(server)
+
+
+def test_choices_come_with_their_index(server: RunningServer) -> None:
+    sampling = {"n": 3, "temperature": 1, "seed": 3, "ignore_eos": True}
+    answers = Stream(server.triton_grpc, text_input="many", max_tokens=8, sampling_parameters=sampling).answer()
+    assert sorted(answers) == [0, 1, 2] and len({tuple(a["ids"]) for a in answers.values()}) == 3
+    lone = Stream(server.triton_grpc, text_input="many", max_tokens=8, sampling_parameters={**sampling, "n": 1, "seed": 5}).answer()
+    assert lone[0]["ids"] == answers[2]["ids"], "choice i draws with seed + i"
+
+
+def test_chat_and_generate(server: RunningServer) -> None:
+    chat = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
+    streamed = Stream(server.triton_grpc, chat=chat, max_tokens=8, sampling_parameters=GREEDY).answer()[0]
+    body = {"chat": chat, "max_tokens": 8, "sampling_parameters": json.dumps(GREEDY)}
+    whole = httpx.post(f"{server.triton_url}/v2/models/ernie/generate", json={**body, "stream": False}, timeout=60).json()
+    assert whole["text_output"] == streamed["text"] and whole["finish_reason"] == "length"
+    texts = []
+    with httpx.stream(
+        "POST", f"{server.triton_url}/v2/models/ernie/generate_stream", json={**body, "stream": True}, timeout=60
+    ) as response:
+        for line in response.iter_lines():
+            if line:
+                texts.append(json.loads(line.removeprefix("data: "))["text_output"])
+    assert "".join(texts) == streamed["text"] and len(texts) > 1
+
+
+def test_numbers_as_strings_and_the_prompt_in_the_output(server: RunningServer) -> None:
+    sampling = {"temperature": "0", "max_tokens": "5", "ignore_eos": "true"}
+    answer = Stream(server.triton_grpc, text_input="echo", exclude_input_in_output=False, sampling_parameters=sampling).answer()[0]
+    assert answer["text"].startswith("echo") and len(answer["ids"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({}, "text_input"),
+        ({"text_input": "a", "chat": {"messages": [{"role": "user", "content": "a"}]}}, "text_input"),
+        ({"text_input": b"\xff\xfe"}, "UTF-8"),
+        ({"chat": "{"}, "JSON"),
+        ({"chat": {"messages": []}}, "messages"),
+        ({"chat": {"messages": [{"role": "king", "content": "a"}]}}, "messages[0].role"),
+        ({"chat": {"messages": [{"role": "user", "content": 5}]}}, "messages[0].content"),
+        ({"chat": {"prompt_token_ids": [10**6]}}, "prompt_token_ids"),
+        ({"chat": {"messages": [{"role": "user", "content": "a"}], "surprise": 1}}, "surprise"),
+        ({"text_input": "a", "sampling_parameters": "{"}, "sampling_parameters"),
+        ({"text_input": "a", "sampling_parameters": "[]"}, "sampling_parameters"),
+        ({"text_input": "a", "sampling_parameters": '{"temperature": NaN}'}, "temperature"),
+        ({"text_input": "a", "sampling_parameters": {"top_p": 2}}, "top_p"),
+        ({"text_input": "a", "sampling_parameters": {"warmth": 2}}, "warmth"),
+        ({"text_input": "a", "sampling_parameters": {"stop_token_ids": [103424]}}, "stop_token_ids"),
+        ({"text_input": "a", "max_tokens": -1}, "max_tokens"),
+        ({"text_input": "a", "max_tokens": 5000}, "4096"),
+        ({"text_input": "word " * 6000}, "4096"),
+        ({"text_input": "x" * 5_000_000}, "4096"),
+        ({"text_input": ""}, "text_input"),
+    ],
+)
+def test_bad_input_is_invalid_argument(server: RunningServer, inputs: dict[str, object], words: str) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        Stream(server.triton_grpc, **inputs).answer()
+    message = caught.value.message()
+    assert words in message and "(type: invalid_request_error" in message, message
+    assert "/" not in message.replace("text/", ""), "no paths"
+
+
+def test_bad_input_on_http_generate_is_400(server: RunningServer) -> None:
+    answer = httpx.post(f"{server.triton_url}/v2/models/ernie/generate", json={"text_input": "a", "max_tokens": -5}, timeout=30)
+    assert answer.status_code == 400 and "max_tokens" in answer.json()["error"]
+
+
+def test_after_all_refusals_nothing_is_held(server: RunningServer) -> None:
+    wait_until_idle(server)
