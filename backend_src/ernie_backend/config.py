@@ -16,6 +16,9 @@ from .errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
 
+DEFAULT_MAX_MODEL_LEN = 8192
+"""FastDeploy's 2048 would refuse its own tutorial: a prompt and `max_tokens=2048`."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -24,7 +27,7 @@ class EngineConfig:
     model: str
     """The model folder."""
     max_model_len: int | None = None
-    """Most tokens of prompt and answer together. None: FastDeploy's 2048, or the model's context if that is shorter."""
+    """Most tokens of prompt and answer together. None: 8192, or the model's context if that is shorter."""
     max_num_seqs: int = 8
     """Most sequences in one step."""
     max_num_batched_tokens: int | None = None
@@ -105,7 +108,7 @@ class EngineConfig:
     def resolved(self, model: ModelConfig) -> EngineConfig:
         """This configuration with every `None` but `num_blocks` decided (the cache is sized by build.py, which knows the memory)."""
         limit = model.max_position_embeddings
-        max_model_len = self.max_model_len if self.max_model_len is not None else min(2048, limit)
+        max_model_len = self.max_model_len if self.max_model_len is not None else min(DEFAULT_MAX_MODEL_LEN, limit)
         if max_model_len > limit:
             raise ConfigError(f"max_model_len ({max_model_len}) exceeds the model's context of {limit} tokens.", param="max_model_len")
         batched = self.max_num_batched_tokens

@@ -215,8 +215,6 @@ class TestBadInput:
         [
             ('{"messages": [', "not valid JSON"),
             ("5", "must be a JSON object, got a number"),
-            ('{"temperature": NaN}', "holds NaN"),
-            ('{"temperature": -Infinity}', "holds -Infinity"),
             ('{"a":' * 100_000, "nested too deeply"),
             ('{"seed": ' + "9" * 5000 + "}", "not valid JSON"),
         ],
@@ -226,6 +224,16 @@ class TestBadInput:
             preprocessor.process(RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
         assert words in caught.value.message
         assert caught.value.param == name
+
+    @pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
+    def test_a_constant_that_is_no_number_is_found(self, preprocessor: Preprocessor, constant: str) -> None:
+        for name, text, place in (
+            ("sampling_parameters", f'{{"seed": 1, "temperature": {constant}}}', "temperature"),
+            ("chat", f'{{"chat_template_kwargs": {{"a": [1, {constant}]}}}}', "chat_template_kwargs.a[1]"),
+        ):
+            with pytest.raises(InvalidRequestError) as caught:
+                preprocessor.process(RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
+            assert caught.value.param == place and constant in caught.value.message
 
     @pytest.mark.parametrize(
         ("inputs", "place"),

@@ -88,7 +88,8 @@ class EngineModel:
         """Streamed answers are watched by postprocess; of the others it sees nothing before the end, so they are watched here."""
         if request.stream or not request.stop:
             return None
-        detokenizers = [Detokenizer(self._tokenizer) for _ in range(request.n)]
+        skip = bool(request.post["skip_special_tokens"])
+        detokenizers = [Detokenizer(self._tokenizer, skip_special_tokens=skip) for _ in range(request.n)]
         matchers = [StopStringMatcher(request.stop, include_stop=False) for _ in range(request.n)]
 
         def watch(index: int, token_ids: tuple[int, ...]) -> bool:
