@@ -34,7 +34,7 @@ serve: $(SERVER_STAMP) $(NEED_MODEL)
 	exec $(BIN)/ernie-triton serve $(MODEL_ARGS) $(ARGS)
 
 ## make test     lint, then the whole test suite (ARGS goes to pytest)
-test: lint
+test: lint $(PERF_STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
 ## make lint     ruff and mypy
@@ -56,7 +56,7 @@ doctor: $(SERVER_STAMP)
 	@$(BIN)/ernie-triton doctor
 
 ## make setup    only install
-setup: $(TEST_STAMP)
+setup: $(TEST_STAMP) $(PERF_STAMP)
 
 ## make clean    remove what the commands above made
 clean:

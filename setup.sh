@@ -45,7 +45,7 @@ PYTHON
 }
 
 make_venv() {
-    [ -x "$1/bin/python" ] && return
+    "$1/bin/python" -m pip --version >/dev/null 2>&1 && return
     python=$(find_python)
     version=$(python_version "$python")
     "$python" -c 'import ensurepip, venv' 2>/dev/null || need_packages "to make the virtual environment" "python$version-venv"
