@@ -16,7 +16,7 @@ from .errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MAX_MODEL_LEN = 8192
+DEFAULT_MAX_MODEL_LEN = 4096
 """FastDeploy's 2048 would refuse its own tutorial: a prompt and `max_tokens=2048`."""
 
 
@@ -27,7 +27,7 @@ class EngineConfig:
     model: str
     """The model folder."""
     max_model_len: int | None = None
-    """Most tokens of prompt and answer together. None: 8192, or the model's context if that is shorter."""
+    """Most tokens of prompt and answer together. None: 4096, or the model's context if that is shorter."""
     max_num_seqs: int = 8
     """Most sequences in one step."""
     max_num_batched_tokens: int | None = None

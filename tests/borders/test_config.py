@@ -91,7 +91,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 def test_resolved_decides_lengths() -> None:
     model = ModelConfig.from_json(DENSE)
     config = EngineConfig(model="m").resolved(model)
-    assert (config.max_model_len, config.max_num_batched_tokens, config.blocks_per_sequence) == (8192, 2048, 128)
+    assert (config.max_model_len, config.max_num_batched_tokens, config.blocks_per_sequence) == (4096, 2048, 64)
     short = ModelConfig.from_json({**DENSE, "max_position_embeddings": 512})
     assert EngineConfig(model="m").resolved(short).max_model_len == 512
     whole = EngineConfig(model="m", max_model_len=4096, enable_chunked_prefill=False).resolved(model)

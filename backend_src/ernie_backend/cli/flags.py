@@ -19,7 +19,7 @@ _ENGINE_FLAGS = {
     "max_model_len": (
         "--max-model-len",
         int,
-        "most tokens of prompt and answer together (default: 8192, or the model's context if shorter)",
+        "most tokens of prompt and answer together (default: 4096, or the model's context if shorter)",
     ),
     "max_num_seqs": ("--max-num-seqs", int, "most sequences in one step (default: 8)"),
     "max_num_batched_tokens": ("--max-num-batched-tokens", int, "most tokens in one step (default: 2048)"),
