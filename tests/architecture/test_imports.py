@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_kernels.cpu": ("ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
     "ernie_kernels.interpreter": ("ernie_kernels.xp",),
     "ernie_kernels.launch": ("ernie_kernels.xp", "ernie_kernels.interpreter"),
-    "ernie_kernels.triton": ("ernie_kernels.launch", "ernie_kernels.xp", "ernie_kernels.weights", "ernie_kernels.metadata"),
+    "ernie_kernels.triton": tuple(f"ernie_kernels.{name}" for name in ("launch", "xp", "weights", "metadata", "reference.sampling")),
     "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "triton", "xp", "weights", "metadata")),),
     "ernie_kernels.specs": (*(f"ernie_kernels.{name}" for name in ("ops", "reference", "cpu", "triton", "xp", "weights", "metadata")),),
     "ernie_kernels.bench": (
