@@ -135,16 +135,17 @@ def _dot(stock_dot: Callable[..., TensorHandle]) -> Callable[..., TensorHandle]:
 
 
 def _arithmetic(stock_op: Callable[..., TensorHandle], operands: int) -> Callable[..., TensorHandle]:
-    """bfloat16 arithmetic as float32 arithmetic, rounded once; comparisons stay booleans."""
+    """bfloat16 arithmetic as float32 arithmetic, rounded once. Comparisons become booleans: the stock interpreter labels them with their
+    operands' type, so that a comparison of float scalars cannot meet a block."""
 
     def op(self: Any, *args: Any) -> TensorHandle:
         handles, rest = args[:operands], args[operands:]
-        if not any(_is_bfloat16(handle) for handle in handles):
-            return stock_op(self, *args)
         result = stock_op(self, *(_widened(handle) for handle in handles), *rest)
         if result.data.dtype == np.bool_:
-            return result
-        return TensorHandle(float32_to_bfloat16(result.data), tl.bfloat16)
+            return TensorHandle(result.data, tl.int1)
+        if any(_is_bfloat16(handle) for handle in handles):
+            return TensorHandle(float32_to_bfloat16(result.data), tl.bfloat16)
+        return result
 
     return op
 

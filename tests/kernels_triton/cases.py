@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ernie_kernels.triton import attention_decode, attention_prefill, norm, rotary, sampling
+from ernie_kernels.triton import attention_decode, attention_prefill, logprobs, norm, rotary, sampling, token_counts
 from ernie_kernels.triton.attention_decode import DecodeWorkspace
 
 Make = Callable[..., Any]
@@ -59,6 +59,14 @@ def _prefill(t: Make, tokens: int, heads: int, kv: int) -> None:
     attention_prefill.prefill_attention(*arguments, max_query_len=tokens, num_requests=3)
 
 
+def _top_logprobs(t: Make, num_rows: int, vocab_size: int = 103424) -> None:
+    shapes = logprobs.workspace_shapes(num_rows, vocab_size)
+    workspace = logprobs.LogprobsWorkspace(**{name: t(dtype, *shape) for name, (shape, dtype) in shapes.items()})
+    integers, tokens = t("int64", num_rows, 5), t("int32", num_rows)
+    values, ids = t("float32", num_rows, 21), t("int32", num_rows, 20)
+    logprobs.top_logprobs(t("float32", num_rows, vocab_size), integers, tokens, workspace, values, ids, pdl=True)
+
+
 CASES: dict[str, Case] = {
     "rms_norm 0.3B": Case(1, lambda t: norm.rms_norm(t("bfloat16", 7, 1024), t("bfloat16", 1024), 1e-5, t("bfloat16", 7, 1024))),
     "add_rms_norm 21B": Case(
@@ -75,4 +83,6 @@ CASES: dict[str, Case] = {
     "embedding 21B": Case(1, lambda t: norm.embedding(t("int32", 33), t("bfloat16", 103424, 2560), t("bfloat16", 33, 2560))),
     "sample 1": Case(5, lambda t: _sample(t, 1, truncated=True)),
     "sample 256 plain": Case(2, lambda t: _sample(t, 256, truncated=False)),
+    "top_logprobs 7": Case(2, lambda t: _top_logprobs(t, 7)),
+    "set_token_counts": Case(2, lambda t: token_counts.set_token_counts(t("int32", 4, 103424), 3, t("int32", 5000), 4000, 4321)),
 }

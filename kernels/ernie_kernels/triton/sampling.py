@@ -30,6 +30,9 @@ CHUNK = 4096
 MAX_CANDIDATES = 8192
 """Gaussian logits leave at most 6,700 between two edges of the second narrowing (9 σ / 56, 103,424 logits); a trained model's, hundreds."""
 NUM_EDGES = 8
+CHUNK_WARPS = 4
+CHOOSE_WARPS = 8
+CHOOSE_BLOCK = 2048
 FLOAT_COLUMNS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 INTEGER_COLUMNS = ("top_k", "seed", "position", "slot", "num_logprobs")
 
@@ -127,12 +130,16 @@ def sample(
     found = (w.edges, w.edge_counts, w.edge_masses)
     grid = (chunks, num_rows)
     edits = (rows.edit_ids, rows.edit_values)
-    launch.run(scan_kernel, grid, *source, *edits, token_counts, w.chunk_best, vocab_size, chunks, pdl=pdl, CHUNK=CHUNK)
+    launch.run(
+        scan_kernel, grid, *source, *edits, token_counts, w.chunk_best, vocab_size, chunks, pdl=pdl, num_warps=CHUNK_WARPS, CHUNK=CHUNK
+    )
     if truncated:
         for level in (1, 2):
-            launch.run(narrow_kernel, grid, *source, *found, vocab_size, chunks, pdl=pdl, CHUNK=CHUNK, LEVEL=level, **common)
+            launch.run(
+                narrow_kernel, grid, *source, *found, vocab_size, chunks, pdl=pdl, num_warps=CHUNK_WARPS, CHUNK=CHUNK, LEVEL=level, **common
+            )
         lists = (w.candidates, w.candidate_ids)
-        launch.run(collect_kernel, grid, *source, *found, *lists, vocab_size, chunks, pdl=pdl, CHUNK=CHUNK, **common)
+        launch.run(collect_kernel, grid, *source, *found, *lists, vocab_size, chunks, pdl=pdl, num_warps=CHUNK_WARPS, CHUNK=CHUNK, **common)
     launch.run(
         choose_kernel,
         (num_rows,),
@@ -146,9 +153,9 @@ def sample(
         vocab_size,
         chunks,
         pdl=pdl,
-        num_warps=8,
+        num_warps=CHOOSE_WARPS,
         CHUNK=CHUNK,
-        BLOCK=2048,
+        BLOCK=CHOOSE_BLOCK,
         TRUNCATED=truncated,
         **common,
     )
