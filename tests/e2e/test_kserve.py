@@ -105,5 +105,12 @@ def test_bad_input_on_http_generate_is_400(server: RunningServer) -> None:
     assert answer.status_code == 400 and "max_tokens" in answer.json()["error"]
 
 
+def test_a_large_http_body_is_refused_and_the_server_lives(server: RunningServer) -> None:
+    for megabytes in (5, 20):
+        body = {"text_input": "x" * (megabytes * 1_000_000)}
+        answer = httpx.post(f"{server.triton_url}/v2/models/ernie/generate", json=body, timeout=60)
+        assert answer.status_code == 400 and "4096" in answer.json()["error"]
+
+
 def test_after_all_refusals_nothing_is_held(server: RunningServer) -> None:
     wait_until_idle(server)

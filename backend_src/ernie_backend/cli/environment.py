@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from .tritonserver import assemble_backends, check_python_for_stub, find_installation, library_path, search_path
+from .tritonserver import TRITON_STACK_BYTES, assemble_backends, check_python_for_stub, find_installation, library_path, search_path
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -30,10 +30,8 @@ def run(args: argparse.Namespace) -> int:
     backends = assemble_backends(installation, folder / "backends")
     command = folder / "bin" / "tritonserver"
     command.parent.mkdir(parents=True, exist_ok=True)
-    command.write_text(
-        f'#!/bin/sh\nexec {shlex.quote(str(installation.program))} --backend-directory {shlex.quote(str(backends))} "$@"\n',
-        encoding="utf-8",
-    )
+    start = f'exec {shlex.quote(str(installation.program))} --backend-directory {shlex.quote(str(backends))} "$@"'
+    command.write_text(f"#!/bin/sh\nulimit -S -s {TRITON_STACK_BYTES // 1024} 2>/dev/null\n{start}\n", encoding="utf-8")
     command.chmod(0o755)
     print(f"export PATH={shlex.quote(str(command.parent) + ':' + search_path(''))}:$PATH")
     print(f"export LD_LIBRARY_PATH={shlex.quote(library_path(installation, os.environ.get('LD_LIBRARY_PATH', '')))}")

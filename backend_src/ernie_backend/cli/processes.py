@@ -6,6 +6,7 @@ import collections
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,6 +25,13 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def _raise_stack_limit(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        resource.setrlimit(resource.RLIMIT_STACK, (possible, hard))
+
+
 class Child:
     """A running child. Start it from the main thread: the kernel ties its life (`PR_SET_PDEATHSIG`) to the thread that made it."""
 
@@ -34,7 +42,9 @@ class Child:
         environment: Mapping[str, str],
         keep: Callable[[str], bool],
         inherited_files: Sequence[int] = (),
+        stack_bytes: int | None = None,
     ) -> None:
+        """`stack_bytes`: raise the stack limit of its threads to this, as far as we may."""
         self.name = name
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         """The last lines it wrote, those too that `keep` refused."""
@@ -45,6 +55,8 @@ class Child:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
             if os.getppid() != parent:  # died between fork and prctl
                 os._exit(1)
+            if stack_bytes is not None:
+                _raise_stack_limit(stack_bytes)
 
         self._process = subprocess.Popen(
             command,

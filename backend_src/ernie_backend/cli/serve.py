@@ -25,7 +25,7 @@ from .gpu import gpu_names
 from .private_folder import PrivateFolder
 from .probes import http_status, sequences_under_way
 from .processes import Child, adopt_orphans, children_of, is_running, reap_all
-from .tritonserver import check_python_for_stub, find_installation
+from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
 
 _POLL_SECONDS = 0.1
 _MODEL_CHECK_SECONDS = 1.0
@@ -126,7 +126,7 @@ class _Server:
             environment = triton_environment(self._options, installation, folder, config_file)
             try:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
-                self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock])
+                self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock], TRITON_STACK_BYTES)
                 self._await_triton()
                 if self._first_signal is None:
                     command = front_end_command(self._options, self._max_model_len)

@@ -19,6 +19,9 @@ STUB_NAME = "triton_python_backend_stub"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON_NAME = f"libpython{PYTHON_VERSION}.so.1.0"
 
+TRITON_STACK_BYTES = 256 * 2**20
+"""tritonserver 2.51 puts an HTTP body on a thread's stack: 5 MB end it with a segmentation fault at the usual 8 MiB; 60 MB pass."""
+
 
 @dataclass(frozen=True)
 class Installation:

@@ -33,11 +33,11 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
         place = _place_of(given, "", lambda value: isinstance(value, float) and math.isnan(value)) or name
         raise InvalidRequestError(f"{place} is {constants[0]}, which JSON does not know: give a finite number.", param=place)
     if _SURROGATE_ESCAPE.search(text):  # only such an escape can smuggle half a character into a string
-        place = _place_of(given, "", _has_half_character)
-        if place is not None:
+        half = _place_of(given, "", _has_half_character)
+        if half is not None:
             raise InvalidRequestError(
-                f"{place or name} is not valid Unicode: it holds half of a surrogate pair, such as \\ud83d without what must follow.",
-                param=place or name,
+                f"{half or name} is not valid Unicode: it holds half of a surrogate pair, such as \\ud83d without what must follow.",
+                param=half or name,
             )
     return given
 
