@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,29 @@ def set_num_threads(count: int) -> None:
     _Threads.count = count
 
 
-def _cache_directory() -> str | None:
-    """A writable folder for compiled code, named after the kernels' own text (numba would notice a change only in the file that holds the
-    kernel, not in those it calls); None where there is no such place."""
+def _cache_candidates() -> list[Path]:
+    """Folders for compiled code, the best first, named after the kernels' own text: numba itself would notice a change only in the file
+    that holds a kernel, not in those it calls."""
     text = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     name = f"ernie_kernels-{hashlib.sha256(text).hexdigest()[:16]}"
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for folder in (Path(base) / name, Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"):
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return [home / name, Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"]
+
+
+def usable_cache_directory(candidates: Iterable[Path]) -> str | None:
+    """The first folder that exists or can be made, can be written, and is nobody else's to write (what lies there is run); None: none."""
+    for folder in candidates:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.stat()
         except OSError:
             continue
-        if os.access(folder, os.W_OK):
+        if found.st_uid == os.getuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
             return str(folder)
     return None
 
 
-_CACHE_DIRECTORY = _cache_directory()
+_CACHE_DIRECTORY = usable_cache_directory(_cache_candidates())
 
 
 def kernel(parallel: bool = False, fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
