@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .. import launch
-
-Tensor = Any
+from ..launch import Argument as Tensor
 
 
 def combine_add_rms_norm(
@@ -21,7 +18,7 @@ def combine_add_rms_norm(
     eps: float,
     out: Tensor,  # [T, H] bfloat16
     *,
-    pdl: bool = False,
+    pdl: bool = True,
 ) -> None:
     """residual += Σⱼ w[t, j] · parts[t, j]; out = norm_weight · residual / sqrt(mean(residual²) + eps).
 

@@ -12,18 +12,16 @@ times the expert's own tokens, by plan. More: `moe_prefill`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .. import launch
-from .gemm_common import prefetch_to_l2, silu_mul, weight_rows
-from .moe_prefill import launch_prefill, prefill_tile
+from ..launch import Argument as Tensor
+from . import moe_prefill
+from .gemm_common import prefetch_to_l2, silu_mul, tile_product, weight_rows
 from .moe_router import ExpertPlan, max_tiles
-
-Tensor = Any
 
 UNSORTED_TOKENS = 16
 """Up to here no plan is needed."""
@@ -40,6 +38,7 @@ class ExpertTile:
     depth: int  # elements of K per step
     num_warps: int
     num_stages: int
+    slices: int = 1  # see gemm_common.tile_product
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def plan_tile(num_tokens: int, num_experts: int, experts_per_token: int) -> int 
     if num_tokens <= UNSORTED_TOKENS:
         return None
     if num_tokens > 512:
-        return prefill_tile(num_tokens, num_experts, experts_per_token)
+        return moe_prefill.TILE
     per_expert = num_tokens * experts_per_token / num_experts
     return 16 if per_expert <= 12 else 32
 
@@ -71,7 +70,7 @@ def experts_gate_up(
     routing: Routing,
     act_out: Tensor,  # [T · (k + n), I] bfloat16
     *,
-    pdl: bool = False,
+    pdl: bool = True,
 ) -> None:
     """act_out[slot of (t, e)] = silu(Gₑ x[t]) · (Uₑ x[t]). H and I multiples of 128."""
     _launch(x, gate_up, routing, act_out, paired=True, pdl=pdl)
@@ -83,21 +82,25 @@ def experts_down(
     routing: Routing,
     parts_out: Tensor,  # [T, k + n, H] bfloat16 or float32
     *,
-    pdl: bool = False,
+    pdl: bool = True,
 ) -> None:
-    """parts_out[slot of (t, e)] = Dₑ act[slot]; not yet weighted."""
+    """parts_out[slot of (t, e)] = Dₑ act[slot]; not yet weighted.
+
+    With pdl the kernel just before must be that of `experts_gate_up` with the same routing: it lets this one start only when ids and plan are
+    written, so that this one reads them, and its weights, while the other still runs.
+    """
     _launch(act, down, routing, parts_out, paired=False, pdl=pdl)
 
 
 def _launch(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool) -> None:
-    num_tokens, k = routing.ids.shape
+    num_tokens = routing.ids.shape[0]
     assert x.shape[-1] == w.shape[2] and w.shape[2] % 128 == 0 and w.shape[1] % 64 == 0
     if num_tokens <= GEMV_TOKENS:
         launch_gemv(x, w, routing, out, paired=paired, pdl=pdl)
         return
     assert (routing.plan is None) == (num_tokens <= UNSORTED_TOKENS), "a plan is needed above UNSORTED_TOKENS tokens, and only there"
     if num_tokens > 512:
-        launch_prefill(x, w, routing.ids, routing.plan, routing.num_shared, out, paired=paired, pdl=pdl)
+        moe_prefill.launch_prefill(x, w, routing.ids, routing.plan, routing.num_shared, out, paired=paired, pdl=pdl)
         return
     tokens = routing.plan.tile if routing.plan else 8 if num_tokens <= 8 else 16
     launch_tiles(x, w, routing, out, expert_tile(tokens), paired=paired, pdl=pdl)
@@ -108,7 +111,7 @@ def expert_tile(tokens: int) -> ExpertTile:
     return ExpertTile(64 if tokens <= 16 else 128, tokens, 128 if tokens <= 16 else 64, 4, 4)
 
 
-def launch_gemv(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool, rows: int = 8, num_warps: int = 4) -> None:
+def launch_gemv(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool, rows: int = 4, num_warps: int = 4) -> None:
     """One token: programs of `rows` weight rows of one slot's expert."""
     k = int(routing.ids.shape[1])
     num_experts, n, depth = w.shape[0] - routing.num_shared, w.shape[1], w.shape[2]
@@ -168,6 +171,7 @@ def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: Expe
         ROWS=tile.rows,
         TOKENS=tile.tokens,
         DEPTH=tile.depth,
+        SLICES=tile.slices,
         PAIRED=paired,
         SORTED=plan is not None,
         LANES=max(tile.rows, 32 * tile.num_warps),
@@ -198,23 +202,29 @@ def expert_gemv_kernel(
     is_shared = member < SHARED
     slot = tl.where(is_shared, k + member, member - SHARED)
     if PDL:
-        gdc_launch_dependents()
-        if is_shared:
-            lane = tl.arange(0, LANES)
-            ahead = (E + member).to(tl.int64) * N + weight_rows(lane, tile, N, ROWS, PAIRED)
-            prefetch_to_l2(w_ptr + ahead * K, tl.where(lane < ROWS, K * 2, 0))
-        gdc_wait()
+        if PAIRED:
+            if is_shared:
+                lane = tl.arange(0, LANES)
+                early = (E + member).to(tl.int64) * N + weight_rows(lane, tile, N, ROWS, PAIRED)
+                prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, K * 2, 0))
+            gdc_wait()
+        gdc_launch_dependents()  # PAIRED: not before the wait, so that the next kernel finds the ids written (see experts_down)
     expert = tl.load(ids_ptr + slot, mask=slot < k, other=0)
     expert = tl.where(is_shared, E + member, expert)
     row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), tile, N, ROWS, PAIRED)
     column = tl.arange(0, BLOCK)
+    weights = ()
+    for block in tl.static_range(K // BLOCK):
+        pointers = w_ptr + row[:, None] * K + block * BLOCK + column[None, :]
+        weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # noqa: RUF005
+    if PDL and not PAIRED:
+        gdc_wait()
     x_pointers = x_ptr + (row * 0).to(tl.int32)[:, None] + column[None, :]  # in the layout of the weights
     if not PAIRED:
         x_pointers += slot * K
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     for block in tl.static_range(K // BLOCK):
-        weights = tl.load(w_ptr + row[:, None] * K + block * BLOCK + column[None, :], eviction_policy="evict_first")
-        total += weights.to(tl.float32) * tl.load(x_pointers + block * BLOCK).to(tl.float32)
+        total += weights[block].to(tl.float32) * tl.load(x_pointers + block * BLOCK).to(tl.float32)
     y = tl.sum(total, axis=1)
     if PAIRED:
         gate, up = tl.split(tl.trans(tl.reshape(y, [2, ROWS // 2])))
@@ -245,6 +255,7 @@ def expert_tile_kernel(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
+    SLICES: tl.constexpr,
     PAIRED: tl.constexpr,
     SORTED: tl.constexpr,
     LANES: tl.constexpr,
@@ -259,13 +270,13 @@ def expert_tile_kernel(
     routed = program - shared_programs
     row_tile = tl.where(is_shared, program // token_tiles % row_tiles, routed // candidates)
     member = tl.where(is_shared, program // token_tiles // row_tiles, routed % candidates)
-    if PDL:
-        gdc_launch_dependents()
+    if PDL and PAIRED:
         if is_shared:
             lane = tl.arange(0, LANES)
-            ahead = (E + member).to(tl.int64) * N + weight_rows(lane, row_tile, N, ROWS, PAIRED)
-            prefetch_to_l2(w_ptr + ahead * K, tl.where(lane < ROWS, K * 2, 0))
+            early = (E + member).to(tl.int64) * N + weight_rows(lane, row_tile, N, ROWS, PAIRED)
+            prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, K * 2, 0))
         gdc_wait()
+        gdc_launch_dependents()  # not before the wait, so that the next kernel finds ids and plan written (see experts_down)
 
     slots_per_token = k + SHARED
     token = (program % token_tiles) * TOKENS + tl.arange(0, TOKENS)
@@ -296,15 +307,14 @@ def expert_tile_kernel(
     slot = tl.where(real, slot, 0)
     x_row = slot // slots_per_token if PAIRED else slot
 
+    if PDL and not PAIRED:
+        gdc_launch_dependents()
+        lane = tl.arange(0, LANES)
+        early = expert.to(tl.int64) * N + weight_rows(lane, row_tile, N, ROWS, PAIRED)
+        prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, 512, 0))
+        gdc_wait()
     row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), row_tile, N, ROWS, PAIRED)
-    depth = tl.arange(0, DEPTH)
-    w_pointers = w_ptr + row[:, None] * K + depth[None, :]
-    x_pointers = x_ptr + x_row[None, :] * K + depth[:, None]
-    total = tl.zeros([ROWS, TOKENS], tl.float32)
-    for _step in range(0, K, DEPTH):
-        total = tl.dot(tl.load(w_pointers, eviction_policy="evict_first"), tl.load(x_pointers), total)
-        w_pointers += DEPTH
-        x_pointers += DEPTH
+    total = tile_product(w_ptr + row * K, x_ptr + x_row * K, K, ROWS, TOKENS, DEPTH, SLICES)
 
     if PAIRED:
         gate, up = tl.split(tl.permute(tl.reshape(total, [2, ROWS // 2, TOKENS]), [1, 2, 0]))

@@ -1,19 +1,19 @@
-"""The experts of a mixture layer for more than 512 tokens: grouped products bound by the matrix units; knows no router."""
+"""The experts of a mixture layer for more than 512 tokens: grouped products bound by the matrix units; knows no router. Hopper has a kernel of
+its own for them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .. import launch
+from ..launch import Argument as Tensor
+from . import moe_prefill_hopper as hopper
 from .gemm_common import silu_mul
 from .moe_router import ExpertPlan, max_tiles
-
-Tensor = Any
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,10 @@ class PrefillTile:
     num_stages: int
 
 
-def prefill_tile(num_tokens: int, num_experts: int, experts_per_token: int) -> int:
-    """Slots per tile. Half a tile per expert is padding: large tiles only where an expert has several."""
-    return 128 if num_tokens * experts_per_token >= 96 * num_experts else 64
+TILE = 128
+"""Slots per tile. Half a tile per expert is padding, of which the kernel for Hopper skips what comes in whole halves."""
 
-
-def tile_for(slots: int) -> PrefillTile:
-    """The measured choice for a slot tile."""
-    return PrefillTile(slots, 256, 64, 8, 8, 3)
+_ANY_GPU = PrefillTile(TILE, 256, 64, 8, 8, 3)
 
 
 def launch_prefill(
@@ -48,12 +44,15 @@ def launch_prefill(
     *,
     paired: bool,
     pdl: bool,
-    tile: PrefillTile | None = None,
+    tile: PrefillTile | None = None,  # None: the measured choice for this GPU
 ) -> None:
     """out[slot] = Wₑ x[slot's row], with paired: silu(gate) · up of it. `x` rows are gathered while they are loaded."""
     num_tokens, k = ids.shape
     num_experts, n, depth = w.shape[0] - num_shared, w.shape[1], w.shape[2]
-    tile = tile or tile_for(plan.tile)
+    if tile is None and launch.runs_on_hopper(expert_prefill_kernel) and hopper.can_serve(n, depth, plan.tile):
+        hopper.launch_grouped(x, w, plan, num_tokens, k, num_shared, out, paired=paired)
+        return
+    tile = tile or _ANY_GPU
     assert tile.slots == plan.tile and n % tile.rows == 0 and depth % tile.depth == 0
     shared_tiles = num_shared * triton.cdiv(num_tokens, tile.slots)
     slot_tiles = shared_tiles + max_tiles(num_tokens, k, num_experts, tile.slots)

@@ -6,17 +6,15 @@ Products are exact: a float32 router weight is the sum of three bfloat16 numbers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .. import launch
+from ..launch import Argument as Tensor
 from .gemm_common import prefetch_to_l2
 from .linear import Workspace
-
-Tensor = Any
 
 DEPTH = 64
 
@@ -61,7 +59,7 @@ def route(
     ids_out: Tensor,  # [T, k] int32
     workspace: Workspace,
     *,
-    pdl: bool = False,
+    pdl: bool = True,
 ) -> None:
     """p = softmax(x Gᵀ); ids = the k largest of p + bias, largest first, lower id first among equals; weights = p[ids] / max(Σ, norm_min).
 
@@ -110,7 +108,7 @@ def sort_by_expert(
     num_shared: int,
     plan: ExpertPlan,  # output
     *,
-    pdl: bool = False,
+    pdl: bool = True,
 ) -> None:
     """Fills `plan`: slots ordered by (expert, token), each expert's run padded to a multiple of plan.tile; the expert of each tile; the number
     of tiles. Stable and deterministic. One program per expert scans all ids, so nothing has to be passed between programs.
@@ -218,7 +216,7 @@ def route_kernel(
             weight = tl.sum(tl.where(taken, p, 0.0), axis=0)
             score = tl.where(taken, float("-inf"), score)
             norm += weight
-            chosen = chosen + ((best, weight),)
+            chosen = chosen + ((best, weight),)  # noqa: RUF005
         norm = tl.maximum(norm, norm_min)
         for j in tl.static_range(CHOICES):
             best, weight = chosen[j]
