@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ernie_kernels.triton import attention_decode, attention_prefill, logprobs, norm, rotary, sampling, token_counts
-from ernie_kernels.triton.attention_decode import DecodeWorkspace
+from ernie_kernels.triton.attention_decode import DecodePlan, DecodeWorkspace
 
 Make = Callable[..., Any]
 
@@ -41,16 +41,16 @@ def _rotary(t: Make, tokens: int, heads: int, kv: int) -> None:
     rotary.rotary_kv_write(qkv, t("float32", 4096, 128), t("int32", tokens), t("int32", tokens), *_caches(t, kv), q)
 
 
-def _decode(t: Make, requests: int, heads: int, kv: int, splits: int, with_rotary: bool) -> None:
-    partials, maxima_sums, arrivals = attention_decode.decode_workspace_shapes(requests, heads, kv, splits)
-    workspace = DecodeWorkspace(t("float32", *partials), t("float32", *maxima_sums), t("int32", *arrivals))
+def _decode(t: Make, requests: int, heads: int, kv: int, plan: DecodePlan, with_rotary: bool) -> None:
+    partials, log_sums, arrivals = attention_decode.decode_workspace_shapes(requests, kv, plan.num_splits)
+    workspace = DecodeWorkspace(t("float32", *partials), t("float32", *log_sums), t("int32", *arrivals))
     tables, out = (t("int32", requests, 17), t("int32", requests), 0.088), t("bfloat16", requests, heads * 128)
     if with_rotary:
         qkv = t("bfloat16", requests, (heads + 2 * kv) * 128)
         first = (qkv, t("float32", 4096, 128), t("int32", requests), *_caches(t, kv))
-        attention_decode.rotary_decode_attention(*first, *tables, out, workspace, splits)
+        attention_decode.rotary_decode_attention(*first, *tables, out, workspace, plan)
     else:
-        attention_decode.decode_attention(t("bfloat16", requests, heads, 128), *_caches(t, kv), *tables, out, workspace, splits)
+        attention_decode.decode_attention(t("bfloat16", requests, heads, 128), *_caches(t, kv), *tables, out, workspace, plan)
 
 
 def _prefill(t: Make, tokens: int, heads: int, kv: int) -> None:
@@ -75,9 +75,9 @@ CASES: dict[str, Case] = {
     ),
     "rotary_kv_write 0.3B": Case(1, lambda t: _rotary(t, 7, 16, 2)),
     "rotary_kv_write 21B": Case(1, lambda t: _rotary(t, 333, 20, 4)),
-    "decode_attention 21B": Case(1, lambda t: _decode(t, 16, 20, 4, 8, with_rotary=False)),
-    "rotary_decode_attention 0.3B": Case(1, lambda t: _decode(t, 1, 16, 2, 64, with_rotary=True)),
-    "rotary_decode_attention 21B": Case(1, lambda t: _decode(t, 256, 20, 4, 2, with_rotary=True)),
+    "decode_attention 21B": Case(1, lambda t: _decode(t, 16, 20, 4, DecodePlan(8, 128), with_rotary=False)),
+    "rotary_decode_attention 0.3B": Case(1, lambda t: _decode(t, 1, 16, 2, DecodePlan(64, 128), with_rotary=True)),
+    "rotary_decode_attention 21B": Case(1, lambda t: _decode(t, 256, 20, 4, DecodePlan(2, 64), with_rotary=True)),
     "prefill_attention 0.3B": Case(1, lambda t: _prefill(t, 65, 16, 2)),
     "prefill_attention 21B": Case(1, lambda t: _prefill(t, 1000, 20, 4)),
     "embedding 21B": Case(1, lambda t: norm.embedding(t("int32", 33), t("bfloat16", 103424, 2560), t("bfloat16", 33, 2560))),

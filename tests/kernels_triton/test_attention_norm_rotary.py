@@ -10,13 +10,13 @@ import pytest
 
 from ernie_kernels.interpreter import Bfloat16, bfloat16_to_float32, float32_to_bfloat16
 from ernie_kernels.triton import attention_decode, attention_prefill, norm, rotary
-from ernie_kernels.triton.attention_decode import DecodeWorkspace
+from ernie_kernels.triton.attention_decode import DecodePlan, DecodeWorkspace
 
 EPS = 1e-5
 BLOCK_SIZE = 16
 DIM = 32
 SCALE = DIM**-0.5
-CONTEXTS = [0, 1, 15, 16, 17, 100]
+CONTEXTS = [0, 1, 63, 64, 65, 300]
 
 
 def bf16(values: np.ndarray) -> Bfloat16:
@@ -73,10 +73,10 @@ class Cache:
         return np.einsum("hnc,chd->nhd", weights, values).reshape(num_queries, num_heads * DIM)
 
 
-def decode_workspace(num_requests: int, num_heads: int, num_kv_heads: int, num_splits: int) -> DecodeWorkspace:
-    shapes = attention_decode.decode_workspace_shapes(num_requests, num_heads, num_kv_heads, num_splits, DIM)
-    partials, maxima_sums = (np.full(shape, np.nan, np.float32) for shape in shapes[:2])
-    return DecodeWorkspace(partials, maxima_sums, np.zeros(shapes.arrivals, np.int32))
+def decode_workspace(num_requests: int, num_kv_heads: int, num_splits: int) -> DecodeWorkspace:
+    shapes = attention_decode.decode_workspace_shapes(num_requests, num_kv_heads, num_splits, DIM)
+    partials, log_sums = (np.full(shape, np.nan, np.float32) for shape in shapes[:2])
+    return DecodeWorkspace(partials, log_sums, np.zeros(shapes.arrivals, np.int32))
 
 
 def test_norms() -> None:
@@ -103,7 +103,7 @@ def test_embedding() -> None:
 
 def rotary_inputs(cache: Cache, num_heads: int) -> tuple[Bfloat16, np.ndarray, np.ndarray, np.ndarray]:
     """qkv, cos_sin, positions and slots of each request's last token; −1 where its context is empty."""
-    angles = np.arange(128)[:, None] * 500000.0 ** (-np.arange(0, DIM, 2) / DIM)
+    angles = np.arange(512)[:, None] * 500000.0 ** (-np.arange(0, DIM, 2) / DIM)
     cos_sin = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     qkv = bf16(cache.rng.standard_normal((len(cache.contexts), (num_heads + 2 * cache.num_kv_heads) * DIM)))
     positions = np.maximum(cache.context_lens - 1, 0)
@@ -130,12 +130,12 @@ def test_rotary_kv_write(num_heads: int, num_kv_heads: int) -> None:
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(5, 1), (16, 2)])
-@pytest.mark.parametrize("num_splits", [1, 3, 8])
-def test_decode(num_heads: int, num_kv_heads: int, num_splits: int) -> None:
+@pytest.mark.parametrize("plan", [DecodePlan(1, 64), DecodePlan(3, 64), DecodePlan(12, 64), DecodePlan(2, 128)])
+def test_decode(num_heads: int, num_kv_heads: int, plan: DecodePlan) -> None:
     cache = Cache(CONTEXTS, num_kv_heads)
     q, out = bf16(cache.rng.standard_normal((len(CONTEXTS), num_heads, DIM))), poisoned(len(CONTEXTS), num_heads * DIM)
-    workspace = decode_workspace(len(CONTEXTS), num_heads, num_kv_heads, num_splits)
-    arguments = (q, cache.k, cache.v, cache.block_tables, cache.context_lens, SCALE, out, workspace, num_splits)
+    workspace = decode_workspace(len(CONTEXTS), num_kv_heads, plan.num_splits)
+    arguments = (q, cache.k, cache.v, cache.block_tables, cache.context_lens, SCALE, out, workspace, plan)
     for _ in range(2):  # the second time on what the first left in the workspace
         attention_decode.decode_attention(*arguments)
         assert not out.bits[0].any()
@@ -144,25 +144,29 @@ def test_decode(num_heads: int, num_kv_heads: int, num_splits: int) -> None:
         assert not workspace.arrivals.any()
 
 
-@pytest.mark.parametrize("num_splits", [1, 3])
-def test_rotary_inside_decode_equals_rotary_before_it(num_splits: int) -> None:
+@pytest.mark.parametrize("plan", [DecodePlan(1, 64), DecodePlan(3, 64)])
+def test_rotary_inside_decode_equals_rotary_before_it(plan: DecodePlan) -> None:
     before, inside = Cache(CONTEXTS, 2), Cache(CONTEXTS, 2)
     qkv, cos_sin, positions, slots = rotary_inputs(before, 6)
     q, expected, out = poisoned(len(CONTEXTS), 6, DIM), poisoned(len(CONTEXTS), 6 * DIM), poisoned(len(CONTEXTS), 6 * DIM)
-    workspace = decode_workspace(len(CONTEXTS), 6, 2, num_splits)
+    workspace = decode_workspace(len(CONTEXTS), 2, plan.num_splits)
     rotary.rotary_kv_write(qkv, cos_sin, positions, slots, before.k, before.v, q)
     shared = (before.block_tables, before.context_lens, SCALE)
-    attention_decode.decode_attention(q, before.k, before.v, *shared, expected, workspace, num_splits)
-    attention_decode.rotary_decode_attention(qkv, cos_sin, positions, inside.k, inside.v, *shared, out, workspace, num_splits)
+    attention_decode.decode_attention(q, before.k, before.v, *shared, expected, workspace, plan)
+    attention_decode.rotary_decode_attention(qkv, cos_sin, positions, inside.k, inside.v, *shared, out, workspace, plan)
     for x, y in ((out, expected), (inside.k, before.k), (inside.v, before.v)):
         np.testing.assert_array_equal(x.bits, y.bits)
 
 
-def test_choice_of_splits() -> None:
-    assert attention_decode.choose_splits(1, 4, 600) == 10  # a tile each
-    assert attention_decode.choose_splits(256, 4, 600) == 1
-    assert attention_decode.choose_splits(256, 4, 131072) == 64  # 32 tiles each
-    assert attention_decode.choose_splits(1, 1, 131072) == attention_decode.MAX_SPLITS
+def test_plans() -> None:
+    plan = attention_decode.plan_decode
+    assert plan(1, 4, 600) == (5, 128)  # a tile each
+    assert plan(1, 4, 8192) == (32, 128)  # two tiles each: more splits take longer to add up than they save
+    assert plan(64, 4, 600) == (1, 128)
+    assert plan(256, 4, 600) == (1, 64)
+    assert plan(256, 4, 131072) == (64, 64)  # 32 tiles each
+    assert plan(1, 1, 1) == (1, 128)
+    assert plan(1, 8, 1 << 20).num_splits == attention_decode.MAX_SPLITS
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(5, 1), (4, 2)])

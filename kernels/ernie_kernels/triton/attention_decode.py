@@ -17,27 +17,41 @@ from .rotary import rotate_pairs
 class DecodeWorkspace(NamedTuple):
     """Scratch memory of `decode_attention`, one for all layers: shapes from `decode_workspace_shapes`."""
 
-    partials: Tensor  # float32 [num_requests · kv · max_splits, d, group_pad]: what each split sums up, before normalisation
-    maxima_sums: Tensor  # float32 [num_requests · kv · max_splits, 2, group_pad]: each split's largest score (log2) and sum of weights
+    partials: Tensor  # float32 [num_requests · kv · max_splits, d, 8]: each split's own attention
+    log_sums: Tensor  # float32 [num_requests · kv · max_splits, 8]: log2 of each split's Σ exp(scores)
     arrivals: Tensor  # int32 [num_requests · kv]: how many splits are done. Zero it once; each launch leaves it zero
 
 
-def decode_workspace_shapes(num_requests: int, num_heads: int, num_kv_heads: int, max_splits: int, head_dim: int = 128) -> DecodeWorkspace:
+def decode_workspace_shapes(num_requests: int, num_kv_heads: int, max_splits: int, head_dim: int = 128) -> DecodeWorkspace:
     """The shape of each of DecodeWorkspace's tensors."""
-    rows, group_pad = num_requests * num_kv_heads * max_splits, _group_pad(num_heads // num_kv_heads)
-    return DecodeWorkspace((rows, head_dim, group_pad), (rows, 2, group_pad), (num_requests * num_kv_heads,))
+    rows = num_requests * num_kv_heads * max_splits
+    return DecodeWorkspace((rows, head_dim, _GROUP_PAD), (rows, _GROUP_PAD), (num_requests * num_kv_heads,))
 
 
-def choose_splits(num_requests: int, num_kv_heads: int, max_context: int, programs: int = 528, longest_tiles: int = 32) -> int:
-    """How many programs share one request's context: enough for `programs` (4 on each of 132 multiprocessors) in all, and so that none
-    walks more than `longest_tiles` tiles of 64 tokens, but never more than there are tiles. All arguments are bounds of a bucket."""
-    tiles = max(1, math.ceil(max_context / 64))
-    wanted = max(math.ceil(programs / (num_requests * num_kv_heads)), math.ceil(tiles / longest_tiles))
-    return min(wanted, tiles, MAX_SPLITS)
+class DecodePlan(NamedTuple):
+    """How the work is cut. Results depend on it to the last bit: for results that do not depend on the batch, use one for all batches."""
+
+    num_splits: int  # programs that share one request's context, at most
+    tile: int  # tokens that a program takes at a time: 64 or 128
 
 
 MAX_SPLITS = 128
-"""More partial results than this take the last arriver longer to add up than they save."""
+_GROUP_PAD = 8  # the queries' side of a matrix instruction
+
+
+def plan_decode(num_requests: int, num_kv_heads: int, max_context: int) -> DecodePlan:
+    """A good plan for a bucket: num_requests and max_context are its bounds.
+
+    SWEEP
+    """
+    pairs = num_requests * num_kv_heads
+    if pairs * max_context < 250_000:
+        tiles = math.ceil(max_context / 128)
+        wanted = min(round(264 / pairs), max(16, math.ceil(tiles / 2)))
+        return DecodePlan(max(1, min(wanted, tiles, MAX_SPLITS)), 128)
+    tiles = math.ceil(max_context / 64)
+    wanted = max(round(528 / pairs), math.ceil(tiles / 32))  # no program walks more than 2048 tokens: contexts differ in length
+    return DecodePlan(max(1, min(wanted, tiles, MAX_SPLITS)), 64)
 
 
 def decode_attention(
@@ -49,20 +63,20 @@ def decode_attention(
     scale: float,
     out: Tensor,
     workspace: DecodeWorkspace,
-    num_splits: int,
+    plan: DecodePlan,
     *,
     pdl: bool = True,
 ) -> None:
     """out[r] = softmax(scale · q[r] Kᵀ) V over the first context_lens[r] tokens of request r's blocks.
 
     q [R, heads, d] bfloat16; caches [num_blocks, block_size, kv, d]; block_tables [R, max_blocks] int32; context_lens [R] int32, 0 for
-    padding, which gives zeros; out [R, heads · d]; query head h reads key head h // (heads / kv). Each request's tiles of 64 tokens are
-    dealt in runs to at most num_splits programs; the last to finish adds their results in the order of the tokens, so that the result
-    depends on the request's context and num_splits alone. block_tables and context_lens may be read before the preceding kernel has ended
+    padding, which gives zeros; out [R, heads · d]; query head h reads key head h // (heads / kv). Each request's tiles are dealt in
+    runs to at most plan.num_splits programs; the last to finish adds their results in the order of the tokens, so that the result depends
+    on the request's context and the plan alone. block_tables and context_lens may be read before the preceding kernel has ended
     (pdl): they must come from an earlier one.
     """
     num_heads = q.shape[1]
-    _launch(q, q, context_lens, k_cache, v_cache, block_tables, context_lens, scale, out, workspace, num_splits, num_heads, False, pdl)
+    _launch(q, q, context_lens, k_cache, v_cache, block_tables, context_lens, scale, out, workspace, plan, num_heads, False, pdl)
 
 
 def rotary_decode_attention(
@@ -76,7 +90,7 @@ def rotary_decode_attention(
     scale: float,
     out: Tensor,
     workspace: DecodeWorkspace,
-    num_splits: int,
+    plan: DecodePlan,
     *,
     pdl: bool = True,
 ) -> None:
@@ -86,7 +100,7 @@ def rotary_decode_attention(
     """
     num_heads = qkv.shape[1] // k_cache.shape[3] - 2 * k_cache.shape[2]
     assert positions.shape[0] == qkv.shape[0] and cos_sin.shape[1] == k_cache.shape[3]
-    _launch(qkv, cos_sin, positions, k_cache, v_cache, block_tables, context_lens, scale, out, workspace, num_splits, num_heads, True, pdl)
+    _launch(qkv, cos_sin, positions, k_cache, v_cache, block_tables, context_lens, scale, out, workspace, plan, num_heads, True, pdl)
 
 
 def _launch(
@@ -100,7 +114,7 @@ def _launch(
     scale: float,
     out: Tensor,
     workspace: DecodeWorkspace,
-    num_splits: int,
+    plan: DecodePlan,
     num_heads: int,
     rotary: bool,
     pdl: bool,
@@ -108,32 +122,27 @@ def _launch(
     num_requests = q.shape[0]
     _, block_size, num_kv_heads, head_dim = k_cache.shape
     group = num_heads // num_kv_heads
-    tile = min(64, block_size)
     assert tuple(v_cache.shape) == tuple(k_cache.shape) and tuple(out.shape) == (num_requests, num_heads * head_dim)
     assert context_lens.shape[0] >= num_requests and block_tables.shape[0] >= num_requests
-    assert num_heads == group * num_kv_heads and block_size % tile == 0 and tile >= 16
-    assert workspace.partials.shape[0] >= num_requests * num_kv_heads * num_splits and workspace.partials.shape[2] == _group_pad(group)
+    assert num_heads == group * num_kv_heads and group <= _GROUP_PAD and head_dim == workspace.partials.shape[1]
+    assert workspace.partials.shape[0] >= num_requests * num_kv_heads * plan.num_splits and plan.num_splits > 0
+    assert workspace.arrivals.shape[0] >= num_requests * num_kv_heads and plan.tile in (64, 128)
     launch.run(
         _decode_attention_kernel,
-        (num_kv_heads, num_splits, num_requests),
+        (num_kv_heads, plan.num_splits, num_requests),
         *(q, cos_sin, positions, k_cache, v_cache, block_tables, context_lens, out, *workspace),
-        *(block_tables.shape[1], num_splits, scale / math.log(2)),
-        num_warps=4,
-        num_stages=3,
+        *(block_tables.shape[1], plan.num_splits, scale / math.log(2)),
+        num_warps=plan.tile // 16,
+        num_stages=2,
         pdl=pdl,
         NUM_KV_HEADS=num_kv_heads,
         GROUP=group,
-        GROUP_PAD=_group_pad(group),
+        GROUP_PAD=_GROUP_PAD,
         HEAD_DIM=head_dim,
         BLOCK_SIZE=block_size,
-        TILE=tile,
+        TILE=plan.tile,
         ROTARY=rotary,
     )
-
-
-def _group_pad(group: int) -> int:
-    """The queries' side of a matrix instruction is at least 8 wide."""
-    return max(8, triton.next_power_of_2(group))
 
 
 @triton.jit(do_not_specialize=["num_splits"])
@@ -147,7 +156,7 @@ def _decode_attention_kernel(
     context_lens_ptr,  # [R] int32
     out_ptr,  # [R, heads, HEAD_DIM]
     partials_ptr,  # [R, NUM_KV_HEADS, num_splits, HEAD_DIM, GROUP_PAD] float32
-    maxima_sums_ptr,  # [R, NUM_KV_HEADS, num_splits, 2, GROUP_PAD] float32
+    log_sums_ptr,  # [R, NUM_KV_HEADS, num_splits, GROUP_PAD] float32
     arrivals_ptr,  # [R, NUM_KV_HEADS] int32
     max_blocks,
     num_splits,
@@ -175,13 +184,13 @@ def _decode_attention_kernel(
     stop_tile = tl.minimum(first_tile + tiles_per_split, num_tiles)
     table = block_tables_ptr + request.to(tl.int64) * max_blocks
     in_tile = tl.arange(0, TILE)
-    block = tl.load(table + first_tile * TILE // BLOCK_SIZE).to(tl.int64)
+    blocks = tl.load(table + tl.minimum(first_tile * TILE + in_tile, context - 1) // BLOCK_SIZE, mask=in_tile < context, other=0)
     if PDL:
         # The first tile can be on its way into the L2 cache before the queries exist.
-        lines = tl.arange(0, TILE * 2)
-        ahead = (block * BLOCK_SIZE + first_tile * TILE % BLOCK_SIZE + lines // 2) * TOKEN + kv_head * HEAD_DIM + lines % 2 * 64
-        _prefetch(k_cache_ptr + ahead)
-        _prefetch(v_cache_ptr + ahead)
+        ahead = _rows(blocks, first_tile * TILE + in_tile, BLOCK_SIZE) * TOKEN + kv_head * HEAD_DIM
+        lines = ahead[:, None] + tl.arange(0, 2)[None, :] * 64
+        _prefetch(k_cache_ptr + lines)
+        _prefetch(v_cache_ptr + lines)
         gdc_wait()
         gdc_launch_dependents()
 
@@ -208,67 +217,70 @@ def _decode_attention_kernel(
     q_columns = tl.trans(q)  # keys are the left operand: 8 queries pad to 8 columns, but would pad to 16 rows
 
     largest = tl.full([GROUP_PAD], -float("inf"), tl.float32)
-    weight_sum = tl.zeros([GROUP_PAD], tl.float32)
+    weight_sums = tl.zeros([TILE, GROUP_PAD], tl.float32)  # added up across tokens once, at the end: a sum over warps costs a barrier
     acc = tl.zeros([HEAD_DIM, GROUP_PAD], tl.float32)
-    within_tile = in_tile[:, None] * TOKEN + kv_head * HEAD_DIM + columns[None, :]
     for tile in range(first_tile, stop_tile):
-        start = (block * BLOCK_SIZE + tile * TILE % BLOCK_SIZE) * TOKEN
-        # One tile ahead: else each tile would wait for its block's number before its loads can start.
-        block = tl.load(table + tl.minimum(tile + 1, stop_tile - 1) * TILE // BLOCK_SIZE).to(tl.int64)
-        is_token = tile * TILE + in_tile < context
-        k = tl.load(k_cache_ptr + start + within_tile, mask=is_token[:, None], other=0.0)
-        v = tl.load(v_cache_ptr + start + within_tile, mask=is_token[:, None], other=0.0)
+        tokens = tile * TILE + in_tile
+        is_token = tokens < context
+        cache_rows = (_rows(blocks, tokens, BLOCK_SIZE) * TOKEN + kv_head * HEAD_DIM)[:, None] + columns[None, :]
+        # One tile ahead: else each tile would wait for its blocks' numbers before its loads can start.
+        blocks = tl.load(table + tl.minimum(tokens + TILE, context - 1) // BLOCK_SIZE)
+        k = tl.load(k_cache_ptr + cache_rows, mask=is_token[:, None], other=0.0)
+        v = tl.load(v_cache_ptr + cache_rows, mask=is_token[:, None], other=0.0)
         scores = tl.where(is_token[:, None], tl.dot(k, q_columns) * scale_log2, -float("inf"))  # [TILE, GROUP_PAD]
         new_largest = tl.maximum(largest, tl.max(scores, axis=0))
         weights = tl.exp2(scores - new_largest[None, :])
         keep = tl.exp2(largest - new_largest)
-        weight_sum = weight_sum * keep + tl.sum(weights, axis=0)
+        weight_sums = weight_sums * keep[None, :] + weights
         acc = tl.dot(tl.trans(v), weights.to(v.dtype), acc * keep[None, :])
         largest = new_largest
+    weight_sum = tl.sum(weight_sums, axis=0)
+    acc = acc / tl.where(weight_sum > 0.0, weight_sum, 1.0)[None, :]  # 0 for an empty context
 
     row = request * NUM_KV_HEADS + kv_head
     out = out_ptr + (row.to(tl.int64) * GROUP + in_group)[:, None] * HEAD_DIM + columns[None, :]
     if num_active == 1:
-        acc = acc / tl.where(weight_sum > 0.0, weight_sum, 1.0)[None, :]
         tl.store(out, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=is_head[:, None])
     else:
+        first = row.to(tl.int64) * num_splits
         within_partial = columns[:, None] * GROUP_PAD + in_group[None, :]
-        partial = row.to(tl.int64) * num_splits + split
-        tl.store(partials_ptr + partial * HEAD_DIM * GROUP_PAD + within_partial, acc)
-        tl.store(maxima_sums_ptr + partial * 2 * GROUP_PAD + in_group, largest)
-        tl.store(maxima_sums_ptr + partial * 2 * GROUP_PAD + GROUP_PAD + in_group, weight_sum)
+        tl.store(partials_ptr + (first + split) * HEAD_DIM * GROUP_PAD + within_partial, acc)
+        tl.store(log_sums_ptr + (first + split) * GROUP_PAD + in_group, largest + tl.log2(weight_sum))
         tl.debug_barrier()  # every thread's part is written before one of them says so
         if tl.atomic_add(arrivals_ptr + row, 1, sem="acq_rel", scope="gpu") == num_active - 1:
             tl.store(arrivals_ptr + row, 0)
-            first = row.to(tl.int64) * num_splits
-            acc = _merge(partials_ptr, maxima_sums_ptr, first, num_active, HEAD_DIM, GROUP_PAD)
+            acc = _merge(partials_ptr, log_sums_ptr, first, num_active, HEAD_DIM, GROUP_PAD)
             tl.store(out, tl.trans(acc).to(out_ptr.dtype.element_ty), mask=is_head[:, None])
 
 
 @triton.jit
-def _merge(partials_ptr, maxima_sums_ptr, first, num_active, HEAD_DIM: tl.constexpr, GROUP_PAD: tl.constexpr):
-    """Σ of the splits' partial results, brought to one maximum and normalised, in the order of the splits. → [HEAD_DIM, GROUP_PAD]"""
-    STEP: tl.constexpr = 32 // GROUP_PAD  # 32 values a thread in flight; 64 took 214 registers
+def _merge(partials_ptr, log_sums_ptr, first, num_active, HEAD_DIM: tl.constexpr, GROUP_PAD: tl.constexpr):
+    """Σ of the splits' results, weighted by their shares of the softmax's sum, in the order of the splits. → [HEAD_DIM, GROUP_PAD]"""
     in_group = tl.arange(0, GROUP_PAD)[None, :]
-    within_partial = (tl.arange(0, HEAD_DIM)[:, None] * GROUP_PAD + in_group)[None, :, :]
-    largest = tl.full([GROUP_PAD], -float("inf"), tl.float32)
-    weight_sum = tl.zeros([GROUP_PAD], tl.float32)
+    within_partial = tl.arange(0, HEAD_DIM)[:, None] * GROUP_PAD + in_group
+    spread = tl.zeros([HEAD_DIM, 1], tl.int32) + in_group  # each thread loads the logarithms it needs: no exchange, no barrier
+    largest = tl.full([HEAD_DIM, GROUP_PAD], -float("inf"), tl.float32)
+    total = tl.zeros([HEAD_DIM, GROUP_PAD], tl.float32)
     acc = tl.zeros([HEAD_DIM, GROUP_PAD], tl.float32)
-    for start in range(0, num_active, STEP):
-        splits = start + tl.arange(0, STEP)
-        is_split = splits < num_active
-        maxima_sums = maxima_sums_ptr + (first + splits)[:, None] * 2 * GROUP_PAD + in_group
-        maxima = tl.load(maxima_sums, mask=is_split[:, None], other=-float("inf"), cache_modifier=".cg")
-        sums = tl.load(maxima_sums + GROUP_PAD, mask=is_split[:, None], other=0.0, cache_modifier=".cg")
-        addresses = partials_ptr + (first + splits)[:, None, None] * HEAD_DIM * GROUP_PAD + within_partial
-        partials = tl.load(addresses, mask=is_split[:, None, None], other=0.0, cache_modifier=".cg")
-        new_largest = tl.maximum(largest, tl.max(maxima, axis=0))
-        weights = tl.exp2(maxima - new_largest[None, :])
-        keep = tl.exp2(largest - new_largest)
-        weight_sum = weight_sum * keep + tl.sum(sums * weights, axis=0)
-        acc = acc * keep[None, :] + tl.sum(partials * weights[:, None, :], axis=0)
-        largest = new_largest
-    return acc / weight_sum[None, :]
+    for start in range(0, num_active, 8):
+        for i in tl.static_range(8):  # their loads are in flight together
+            is_split = start + i < num_active
+            split = first + start + i
+            partial = tl.load(partials_ptr + split * HEAD_DIM * GROUP_PAD + within_partial, mask=is_split, other=0.0, cache_modifier=".cg")
+            log_sum = tl.load(log_sums_ptr + split * GROUP_PAD + spread, mask=is_split, other=-float("inf"), cache_modifier=".cg")
+            new_largest = tl.maximum(largest, log_sum)
+            keep = tl.exp2(largest - new_largest)
+            weight = tl.exp2(log_sum - new_largest)
+            total = total * keep + weight
+            acc = acc * keep + partial * weight
+            largest = new_largest
+    return acc / total
+
+
+@triton.jit
+def _rows(blocks, tokens, BLOCK_SIZE: tl.constexpr):
+    """Rows of the flattened cache, in int64: 2³¹ elements are only 2 M tokens of 8 key heads."""
+    return blocks.to(tl.int64) * BLOCK_SIZE + tokens % BLOCK_SIZE
 
 
 @triton.jit

@@ -30,13 +30,14 @@ def rotary_kv_write(
     num_kv_heads = k_cache.shape[2]
     assert qkv.shape[1] == (num_heads + 2 * num_kv_heads) * head_dim and k_cache.shape[3] == cos_sin.shape[1] == head_dim
     assert tuple(v_cache.shape) == tuple(k_cache.shape) and positions.shape[0] == slot_mapping.shape[0] == num_tokens
-    heads_per_program = 4
+    # H200, 28 heads: 8 heads a program 0.92 µs at T = 1 and 1.2 at 64, but 41 at 8192, where all 28 take 31.5 (read and write: 26.7).
+    heads_per_program, num_warps = (8, 4) if num_tokens <= 64 else (32, 8)
     grid = (num_tokens, triton.cdiv(num_heads + 2 * num_kv_heads, heads_per_program))
     launch.run(
         _rotary_kv_write_kernel,
         grid,
         *(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, q_out),
-        num_warps=2,
+        num_warps=num_warps,
         pdl=pdl,
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
@@ -47,11 +48,12 @@ def rotary_kv_write(
 
 @triton.jit
 def rotate_pairs(x, cos, sin):
-    """x [rows, d], cos, sin [d / 2], float32 → [rows, d]."""
+    """x [rows, d], cos, sin [d / 2], float32 → [rows, d]. Which product is rounded is spelled out: every kernel gets the same bits."""
     rows: tl.constexpr = x.shape[0]
     half: tl.constexpr = x.shape[1] // 2
     a, b = tl.split(tl.reshape(x, [rows, half, 2]))
-    return tl.reshape(tl.join(a * cos[None, :] - b * sin[None, :], b * cos[None, :] + a * sin[None, :]), [rows, 2 * half])
+    cos, sin = tl.broadcast_to(cos[None, :], [rows, half]), tl.broadcast_to(sin[None, :], [rows, half])
+    return tl.reshape(tl.join(tl.fma(a, cos, -(b * sin)), tl.fma(b, cos, a * sin)), [rows, 2 * half])
 
 
 @triton.jit
