@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from .sampling_scan import chunk_line, find_candidates, is_greedy, row_parameters, row_values, weight
+from .sampling_scan import chunk_line, chunk_masses, find_candidates, is_greedy, row_parameters, row_values, weight
 
 _NO_LIMIT = tl.constexpr(2**31 - 1)
 
@@ -170,8 +170,7 @@ def choose_kernel(
     edit_offsets_ptr,
     chunk_floats_ptr,
     edges_ptr,
-    counts_ptr,
-    masses_ptr,
+    edge_sums_ptr,
     candidates_ptr,
     candidate_ids_ptr,
     chunk_best_ptr,
@@ -202,8 +201,7 @@ def choose_kernel(
             u = _uniform(tl.load(integers_ptr + row * 5 + 1), tl.load(integers_ptr + row * 5 + 2))
             masses = chunk_line(chunk_floats_ptr, row, 2, chunks, 0.0, CHUNKS_PADDED) * weight(tops, largest, temperature)
             if TRUNCATED and min_p > 0:  # what it leaves: edge 0 of the first narrowing
-                chunk = tl.arange(0, CHUNKS_PADDED)
-                masses = tl.load(masses_ptr + (row * 2 * chunks + chunk) * NUM_EDGES, mask=chunk < chunks, other=0.0)
+                masses = chunk_masses(edge_sums_ptr, row, 1, 0, chunks, NUM_EDGES, CHUNKS_PADDED)
             start, end, target = _chunk_of_draw(masses, u, vocab_size, CHUNK, CHUNKS_PADDED)
             values = row_values(logits_ptr, adjusted_ptr, floats_ptr, edit_offsets_ptr, row, vocab_size)
             ids = candidate_ids_ptr + row * MAX_CANDIDATES
@@ -215,14 +213,12 @@ def choose_kernel(
                 if top_k >= vocab_size:
                     top_k = 0
                 if (top_k > 0) | (top_p < 1):
-                    start = 0
                     candidates = candidates_ptr + row * MAX_CANDIDATES
-                    found = (edges_ptr, counts_ptr, masses_ptr, row)
+                    found = (edges_ptr, edge_sums_ptr, row)
                     drawn = (largest, temperature, top_p, min_p, top_k)
-                    values, listed, end, mass, low, high, last_tie = _survivors(
-                        values, candidates, ids, found, drawn, vocab_size, chunks, BLOCK, MAX_CANDIDATES, NUM_EDGES, CHUNKS_PADDED
+                    values, listed, start, end, target, low, high, last_tie = _survivors(
+                        values, candidates, ids, found, drawn, u, vocab_size, chunks, CHUNK, BLOCK, MAX_CANDIDATES, NUM_EDGES, CHUNKS_PADDED
                     )
-                    target = (u * mass.to(tl.float64)).to(tl.float32)
             token = _draw(values, ids, listed, start, end, target, low, high, last_tie, largest, temperature, min_p, BLOCK)
         slot = tl.load(integers_ptr + row * 5 + 3)
         if slot >= 0:
@@ -238,19 +234,21 @@ def _survivors(
     candidate_ids,
     found,
     drawn,
+    u,
     vocab_size,
     chunks,
+    CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
     MAX_CANDIDATES: tl.constexpr,
     NUM_EDGES: tl.constexpr,
     CHUNKS_PADDED: tl.constexpr,
 ):
-    """What top_k and then top_p leave. → where the draw reads, whether that is the list, its length, and the survivors: their mass, and
-    (≥ high, or in [low, high) with id ≤ last_tie) who they are."""
-    edges_ptr, counts_ptr, masses_ptr, row = found
+    """What top_k and then top_p leave. → where the draw reads, whether that is the list, from where to where, the mass to pass there, and
+    who survives (≥ high, or in [low, high) with id ≤ last_tie)."""
+    edges_ptr, edge_sums_ptr, row = found
     largest, temperature, top_p, min_p, top_k = drawn
-    _, _, low_edge, high_edge, low_count, low_mass, high_count, high_mass, whole = find_candidates(
-        edges_ptr, counts_ptr, masses_ptr, row, top_p, top_k, chunks, MAX_CANDIDATES, NUM_EDGES, CHUNKS_PADDED
+    level, index, low_edge, high_edge, low_count, low_mass, high_count, high_mass, whole = find_candidates(
+        edges_ptr, edge_sums_ptr, row, top_p, top_k, chunks, MAX_CANDIDATES, NUM_EDGES, CHUNKS_PADDED
     )
     has_all = low_count <= MAX_CANDIDATES  # the list goes up to the largest
     listed = has_all | ((low_count - high_count <= MAX_CANDIDATES) & ((top_k == 0) | (top_p >= 1)))
@@ -301,7 +299,65 @@ def _survivors(
     last_tie = _NO_LIMIT
     if (kept < ties) | both:
         last_tie = _id_of_tie(searched, candidate_ids, listed, length, low_value, high_value, kept, largest, temperature, min_p, BLOCK)
+    start = 0
+    target = (u * mass.to(tl.float64)).to(tl.float32)
     if listed & (not has_all):
+        above = chunk_masses(edge_sums_ptr, row, level, index + 1, chunks, NUM_EDGES, CHUNKS_PADDED)
+        survivors = (low_value, high_value, last_tie)
+        scale = (largest, temperature, min_p)
+        chunk, passed = _chunk_among_survivors(
+            candidates, candidate_ids, length, above, target, survivors, scale, chunks, CHUNK, BLOCK, CHUNKS_PADDED
+        )
         searched = values
-        length = vocab_size
-    return searched, has_all, length, mass, low_value, high_value, last_tie
+        start = chunk * CHUNK
+        length = tl.minimum(start + CHUNK, vocab_size)
+        target -= passed
+    return searched, has_all, start, length, target, low_value, high_value, last_tie
+
+
+@triton.jit
+def _chunk_among_survivors(
+    candidates,
+    candidate_ids,
+    length,
+    above,  # [CHUNKS_PADDED]: mass of each chunk's logits beyond the list
+    target,
+    survivors,  # low, high, last_tie, as in _draw
+    scale,  # largest, temperature, min_p
+    chunks,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNKS_PADDED: tl.constexpr,
+):
+    """The last chunk before which no more than `target` lies (and not all). → its number, the mass before it."""
+    chunk_index = tl.arange(0, CHUNKS_PADDED)
+    whole = tl.sum(above, axis=0) + _mass_before(candidates, candidate_ids, length, chunks * CHUNK, survivors, scale, BLOCK)
+    first = 0
+    end = chunks
+    passed = 0.0
+    while first + 1 < end:
+        middle = (first + end) // 2
+        before = tl.sum(tl.where(chunk_index < middle, above, 0.0), axis=0)
+        before += _mass_before(candidates, candidate_ids, length, middle * CHUNK, survivors, scale, BLOCK)
+        if (before <= target) & (before < whole):
+            first = middle
+            passed = before
+        else:
+            end = middle
+    return first, passed
+
+
+@triton.jit
+def _mass_before(values, ids, length, end_id, survivors, scale, BLOCK: tl.constexpr):
+    """Mass of the listed survivors whose ids are below end_id."""
+    low, high, last_tie = survivors
+    largest, temperature, min_p = scale
+    masses = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, length, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        x = tl.load(values + place, mask=place < length, other=float("-inf"))
+        names = tl.load(ids + place, mask=place < length, other=end_id)
+        w = weight(x, largest, temperature)
+        survives = (names < end_id) & (w >= min_p) & ((x >= high) | ((x >= low) & (names <= last_tie)))
+        masses += tl.where(survives, w, 0.0)
+    return tl.sum(masses, axis=0)
