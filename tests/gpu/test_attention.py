@@ -44,7 +44,7 @@ def random_queries(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), HEADS)
-@pytest.mark.parametrize("plan", [DecodePlan(1, 64), DecodePlan(3, 64), DecodePlan(64, 64), DecodePlan(1, 128), DecodePlan(17, 128)])
+@pytest.mark.parametrize("plan", [DecodePlan(1, 64), DecodePlan(3, 64), DecodePlan(64, 64), DecodePlan(1, 128), DecodePlan(17, 128, 1)])
 def test_decode(num_heads: int, num_kv_heads: int, plan: DecodePlan) -> None:
     contexts = [0, 1, 63, 64, 65, 1000, 8191]
     cache = make_cache(contexts, num_kv_heads)
@@ -62,7 +62,7 @@ def test_decode(num_heads: int, num_kv_heads: int, plan: DecodePlan) -> None:
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), HEADS)
-@pytest.mark.parametrize("plan", [DecodePlan(4, 64), DecodePlan(8, 128)])
+@pytest.mark.parametrize("plan", [DecodePlan(4, 64), DecodePlan(8, 128, 1)])
 def test_rotary_inside_decode_equals_rotary_before_it(num_heads: int, num_kv_heads: int, plan: DecodePlan) -> None:
     contexts = [1, 64, 65, 0, 1000]
     before, inside = make_cache(contexts, num_kv_heads), make_cache(contexts, num_kv_heads)

@@ -76,7 +76,7 @@ CASES: dict[str, Case] = {
     "rotary_kv_write 0.3B": Case(1, lambda t: _rotary(t, 7, 16, 2)),
     "rotary_kv_write 21B": Case(1, lambda t: _rotary(t, 333, 20, 4)),
     "decode_attention 21B": Case(1, lambda t: _decode(t, 16, 20, 4, DecodePlan(8, 128), with_rotary=False)),
-    "rotary_decode_attention 0.3B": Case(1, lambda t: _decode(t, 1, 16, 2, DecodePlan(64, 128), with_rotary=True)),
+    "rotary_decode_attention 0.3B": Case(1, lambda t: _decode(t, 1, 16, 2, DecodePlan(64, 128, 1), with_rotary=True)),
     "rotary_decode_attention 21B": Case(1, lambda t: _decode(t, 256, 20, 4, DecodePlan(2, 64), with_rotary=True)),
     "prefill_attention 0.3B": Case(1, lambda t: _prefill(t, 65, 16, 2)),
     "prefill_attention 21B": Case(1, lambda t: _prefill(t, 1000, 20, 4)),

@@ -160,12 +160,12 @@ def test_rotary_inside_decode_equals_rotary_before_it(plan: DecodePlan) -> None:
 
 def test_plans() -> None:
     plan = attention_decode.plan_decode
-    assert plan(1, 4, 600) == (5, 128)  # a tile each
-    assert plan(1, 4, 8192) == (32, 128)  # two tiles each: more splits take longer to add up than they save
-    assert plan(64, 4, 600) == (1, 128)
-    assert plan(256, 4, 600) == (1, 64)
-    assert plan(256, 4, 131072) == (64, 64)  # 32 tiles each
-    assert plan(1, 1, 1) == (1, 128)
+    assert plan(1, 4, 600) == (5, 128, 1)  # a tile each
+    assert plan(1, 4, 8192) == (32, 128, 1)  # two tiles each: more splits take longer to add up than they save
+    assert plan(64, 4, 600) == (1, 128, 2)
+    assert plan(256, 4, 600) == (1, 64, 2)
+    assert plan(256, 4, 131072) == (64, 64, 2)  # 32 tiles each
+    assert plan(1, 1, 1) == (1, 128, 1)
     assert plan(1, 8, 1 << 20).num_splits == attention_decode.MAX_SPLITS
 
 

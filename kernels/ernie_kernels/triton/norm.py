@@ -36,6 +36,8 @@ def embedding(ids: Tensor, table: Tensor, out: Tensor, *, pdl: bool = True) -> N
 
 def _norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, num_tokens: int, hidden: int, add: bool, pdl: bool) -> None:
     block = triton.next_power_of_2(hidden)
+    # H200, H = 2560, add_rms_norm with pdl, 2 | 4 | 8 warps: T = 1 1.13 | 1.06 | 1.04 µs, 256 2.48 | 2.42 | 2.42, 8192 42.4 | 42.4 | 42.1
+    # (reading and writing: 38.1).
     num_warps = 4 if block <= 2048 else 8
     launch.run(
         _norm_kernel, (num_tokens,), x, residual, weight, out, eps, num_warps=num_warps, pdl=pdl, HIDDEN=hidden, BLOCK=block, ADD=add
