@@ -20,3 +20,5 @@ class AttentionMetadata:
     context_lens_host: np.ndarray  # [R] int32
     block_tables_host: np.ndarray  # [R, max_blocks] int32
     max_query_len: int
+    max_context_len: int
+    """At least every request's context; with max_query_len it decides how GPU kernels are launched (they never read the host's copies)."""

@@ -1,24 +1,23 @@
 """Every operator the models call, under its one name: what it computes, on which shapes; knows no model.
 
-T tokens, R requests, activations float32. Tensors are those of `xp` unless the signature says numpy. Kernels and references agree within
-the tolerances of `specs.py`. Every operator is batch-invariant: row t of its result depends on row t of its inputs (for attention, on the
-request's own cache) and not on what else is in the step, to the last bit. Ids, positions, slots and block tables in range are the caller's
-promise; kernels assert the shapes that their memory safety rests on.
+T tokens, R requests. Tensors are those of `xp` unless the signature says numpy. On the CPU activations are float32, kernels and references
+agree within the tolerances of `specs.py`, and every operator is batch-invariant: row t of its result depends on row t of its inputs (for
+attention, on the request's own cache) and not on what else is in the step, to the last bit. On a GPU activations and caches are bfloat16,
+sums float32, and the order of a sum depends on how many tokens the step has. Ids, positions, slots and block tables in range are the
+caller's promise; kernels assert the shapes that their memory safety rests on.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from . import xp
-from .cpu import attention, elementwise, moe, warm
-from .cpu import linear as _linear
 from .metadata import AttentionMetadata
-from .reference import linear as _reference_linear
-from .reference import sampling
 from .reference.rotary import rope_table
 from .reference.sampling import SamplingInputs, SamplingResult
-from .weights import EmbeddingWeight, ExpertWeights, LinearWeight, check_weight
+from .weights import EmbeddingWeight, ExpertWeights, LinearWeight
 from .xp import Tensor
 
 __all__ = [
@@ -29,8 +28,13 @@ __all__ = [
     "SamplingInputs",
     "SamplingResult",
     "add_rms_norm",
+    "attention",
+    "cache_dtype",
     "embedding",
+    "join_shared_experts",
     "linear",
+    "linear_swiglu",
+    "lm_head",
     "moe_experts",
     "pack_embedding",
     "pack_experts",
@@ -47,20 +51,39 @@ __all__ = [
 ]
 
 
+def _choose() -> Any:
+    """The module whose functions run on this process's device."""
+    if xp.on_gpu:
+        from . import gpu
+
+        return gpu
+    from .cpu import operators
+
+    return operators
+
+
+_device = _choose()
+
+cache_dtype: str = _device.CACHE_DTYPE
+"""Of keys and values in the cache, as `attention` wants them."""
+
+
 def warm_up(num_threads: int | None = None) -> None:
-    """Compiles every kernel (about 15 s the first time on a machine, then read from a cache) and sets how many threads share the work
-    (None: the process's cores). Call it before the first request; kernels are to be called from one thread."""
-    warm.compile_kernels(num_threads)
+    """CPU: compiles every kernel (about 15 s the first time on a machine, then read from a cache) and sets how many threads share the work
+    (None: the process's cores). GPU: nothing; its kernels are compiled when a shape first needs them. Call it before the first request;
+    kernels are to be called from one thread."""
+    _device.warm_up(num_threads)
 
 
 def pack_linear(weight: np.ndarray) -> LinearWeight:
-    """Takes over a weight [out, in]: numpy float32, or uint16 bfloat16 bits; no copy if it is contiguous. TypeError: another dtype."""
-    return LinearWeight(check_weight(weight, 2))
+    """Takes over a weight [out, in]: numpy float32, or uint16 bfloat16 bits; on the CPU no copy if it is contiguous, on a GPU a bfloat16
+    copy. TypeError: another dtype."""
+    return _device.pack_linear(weight)
 
 
 def pack_embedding(weight: np.ndarray) -> EmbeddingWeight:
-    """Takes over an embedding table [vocab, hidden]: numpy float32, or uint16 bfloat16 bits; no copy if it is contiguous."""
-    return EmbeddingWeight(check_weight(weight, 2))
+    """Takes over an embedding table [vocab, hidden]: numpy float32, or uint16 bfloat16 bits."""
+    return _device.pack_embedding(weight)
 
 
 def tied_head(w: EmbeddingWeight) -> LinearWeight:
@@ -70,32 +93,48 @@ def tied_head(w: EmbeddingWeight) -> LinearWeight:
 
 def pack_experts(gate_up: np.ndarray, down: np.ndarray) -> ExpertWeights:
     """Takes over one layer's experts: numpy gate_up [E, 2·Im, H] (gate rows first) and down [E, H, Im], each contiguous."""
-    return ExpertWeights(check_weight(gate_up, 3), check_weight(down, 3))
+    return _device.pack_experts(gate_up, down)
+
+
+def join_shared_experts(experts: ExpertWeights, gate_up: LinearWeight, down: LinearWeight) -> ExpertWeights:
+    """`experts` and, serving every token with weight 1, a SwiGLU whose width is a multiple of theirs."""
+    return _device.join_shared_experts(experts, gate_up, down)
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
     """y = x Wᵀ. x [T, in] → [T, out]."""
-    return _linear.linear(x, w)
+    return _device.linear(x, w)
+
+
+def lm_head(x: Tensor, w: LinearWeight, out: Tensor | None = None) -> Tensor:
+    """`linear` in float32, into `out` if that is given (GPU only)."""
+    return _device.lm_head(x, w) if out is None else _device.lm_head(x, w, out)
+
+
+def linear_swiglu(x: Tensor, gate_up: LinearWeight) -> Tensor:
+    """y = swiglu(x Wᵀ). x [T, in], W [2·I, in] → [T, I]."""
+    return _device.linear_swiglu(x, gate_up)
 
 
 def embedding(ids: Tensor, w: EmbeddingWeight) -> Tensor:
     """y[t] = W[ids[t]]. ids [T] int32 → [T, hidden]."""
-    return _reference_linear.embedding(ids, w)
+    return _device.embedding(ids, w)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = x / √(mean(x²) + eps) · weight. x [T, H], weight [H] → [T, H]."""
-    return elementwise.rms_norm(x, weight, eps)
+    return _device.rms_norm(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """s = x + residual → (rms_norm(s), s). x, residual [T, H], weight [H]."""
-    return elementwise.add_rms_norm(x, residual, weight, eps)
+    """s = x + residual → (rms_norm(s), s). x, residual [T, H], weight [H]; on a GPU s takes residual's memory, and x may be what
+    `moe_experts` returned."""
+    return _device.add_rms_norm(x, residual, weight, eps)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """y = silu(g) · u with g‖u = gate_up. [T, 2·I] → [T, I]."""
-    return elementwise.swiglu(gate_up)
+    return _device.swiglu(gate_up)
 
 
 def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
@@ -105,7 +144,7 @@ def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mappin
     nothing is to be written; caches [num_blocks, block_size, kv, d], changed in place. → [T, heads, d]. Rotation on pairs (2j, 2j + 1):
     (a, b) → (a·cos − b·sin, b·cos + a·sin).
     """
-    return elementwise.rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
+    return _device.rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: AttentionMetadata, scale: float) -> Tensor:
@@ -114,7 +153,21 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: Atten
     q [T, heads, d]; caches [num_blocks, block_size, kv, d]; query head h reads key head h // (heads / kv). A request's query tokens are the
     last of its context, and chunks and single tokens may stand in one step. → [T, heads · d].
     """
-    return attention.paged_attention(q, k_cache, v_cache, metadata, scale)
+    return _device.paged_attention(q, k_cache, v_cache, metadata, scale)
+
+
+def attention(
+    qkv: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    slot_mapping: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    metadata: AttentionMetadata,
+    scale: float,
+) -> Tensor:
+    """`rotary_kv_write`, then `paged_attention` of its result. [T, (heads + 2·kv) · d] → [T, heads · d]."""
+    return _device.attention(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, metadata, scale)
 
 
 def route(x: Tensor, gate: Tensor, bias: Tensor | None, k: int, norm_min: float) -> tuple[Tensor, Tensor]:
@@ -122,12 +175,15 @@ def route(x: Tensor, gate: Tensor, bias: Tensor | None, k: int, norm_min: float)
 
     x [T, H], gate [E, H], bias [E] or None → weights [T, k] float32, expert_ids [T, k] int32.
     """
-    return moe.route(x, gate, bias, k, norm_min)
+    return _device.route(x, gate, bias, k, norm_min)
 
 
 def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertWeights) -> Tensor:
-    """y[t] = Σⱼ weights[t, j] · down[e](swiglu(gate_up[e](x[t]))), e = expert_ids[t, j]. x [T, H], weights, expert_ids [T, k] → [T, H]."""
-    return moe.moe_experts(x, weights, expert_ids, experts)
+    """y[t] = Σⱼ weights[t, j] · down[e](swiglu(gate_up[e](x[t]))), e = expert_ids[t, j]. x [T, H], weights, expert_ids [T, k] → [T, H].
+
+    Shared experts that were joined add theirs. On a GPU the sum is left to `add_rms_norm`, the only operator that takes what this returns.
+    """
+    return _device.moe_experts(x, weights, expert_ids, experts)
 
 
 def sample(logits: Tensor, inputs: SamplingInputs) -> SamplingResult:
@@ -135,4 +191,4 @@ def sample(logits: Tensor, inputs: SamplingInputs) -> SamplingResult:
 
     logits [R, vocab]. See `SamplingInputs` for the parameters, `reference/sampling.py` for the order of things.
     """
-    return sampling.sample(xp.host_view(logits), inputs)
+    return _device.sample(logits, inputs)

@@ -119,7 +119,7 @@ def make_metadata(query_lens: list[int], context_lens: list[int], block_tables: 
     for row, blocks in zip(table, block_tables, strict=True):
         row[: len(blocks)] = blocks
     lengths = np.asarray(context_lens, np.int32)
-    return AttentionMetadata(int32(bounds), int32(lengths), int32(table), bounds, lengths, table, max(query_lens))
+    return AttentionMetadata(int32(bounds), int32(lengths), int32(table), bounds, lengths, table, max(query_lens), int(lengths.max()))
 
 
 def make_paged_attention(

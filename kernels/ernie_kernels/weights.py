@@ -1,23 +1,28 @@
-"""Weights as the operators hold them: host memory in the checkpoint's own precision; knows no layer and no file.
+"""Weights as the operators hold them; knows no layer and no file.
 
-A bfloat16 weight stays 2 bytes per element (its bit patterns as uint16): decoding reads every weight once per token, so bytes are time.
+On the CPU numpy arrays in the checkpoint's own precision: a bfloat16 weight stays 2 bytes per element (its bit patterns as uint16), since
+decoding reads every weight once per token, so bytes are time. On a GPU bfloat16 tensors of the framework.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 BFLOAT16_BITS = np.dtype(np.uint16)
 """How bfloat16 travels in numpy, which has no such type: the upper 16 bits of the float32."""
 
+Array: TypeAlias = Any
+"""numpy float32, or uint16 = bfloat16 bits (CPU); a bfloat16 tensor (GPU)."""
+
 
 @dataclass(frozen=True)
 class LinearWeight:
     """The matrix of y = x Wᵀ."""
 
-    array: np.ndarray  # [out_features, in_features] float32, or uint16 = bfloat16 bits
+    array: Array  # [out_features, in_features]
 
     @property
     def out_features(self) -> int:
@@ -36,7 +41,7 @@ class LinearWeight:
 class EmbeddingWeight:
     """One row for each token id."""
 
-    array: np.ndarray  # [vocab_size, hidden_size] float32, or uint16 = bfloat16 bits
+    array: Array  # [vocab_size, hidden_size]
 
     @property
     def nbytes(self) -> int:
@@ -45,10 +50,15 @@ class EmbeddingWeight:
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """The SwiGLU experts of one layer; a loader fills `gate_up[e]` and `down[e]`."""
+    """The SwiGLU experts of one layer; a loader fills `gate_up[e]` and `down[e]` of numpy arrays.
 
-    gate_up: np.ndarray  # [num_experts, 2 · intermediate, hidden], gate rows first; float32, or uint16 = bfloat16 bits
-    down: np.ndarray  # [num_experts, hidden, intermediate]
+    Shared experts, which serve every token with weight 1, are one SwiGLU n times as wide on the CPU, and the last n experts on a GPU.
+    """
+
+    gate_up: Array  # [num_experts, 2 · intermediate, hidden], gate rows first
+    down: Array  # [num_experts, hidden, intermediate]
+    shared: tuple[LinearWeight, LinearWeight] | None = None  # CPU: gate_up [2·n·intermediate, hidden], down [hidden, n·intermediate]
+    num_shared: int = 0  # GPU: how many of num_experts
 
     @classmethod
     def empty(cls, num_experts: int, intermediate_size: int, hidden_size: int, dtype: str) -> ExpertWeights:

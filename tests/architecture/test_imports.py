@@ -51,7 +51,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_kernels.interpreter": ("ernie_kernels.xp",),
     "ernie_kernels.launch": ("ernie_kernels.xp", "ernie_kernels.interpreter"),
     "ernie_kernels.triton": tuple(f"ernie_kernels.{name}" for name in ("launch", "xp", "weights", "metadata", "reference.sampling")),
-    "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "triton", "xp", "weights", "metadata")),),
+    "ernie_kernels.cpu.operators": tuple(f"ernie_kernels.{name}" for name in ("cpu", "reference", "xp", "weights", "metadata")),
+    "ernie_kernels.gpu": tuple(f"ernie_kernels.{name}" for name in ("launch", "triton", "xp", "weights", "metadata")),
+    "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "gpu", "xp", "weights", "metadata")),),
     "ernie_kernels.specs": (*(f"ernie_kernels.{name}" for name in ("ops", "reference", "cpu", "triton", "xp", "weights", "metadata")),),
     "ernie_kernels.bench": (
         "ernie_kernels.specs",

@@ -63,6 +63,7 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
             context_lens_host=context_lens,
             block_tables_host=block_tables,
             max_query_len=int(counts.max()),
+            max_context_len=int(context_lens.max()),
         ),
         logits_rows=xp.from_numpy(last_rows) if last_rows.size else None,
         sampling_sequence_ids=tuple(s.sequence_id for s in scheduled if s.samples),

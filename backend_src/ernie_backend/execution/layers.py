@@ -30,7 +30,7 @@ class RMSNorm:
         return ops.rms_norm(x, self.weight, self.eps)
 
     def add_forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """(norm of the sum, the sum)."""
+        """(norm of the sum, the sum); `residual` may be overwritten."""
         return ops.add_rms_norm(x, residual, self.weight, self.eps)
 
 
@@ -44,19 +44,19 @@ class Attention:
 
     def forward(self, x: Tensor, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> Tensor:
         qkv = ops.linear(x, self.qkv)
-        q = ops.rotary_kv_write(qkv, cos_sin, batch.positions, batch.slot_mapping, cache.k, cache.v)
-        return ops.linear(ops.paged_attention(q, cache.k, cache.v, batch.attention, self.scale), self.out)
+        attended = ops.attention(qkv, cos_sin, batch.positions, batch.slot_mapping, cache.k, cache.v, batch.attention, self.scale)
+        return ops.linear(attended, self.out)
 
 
 class GatedMLP:
-    """down(silu(gate(x)) ⊙ up(x)); a dense layer's MLP, and the shared experts' (n experts side by side are one MLP n times as wide)."""
+    """down(silu(gate(x)) ⊙ up(x))."""
 
     def __init__(self, take: Take, name: str) -> None:
         self.gate_up: ops.LinearWeight = take(name + "gate_up")
         self.down: ops.LinearWeight = take(name + "down")
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(ops.swiglu(ops.linear(x, self.gate_up)), self.down)
+        return ops.linear(ops.linear_swiglu(x, self.gate_up), self.down)
 
 
 class MixtureOfExperts:
@@ -68,12 +68,13 @@ class MixtureOfExperts:
         self.gate: Tensor = take(name + "router.gate")  # [num_experts, hidden] float32
         self.bias: Tensor | None = take(name + "router.bias") if config.has_correction_bias else None  # [num_experts] float32
         self.experts: ops.ExpertWeights = take(name + "experts")
-        self.shared = GatedMLP(take, name + "shared.") if config.num_shared_experts else None
+        if config.num_shared_experts:  # n side by side are one MLP n times as wide
+            self.experts = ops.join_shared_experts(self.experts, take(name + "shared.gate_up"), take(name + "shared.down"))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Only `RMSNorm.add_forward` may read the result (see `ops.moe_experts`)."""
         weights, expert_ids = ops.route(x, self.gate, self.bias, self.experts_per_token, self.norm_min)
-        routed = ops.moe_experts(x, weights, expert_ids, self.experts)
-        return routed if self.shared is None else routed + self.shared.forward(x)
+        return ops.moe_experts(x, weights, expert_ids, self.experts)
 
 
 class Embedding:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from ernie_kernels import ops, xp
 
 from ..config import EngineConfig, ModelConfig
@@ -12,6 +15,10 @@ from .kv_cache import allocate_kv_cache
 from .models.ernie45 import Ernie45ForCausalLM
 from .sampler import sample
 from .sequence_state import SequenceState
+
+if TYPE_CHECKING:
+    from .device_sampler import PendingTokens
+    from .graph_runner import GraphRunner
 
 _SEED_STEP = 0x9E3779B97F4A7C15
 """Odd, so that 2⁶⁴ unseeded sequences in a row have different seeds."""
@@ -35,20 +42,45 @@ class ModelRunner:
         self.states: dict[int, SequenceState] = {}
         self.engine_seed = engine_config.seed
         self.num_unseeded = 0
+        self.graphs: GraphRunner | None = None
+        if xp.on_gpu:
+            from .graph_runner import GraphRunner  # imports the Triton language
+
+            self.graphs = GraphRunner(model, model_config, engine_config, self.caches, self.cos_sin)
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Compute the step's tokens and sample where the scheduler says so. An exception means that the whole step failed."""
+        return self.collect(self.launch(step))
+
+    def launch(self, step: SchedulerOutput) -> PendingTokens | ModelRunnerOutput:
+        """Start a step: on a GPU without waiting for it, nor for the tokens of the step before. `collect` in the order of launches, at most
+        two at a time."""
         for sequence_id in step.finished_sequence_ids:
             self.states.pop(sequence_id, None)
         for new in step.new_sequences:
             self.states[new.sequence_id] = SequenceState(new, self._seed(new))
+        if self.graphs is not None:
+            self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
             return ModelRunnerOutput({}, {})
+        if self.graphs is not None:
+            return self.graphs.launch(step, self.states) or ModelRunnerOutput({}, {})
         return self._compute(build_input_batch(step, self.states, self.block_size))
 
-    def warm_up(self) -> None:
-        """Compile what is compiled at first use, set the number of threads. Writes into the first blocks, which hold nothing yet."""
+    def collect(self, launched: PendingTokens | ModelRunnerOutput) -> ModelRunnerOutput:
+        """What a launched step has chosen; waits for it."""
+        if isinstance(launched, ModelRunnerOutput):
+            return launched
+        assert self.graphs is not None
+        return self.graphs.sampler.receive(launched)
+
+    def warm_up(self, batch_sizes: Sequence[int] | None = None) -> None:
+        """Compile what is compiled at first use, set the number of threads, capture the graphs of `batch_sizes` (GPU; None: all). Writes
+        into the first blocks, which hold nothing yet."""
         ops.warm_up(self.cpu_threads)
+        if self.graphs is not None:
+            self.graphs.warm_up(batch_sizes, self.max_tokens_in_step)
+            return
         length = min(16, self.max_tokens_in_step)
         blocks = tuple(range(-(-length // self.block_size)))
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, logprobs=1)

@@ -8,7 +8,8 @@ from ..core.outputs import NewSequence
 
 
 class SequenceState:
-    """Owns the sequence's ids: the prompt, and what was sampled since. Preemption leaves it as it is."""
+    """Owns the sequence's ids: the prompt, and what was sampled since. Preemption leaves it as it is. On a GPU the newest id may be a
+    placeholder below 0 until it has come from the device."""
 
     def __init__(self, new: NewSequence, seed: int) -> None:
         sampling = new.sampling
@@ -20,6 +21,10 @@ class SequenceState:
         self.ends = (*sampling.eos_token_ids, *sampling.stop_token_ids)
         """Ids that min_tokens forbids."""
         self.penalised = sampling.repetition_penalty != 1 or sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
+        truncated = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
+        self.truncates = truncated and not sampling.greedy
+        """Whether min_p, top_k or top_p leaves fewer tokens to draw from."""
+        self.edits_logits = bool(sampling.logit_bias or sampling.bad_words_token_ids or sampling.min_tokens)
         self.prompt_array = np.array(new.prompt_token_ids, np.int64) if sampling.repetition_penalty != 1 else None
         self.logit_bias: tuple[np.ndarray, np.ndarray] | None = None  # ids [n] int64, values [n] float32
         if sampling.logit_bias:

@@ -167,7 +167,9 @@ class WeightLoader:
         if weight.kind is Kind.EMBEDDING:
             self.embedding = array if self.tied_head is not None else None
             return ops.pack_embedding(array)
-        return xp.from_numpy(array) if weight.kind is Kind.FLOAT32 else array
+        if weight.kind is Kind.EXPERTS:
+            return ops.pack_experts(array.gate_up, array.down)
+        return xp.from_numpy(array)
 
 
 def copy_transformed(target: np.ndarray, stored: np.ndarray, transposed: bool) -> None:

@@ -28,5 +28,5 @@ def compile_kernels(num_threads: int | None) -> None:
     q = elementwise.rotary_kv_write(xp.zeros([1, 6], "float32"), xp.zeros([1, 2], "float32"), zero, zero, k_cache, v_cache)
     bounds, lengths = np.array([0, 1], np.int32), np.ones(1, np.int32)
     device = [xp.from_numpy(a) for a in (bounds, lengths, index)]
-    metadata = AttentionMetadata(device[0], device[1], device[2], bounds, lengths, index, 1)
+    metadata = AttentionMetadata(device[0], device[1], device[2], bounds, lengths, index, 1, 1)
     attention.paged_attention(q, k_cache, v_cache, metadata, 1.0)

@@ -7,7 +7,7 @@ is never called `dim`, and a function whose name ends in `_` writes in place. A 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -41,7 +41,24 @@ class TensorFramework(Protocol):
         """`x` itself if its memory is contiguous, else a copy that is."""
         ...
 
+    def from_bfloat16_bits(self, bits: np.ndarray) -> Tensor:
+        """A bfloat16 tensor of its own from uint16 bit patterns."""
+        ...
+
+    def random_normal(self, shape: Sequence[int], std: float, dtype: str) -> Tensor:
+        """N(0, std²), made on the device."""
+        ...
+
+    def copy_(self, target: Tensor, source: Tensor) -> None:
+        """target = source, same shape and dtype; between the GPU and page-locked memory without waiting for it."""
+        ...
+
     # shape
+    def cast(self, x: Tensor, dtype: str) -> Tensor: ...
+    def bitcast(self, x: Tensor, dtype: str) -> Tensor:
+        """The same memory read as another dtype; the last axis changes with the element's size."""
+        ...
+
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor: ...
     def transpose(self, x: Tensor, axes: Sequence[int]) -> Tensor: ...
     def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor: ...
@@ -67,6 +84,10 @@ class TensorFramework(Protocol):
 
     # maths
     def matmul(self, a: Tensor, b: Tensor) -> Tensor: ...
+    def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
+        """a bᵀ: [T, K], [N, K] → [T, N]."""
+        ...
+
     def softmax(self, x: Tensor, axis: int) -> Tensor: ...
     def rsqrt(self, x: Tensor) -> Tensor: ...
     def silu(self, x: Tensor) -> Tensor: ...
@@ -80,6 +101,36 @@ class TensorFramework(Protocol):
     def topk(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k largest of the last axis, largest first: values and int32 indices."""
         ...
+
+    # GPU only
+    def pinned(self, shape: Sequence[int], dtype: str) -> Tensor:
+        """Page-locked host memory, zeroed; `host_view` shows it as an array."""
+        ...
+
+    def synchronize(self) -> None: ...
+    def record_event(self) -> Any:
+        """A point in the stream; its `.synchronize()` waits until the GPU has come past it."""
+        ...
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Milliseconds between two events that the GPU has come past."""
+        ...
+
+    def capture(self, function: Callable[[], None]) -> Any:
+        """A CUDA graph of what `function` launches; its `.replay()` launches it again, on the same memory. The function must have run
+        before, so that nothing is compiled or loaded while it is recorded. All graphs share one memory pool: what one leaves in memory of
+        its own is lost when another is replayed."""
+        ...
+
+    def free_memory_bytes(self) -> int:
+        """What can still be allocated, the framework's own unused memory included."""
+        ...
+
+    def total_memory_bytes(self) -> int: ...
+    def device_index(self) -> int: ...
+    def select_device(self, index: int) -> None: ...
+    def device_capability(self) -> tuple[int, int]: ...
+    def stream_handle(self) -> int: ...
 
 
 def _choose() -> TensorFramework:
@@ -106,6 +157,11 @@ from_numpy = _framework.from_numpy
 to_numpy = _framework.to_numpy
 host_view = _framework.host_view
 contiguous = _framework.contiguous
+from_bfloat16_bits = _framework.from_bfloat16_bits
+random_normal = _framework.random_normal
+copy_ = _framework.copy_
+cast = _framework.cast
+bitcast = _framework.bitcast
 reshape = _framework.reshape
 transpose = _framework.transpose
 concat = _framework.concat
@@ -115,6 +171,7 @@ take_along = _framework.take_along
 put_ = _framework.put_
 add_at_ = _framework.add_at_
 matmul = _framework.matmul
+matmul_transposed = _framework.matmul_transposed
 softmax = _framework.softmax
 rsqrt = _framework.rsqrt
 silu = _framework.silu
@@ -123,3 +180,14 @@ mean = _framework.mean
 sum = _framework.sum
 clip_min = _framework.clip_min
 topk = _framework.topk
+pinned = _framework.pinned
+synchronize = _framework.synchronize
+record_event = _framework.record_event
+elapsed_ms = _framework.elapsed_ms
+capture = _framework.capture
+free_memory_bytes = _framework.free_memory_bytes
+total_memory_bytes = _framework.total_memory_bytes
+device_index = _framework.device_index
+select_device = _framework.select_device
+device_capability = _framework.device_capability
+stream_handle = _framework.stream_handle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +15,9 @@ import paddle.nn.functional as F
 Tensor = Any
 
 name = "paddle"
-on_gpu = False
+on_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
 
-paddle.set_device("cpu")
+paddle.set_device("gpu" if on_gpu else "cpu")
 paddle.set_grad_enabled(False)
 
 _NUMPY_DTYPES = {getattr(paddle, d): np.dtype(d) for d in ("float32", "float64", "int32", "int64", "uint8", "bool")}
@@ -33,13 +33,13 @@ def _adopt(array: Any) -> Tensor:
 
 
 def empty(shape: Sequence[int], dtype: str) -> Tensor:
-    if math.prod(shape) >= _LARGE_ELEMENTS:
+    if not on_gpu and math.prod(shape) >= _LARGE_ELEMENTS:
         return _adopt(np.empty(shape, dtype))
     return paddle.empty(shape, getattr(paddle, dtype))
 
 
 def zeros(shape: Sequence[int], dtype: str) -> Tensor:
-    if math.prod(shape) >= _LARGE_ELEMENTS:
+    if not on_gpu and math.prod(shape) >= _LARGE_ELEMENTS:
         return _adopt(np.zeros(shape, dtype))
     return paddle.zeros(shape, getattr(paddle, dtype))
 
@@ -50,6 +50,26 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def to_numpy(x: Tensor) -> np.ndarray:
     return x.numpy()
+
+
+def from_bfloat16_bits(bits: np.ndarray) -> Tensor:
+    return paddle.to_tensor(bits.view(np.int16)).view("bfloat16")
+
+
+def random_normal(shape: Sequence[int], std: float, dtype: str) -> Tensor:
+    return paddle.cast(paddle.normal(0.0, std, shape), getattr(paddle, dtype))
+
+
+def copy_(target: Tensor, source: Tensor) -> None:
+    target.copy_(source, False)
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    return paddle.cast(x, getattr(paddle, dtype))
+
+
+def bitcast(x: Tensor, dtype: str) -> Tensor:
+    return x.view(dtype)
 
 
 @lru_cache(maxsize=4096)
@@ -110,6 +130,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return paddle.matmul(a, b)
 
 
+def matmul_transposed(a: Tensor, b: Tensor) -> Tensor:
+    return paddle.matmul(a, b, transpose_y=True)
+
+
 def softmax(x: Tensor, axis: int) -> Tensor:
     return F.softmax(x, axis)
 
@@ -141,3 +165,64 @@ def clip_min(x: Tensor, low: float) -> Tensor:
 def topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, indices = paddle.topk(x, k)
     return values, paddle.cast(indices, "int32")
+
+
+def pinned(shape: Sequence[int], dtype: str) -> Tensor:
+    return paddle.to_tensor(np.zeros(shape, dtype), place=paddle.CUDAPinnedPlace())
+
+
+def synchronize() -> None:
+    paddle.device.synchronize()
+
+
+def record_event() -> Any:
+    event = paddle.device.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def elapsed_ms(start: Any, end: Any) -> float:
+    return start.elapsed_time(end)
+
+
+@lru_cache(maxsize=1)
+def _graph_memory_pool() -> int:
+    from paddle.base.core import CUDAGraph  # only in builds for GPUs
+
+    return CUDAGraph.gen_new_memory_pool_id()
+
+
+def capture(function: Callable[[], None]) -> Any:
+    from paddle.device.cuda.graphs import CUDAGraph
+
+    graph = CUDAGraph(pool_id=_graph_memory_pool())
+    graph.capture_begin()
+    function()
+    graph.capture_end()
+    return graph
+
+
+def free_memory_bytes() -> int:
+    paddle.device.cuda.empty_cache()  # what other processes hold is not known here
+    return total_memory_bytes() - paddle.device.cuda.memory_reserved()
+
+
+def total_memory_bytes() -> int:
+    return paddle.device.cuda.get_device_properties().total_memory
+
+
+def device_index() -> int:
+    return int(paddle.device.get_device().partition(":")[2] or 0)
+
+
+def select_device(index: int) -> None:
+    paddle.device.set_device(f"gpu:{index}")
+
+
+def device_capability() -> tuple[int, int]:
+    return paddle.device.cuda.get_device_capability()
+
+
+def stream_handle() -> int:
+    core: Any = paddle.base.libpaddle
+    return core._get_current_raw_stream(device_index())

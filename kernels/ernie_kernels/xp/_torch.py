@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 Tensor = Any
 
 name = "torch"
-on_gpu = False
+on_gpu = torch.cuda.is_available()
+_DEVICE = torch.device("cuda") if on_gpu else torch.device("cpu")
 
 torch.set_grad_enabled(False)
 
@@ -22,23 +24,50 @@ _LARGE_ELEMENTS = 2**20
 
 
 def empty(shape: Sequence[int], dtype: str) -> Tensor:
-    if math.prod(shape) >= _LARGE_ELEMENTS:
+    if not on_gpu and math.prod(shape) >= _LARGE_ELEMENTS:
         return torch.from_numpy(np.empty(shape, dtype))
-    return torch.empty(tuple(shape), dtype=getattr(torch, dtype))
+    return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=_DEVICE)
 
 
 def zeros(shape: Sequence[int], dtype: str) -> Tensor:
-    if math.prod(shape) >= _LARGE_ELEMENTS:
+    if not on_gpu and math.prod(shape) >= _LARGE_ELEMENTS:
         return torch.from_numpy(np.zeros(shape, dtype))
-    return torch.zeros(tuple(shape), dtype=getattr(torch, dtype))
+    return torch.zeros(tuple(shape), dtype=getattr(torch, dtype), device=_DEVICE)
+
+
+_PINNED_BYTES = 2**22
+"""Up to here an upload goes through page-locked memory, so that the host need not wait; locking more costs more than it saves."""
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    return torch.tensor(array)
+    if not on_gpu:
+        return torch.tensor(array)
+    host = torch.from_numpy(np.ascontiguousarray(array))
+    return host.pin_memory().to(_DEVICE, non_blocking=True) if array.nbytes <= _PINNED_BYTES else host.to(_DEVICE)
 
 
 def to_numpy(x: Tensor) -> np.ndarray:
-    return x.numpy().copy()
+    return x.cpu().numpy().copy()
+
+
+def from_bfloat16_bits(bits: np.ndarray) -> Tensor:
+    return torch.tensor(bits.view(np.int16), device=_DEVICE).view(torch.bfloat16)
+
+
+def random_normal(shape: Sequence[int], std: float, dtype: str) -> Tensor:
+    return empty(shape, dtype).normal_(0.0, std)
+
+
+def copy_(target: Tensor, source: Tensor) -> None:
+    target.copy_(source, non_blocking=True)
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    return x.to(getattr(torch, dtype))
+
+
+def bitcast(x: Tensor, dtype: str) -> Tensor:
+    return x.view(getattr(torch, dtype))
 
 
 def host_view(x: Tensor) -> np.ndarray:
@@ -64,7 +93,7 @@ def concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def arange(stop: int) -> Tensor:
-    return torch.arange(stop, dtype=torch.int32)
+    return torch.arange(stop, dtype=torch.int32, device=_DEVICE)
 
 
 def take(x: Tensor, indices: Tensor, axis: int) -> Tensor:
@@ -85,6 +114,10 @@ def add_at_(x: Tensor, indices: Tensor, values: Tensor) -> None:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
+
+
+def matmul_transposed(a: Tensor, b: Tensor) -> Tensor:
+    return torch.matmul(a, b.T)
 
 
 def softmax(x: Tensor, axis: int) -> Tensor:
@@ -118,3 +151,58 @@ def clip_min(x: Tensor, low: float) -> Tensor:
 def topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, indices = torch.topk(x, k)
     return values, indices.to(torch.int32)
+
+
+def pinned(shape: Sequence[int], dtype: str) -> Tensor:
+    return torch.zeros(tuple(shape), dtype=getattr(torch, dtype), pin_memory=True)
+
+
+def synchronize() -> None:
+    torch.cuda.synchronize()
+
+
+def record_event() -> Any:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def elapsed_ms(start: Any, end: Any) -> float:
+    return start.elapsed_time(end)
+
+
+@cache
+def _graph_memory_pool() -> Any:
+    return torch.cuda.graph_pool_handle()
+
+
+def capture(function: Callable[[], None]) -> Any:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=_graph_memory_pool()):
+        function()
+    return graph
+
+
+def free_memory_bytes() -> int:
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
+
+
+def total_memory_bytes() -> int:
+    return torch.cuda.mem_get_info()[1]
+
+
+def device_index() -> int:
+    return torch.cuda.current_device()
+
+
+def select_device(index: int) -> None:
+    torch.cuda.set_device(index)
+
+
+def device_capability() -> tuple[int, int]:
+    return torch.cuda.get_device_capability()
+
+
+def stream_handle() -> int:
+    return torch.cuda.current_stream().cuda_stream

@@ -44,15 +44,17 @@ class Ernie45ForCausalLM:
         self.head: ops.LinearWeight = self.embedding.tied_head() if config.tie_word_embeddings else take("head")
 
     def forward(self, batch: InputBatch, caches: Sequence[LayerCache], cos_sin: Tensor) -> Tensor:
-        """The hidden states [T, hidden] in front of the final norm; this step's keys and values enter the caches.
+        """The normed hidden states [T, hidden] in front of the head; this step's keys and values enter the caches.
 
         cos_sin: `ops.rope_table`, long enough for every position of the batch.
         """
-        x, residual = self.embedding.forward(batch.token_ids), None
+        x = self.embedding.forward(batch.token_ids)
+        residual: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
             x, residual = layer.forward(x, residual, batch, cache, cos_sin)
-        return x + residual
+        assert residual is not None, "a model has layers"
+        return self.norm.add_forward(x, residual)[0]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [R, hidden] → logits [R, vocab] float32."""
-        return ops.linear(self.norm.forward(hidden), self.head)
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states [R, hidden] → logits [R, vocab] float32, in `out` if that is given (GPU)."""
+        return ops.lm_head(hidden, self.head, out)

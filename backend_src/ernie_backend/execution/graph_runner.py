@@ -1,0 +1,134 @@
+"""Runs steps on a GPU: pure decode steps as CUDA graphs over fixed memory, all others launch by launch; decides nothing about scheduling.
+
+A step is launched without knowing the tokens of the one before: they are on the device, and a sequence's newest id may be a placeholder
+(see `DeviceSampler.send`), which `feed_tokens` replaces there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ernie_kernels import ops, xp
+from ernie_kernels.triton.token_feed import feed_tokens
+from ernie_kernels.xp import Tensor
+
+from ..config import EngineConfig, ModelConfig
+from ..core.outputs import NewSequence, ScheduledSequence, SchedulerOutput
+from ..protocol import SamplingParams
+from .decode_rows import DecodeRows
+from .device_sampler import DeviceSampler, PendingTokens
+from .input_batch import InputBatch, build_input_batch
+from .kv_cache import LayerCache
+from .models.ernie45 import Ernie45ForCausalLM
+from .sequence_state import SequenceState
+
+_WARM_UP_LENGTHS = (1, 2, 9, 16, 24, 32, 40, 64, 100, 128, 256, 500, 512, 520, 640, 1024, 2000, 2048, 4096, 8192)
+"""One of each kind that kernels are compiled for: short, long, whole and broken tiles, multiples of 16 (faster loads) and not."""
+
+
+def batch_buckets(max_num_seqs: int) -> list[int]:
+    """Batch sizes that get a graph: a step is padded to the next one. Finer where a step costs most per row."""
+    sizes = [1, 2, 4, 8, *range(16, 128, 16), *range(128, 256, 32), *range(256, max_num_seqs, 64)]
+    return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]
+
+
+class GraphRunner:
+    """Owns graphs, their memory and the sampler."""
+
+    def __init__(
+        self,
+        model: Ernie45ForCausalLM,
+        model_config: ModelConfig,
+        engine_config: EngineConfig,
+        caches: Sequence[LayerCache],
+        cos_sin: Tensor,
+    ) -> None:
+        assert engine_config.max_model_len is not None
+        self.model = model
+        self.caches = caches
+        self.cos_sin = cos_sin
+        self.block_size = engine_config.block_size_tokens
+        self.max_model_len = engine_config.max_model_len
+        self.buckets = batch_buckets(engine_config.max_num_seqs)
+        self.sampler = DeviceSampler(model_config.vocab_size, engine_config.max_num_seqs)
+        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence)
+        self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
+        self._graphs: dict[tuple[int, bool], Any] = {}
+
+    def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> PendingTokens | None:
+        """Start a step with at least one token; None: it samples nothing."""
+        sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
+        slots = self.sampler.assign_slots(sampling)
+        bucket = next(size for size in self.buckets if size >= len(step.scheduled))
+        is_decode = all(s.samples and s.num_scheduled_tokens == 1 for s in step.scheduled)
+        if is_decode and self.rows.fill(step.scheduled, sampling, slots, bucket):
+            self.decode(bucket, truncated=self.sampler.is_truncated(sampling))
+            return self.sampler.send(sampling, self.rows.sampling_rows(bucket))
+        return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling, slots)
+
+    def decode(self, bucket: int, *, truncated: bool) -> None:
+        """One decode step of the rows that were sent, as a graph, which is captured the first time."""
+        if (bucket, truncated) not in self._graphs:
+            self._decode(bucket, truncated)  # compiles what is missing; a second run on the same rows writes the same
+            xp.synchronize()
+            self._graphs[bucket, truncated] = xp.capture(lambda: self._decode(bucket, truncated))
+        self._graphs[bucket, truncated].replay()
+
+    def _decode(self, bucket: int, truncated: bool) -> None:
+        device, host = self.rows.device, self.rows.host
+        token_ids = xp.empty([bucket], "int32")
+        feed_tokens(device["token_ids"][:bucket], self.sampler.sampled, token_ids)
+        metadata = ops.AttentionMetadata(
+            cu_seqlens_q=self._bounds[: bucket + 1],
+            context_lens=device["context_lens"][:bucket],
+            block_tables=device["block_tables"][:bucket],
+            cu_seqlens_q_host=np.arange(bucket + 1, dtype=np.int32),
+            context_lens_host=host["context_lens"][:bucket],
+            block_tables_host=host["block_tables"][:bucket],
+            max_query_len=1,
+            max_context_len=self.max_model_len,
+        )
+        positions = device["positions"][:bucket]
+        batch = InputBatch(token_ids, positions, positions, metadata, None, ())
+        self.model.logits(self.model.forward(batch, self.caches, self.cos_sin), self.sampler.logits[:bucket])
+        self.sampler.choose(self.rows.sampling_rows(bucket), bucket, truncated=truncated)
+
+    def _launch_eagerly(self, batch: InputBatch, states: Sequence[SequenceState], slots: np.ndarray) -> PendingTokens | None:
+        token_ids = xp.empty(batch.token_ids.shape, "int32")
+        feed_tokens(batch.token_ids, self.sampler.sampled, token_ids)
+        hidden = self.model.forward(replace(batch, token_ids=token_ids), self.caches, self.cos_sin)
+        if batch.logits_rows is None:
+            return None
+        self.model.logits(xp.take(hidden, batch.logits_rows, axis=0), self.sampler.logits[: len(states)])
+        rows = self.sampler.pack(states, slots)
+        self.sampler.choose(rows, len(states), truncated=self.sampler.is_truncated(states))
+        return self.sampler.send(states, rows)
+
+    def warm_up(self, batch_sizes: Sequence[int] | None, max_tokens_in_step: int) -> None:
+        """Compile every kernel for every kind of step and capture the graphs of `batch_sizes` (None: all). Writes into the first blocks."""
+        buckets = self.buckets if batch_sizes is None else [size for size in self.buckets if size in batch_sizes]
+        lengths = sorted({min(length, max_tokens_in_step) for length in (*_WARM_UP_LENGTHS, max_tokens_in_step)})
+        with tqdm(total=len(lengths) + 2 * len(buckets), desc="Compiling kernels and capturing graphs", unit="step") as bar:
+            for length in lengths:
+                self._warm_up_prompt(length)
+                bar.update()
+            for bucket in sorted(buckets, reverse=True):  # the largest first: the others find their memory in its pool
+                for truncated in (False, True):
+                    self.rows.fill((), (), np.empty(0, np.int64), bucket)
+                    self.decode(bucket, truncated=truncated)
+                    bar.update()
+        xp.synchronize()
+
+    def _warm_up_prompt(self, length: int) -> None:
+        sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, repetition_penalty=1.1, logprobs=1)
+        states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0)}
+        blocks = tuple(range(-(-length // self.block_size)))
+        pending = self.launch(SchedulerOutput((), (ScheduledSequence(-1, 0, length, blocks, samples=True),), ()), states)
+        assert pending is not None
+        self.sampler.receive(pending)
+        self.sampler.forget((-1,))
