@@ -14,8 +14,8 @@ Rows that need only step 1 leave 2 and 3 at once. If even the second narrowing l
 or top_k in the thousands together with top_p), step 4 reads the whole row instead of the list: exact as well, but 0.7 ms for one row.
 
 One H200, V = 103,424, in a graph with PDL, µs for 1 / 64 / 256 rows (reading 256 rows once: 25 µs):
-greedy 3 / 13 / 39; from all tokens 6 / 18 / 51, penalised 11 / 35 / 101; top_p 0.8 on peaked logits 19 / 82 / 270, on flat ones 48 / 165 / 508;
-top_k 50 and top_p 0.8 29 / 107 / 341; min_p 12 / 63 / 226; greedy rows with `truncated` 6 / 22 / 73.
+greedy 3 / 13 / 39; from all tokens 6 / 18 / 51, penalised 11 / 35 / 101; top_p 0.8 on peaked logits 19 / 82 / 270, flat 48 / 165 / 508;
+top_k 50 with top_p 0.8 29 / 107 / 341; min_p 12 / 63 / 226; greedy rows with `truncated` 6 / 22 / 73.
 """
 
 from __future__ import annotations
