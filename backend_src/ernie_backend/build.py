@@ -32,6 +32,11 @@ class ServingEngine:
     delivery: Delivery
     relay: RelayReceiver
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are being answered."""
+        return self.engine.is_alive and self.delivery.is_alive
+
     def shutdown(self) -> None:
         """End every stream properly, then every thread; sockets go away."""
         self.engine.shutdown()
@@ -75,7 +80,7 @@ def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
 def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig) -> ServingEngine:
     """Put a core on its thread and connect it with delivery and relay."""
     listener: list[Callable[[StepOutput], None]] = []
-    engine = Engine(core, lambda output: listener[0](output), max_waiting_requests=config.max_waiting_requests)
+    engine = Engine(core, lambda output: listener[0](output), max_concurrency=config.max_concurrency)
     delivery = Delivery(config.delivery_window_responses, abort=engine.abort, stop=engine.stop)
     listener.append(delivery.push)
     relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)

@@ -40,8 +40,8 @@ class EngineConfig:
     enable_chunked_prefill: bool = True
     delivery_window_responses: int = 8
     """Most responses of one request that postprocess has not yet consumed; further tokens wait and leave together."""
-    max_waiting_requests: int = 4096
-    """A longer queue answers 429."""
+    max_concurrency: int = 4096
+    """Most sequences at once, running and waiting; what comes on top is answered with 429."""
     seed: int = 0
     """Seeds requests that give none."""
     chat_template: str | None = None
@@ -60,7 +60,7 @@ class EngineConfig:
         _check_integer(self, "block_size_tokens", 1, 1024)
         _check_integer(self, "num_blocks", 1, 2**31 - 1, optional=True)
         _check_integer(self, "delivery_window_responses", 1, 1024)
-        _check_integer(self, "max_waiting_requests", 1, 2**20)
+        _check_integer(self, "max_concurrency", 1, 2**20)
         _check_integer(self, "seed", 0, 2**63 - 1)
         _check_integer(self, "cpu_threads", 1, 1024, optional=True)
         if not isinstance(self.gpu_memory_utilization, (int, float)) or not 0 < self.gpu_memory_utilization <= 1:
@@ -87,7 +87,7 @@ class EngineConfig:
                 values[name] = value
         if "model" not in values:
             raise ConfigError(
-                "No model is configured. Set `model` in the parameters of ernie_engine/config.pbtxt, or in the JSON file that ERNIE_CONFIG names.",
+                "No model is configured. Set `model` in the parameters of ernie_engine, or in the JSON file that ERNIE_CONFIG names.",
                 param="model",
             )
         return cls(**values)

@@ -13,12 +13,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from .core.outputs import StepOutput
 from .protocol import FinishReason, GenerateEvent, TokenLogprobs
 
 log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1.0
+"""A streamed request that had nothing to send for so long sends an empty response: only by a response does postprocess, and with it the
+engine, learn that the client of a queued request has gone."""
 
 STALL_SECONDS = 10.0
 """Postprocess acknowledges within milliseconds, however slow the client. After this long the acknowledgements are taken as lost."""
@@ -51,18 +55,18 @@ StopWatch = Callable[[int, tuple[int, ...]], bool]
 """(index, new token ids) → whether a stop string is complete; for answers that are not streamed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Choice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: GenerateEvent | None = None
     """The event with the finish reason, once it came."""
-    is_started: bool = False
+    num_sent: int = 0
     is_sent: bool = False
     """The last response left."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Stream:
     sink: ResponseSink
     choices: list[_Choice]
@@ -100,7 +104,7 @@ class Delivery:
         self._stop = stop
         self._inbox: queue.SimpleQueue[StepOutput | _Register | _Consumed | _Close] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
-        self._next_stall_check = 0.0
+        self._next_watch = 0.0
         self._thread = threading.Thread(target=self._run, name="ernie-delivery", daemon=True)
 
     # -- from any thread -----------------------------------------------------------------------------------------------------------
@@ -125,7 +129,12 @@ class Delivery:
             self._thread.join(timeout_seconds)
 
     @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
     def num_streams(self) -> int:
+        """Requests with an answer under way."""
         return len(self._streams)
 
     # -- on the delivery thread ----------------------------------------------------------------------------------------------------
@@ -135,29 +144,39 @@ class Delivery:
             touched: dict[str, None] = {}
             closing = self._read_inbox(touched)
             for key in self._in_order(touched):
-                self._flush(key)
+                self._guarded(key, self._flush, key)
             if closing:
                 return
+            self._watch_streams()
+
+    def _guarded(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
+        """Whatever goes wrong with one request ends that request, not the thread."""
+        try:
+            action(*arguments)
+        except Exception:
+            log.exception("responses of %s could not be delivered; the request is aborted", key)
+            self._streams.pop(key, None)
+            self._abort(key)
 
     def _read_inbox(self, touched: dict[str, None]) -> bool:
         """Take all that is there into the streams; True when asked to close."""
         try:
-            message = self._inbox.get(timeout=STALL_SECONDS)
+            message = self._inbox.get(timeout=HEARTBEAT_SECONDS / 2 if self._streams else None)
             while True:
                 if isinstance(message, _Close):
                     return True
                 self._take(message, touched)
                 message = self._inbox.get_nowait()
         except queue.Empty:
-            self._forgive_lost_acknowledgements(touched)
             return False
 
     def _take(self, message: StepOutput | _Register | _Consumed, touched: dict[str, None]) -> None:
         if isinstance(message, StepOutput):
             for event in message.events:
-                self._collect(event)
+                self._guarded(event.key, self._collect, event)
                 touched[event.key] = None
         elif isinstance(message, _Register):
+            assert message.key not in self._streams, "keys are minted once"
             self._streams[message.key] = message.stream
         else:
             stream = self._streams.get(message.key)
@@ -188,49 +207,46 @@ class Delivery:
         stream = self._streams.get(key)
         if stream is None:
             return
-        for index, choice in enumerate(stream.choices):
+        for choice in sorted(stream.choices, key=lambda choice: choice.num_sent):  # fair to all choices when the window is tight
             if choice.is_sent or (choice.last is None and not (stream.streamed and choice.token_ids)):
                 continue
             if choice.last is None and stream.num_sent - stream.num_consumed >= self._window:
                 continue
-            if not self._send(key, stream, index, choice):
-                return
+            self._send(key, stream, choice)
 
-    def _send(self, key: str, stream: _Stream, index: int, choice: _Choice) -> bool:
-        """One response; False when the sink failed and the stream is gone."""
+    def _send(self, key: str, stream: _Stream, choice: _Choice) -> None:
         last, choice.is_sent = choice.last, choice.last is not None
         response = Response(
             key=key,
-            index=index,
+            index=stream.choices.index(choice),
             token_ids=tuple(choice.token_ids),
             logprobs=tuple(choice.logprobs),
             finish_reason=last.finish_reason if last else None,
             num_cached_tokens=stream.num_cached_tokens,
             error=last.error if last else None,
-            is_first=not choice.is_started,
+            is_first=choice.num_sent == 0,
             is_final=all(c.is_sent for c in stream.choices),
         )
-        choice.is_started = True
+        choice.num_sent += 1
         choice.token_ids, choice.logprobs = [], []
         stream.num_sent += 1
         stream.last_progress = time.monotonic()
         if response.is_final:
             del self._streams[key]
-        try:
-            stream.sink.send(response)
-        except Exception:
-            log.exception("a response of %s could not be sent; the request is aborted", key)
-            self._streams.pop(key, None)
-            self._abort(key)
-            return False
-        return True
+        stream.sink.send(response)
 
-    def _forgive_lost_acknowledgements(self, touched: dict[str, None]) -> None:
+    def _watch_streams(self) -> None:
+        """Heartbeats, and acknowledgements that seem lost; a few times a second at most."""
         now = time.monotonic()
-        if now < self._next_stall_check:
+        if now < self._next_watch:
             return
-        self._next_stall_check = now + STALL_SECONDS / 10
-        for key, stream in self._streams.items():
-            if stream.num_sent > stream.num_consumed and now - stream.last_progress > STALL_SECONDS:
-                stream.num_consumed = stream.num_sent
-                touched[key] = None
+        self._next_watch = now + HEARTBEAT_SECONDS / 2
+        for key, stream in list(self._streams.items()):
+            idle = now - stream.last_progress
+            if stream.num_sent > stream.num_consumed:
+                if idle > STALL_SECONDS:
+                    stream.num_consumed = stream.num_sent
+                    self._guarded(key, self._flush, key)
+            elif idle > HEARTBEAT_SECONDS and stream.streamed:
+                choice = next(choice for choice in stream.choices if not choice.is_sent)
+                self._guarded(key, self._send, key, stream, choice)

@@ -5,6 +5,7 @@ Everybody else talks to it through the inbox; what it has to say goes to `listen
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -16,12 +17,15 @@ from dataclasses import dataclass
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import SchedulerStats
-from .errors import OverloadedError, UnavailableError
+from .errors import EngineError, OverloadedError, UnavailableError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
 
 log = logging.getLogger(__name__)
 
 STOPPING = UnavailableError("The server is shutting down. Send the request to another server, or again when it is back.")
+IDLE_CHECK_SECONDS = 1.0
+
+NOT_QUEUED = EngineError("The engine could not take this request. Try again; if it happens again, see the server's log.")
 STOPPED = UnavailableError("The engine has stopped. Restart the server; its log says why.")
 
 
@@ -46,14 +50,17 @@ class _Shutdown:
     pass
 
 
+_Message = _Add | _Finish | _Drain | _Shutdown
+
+
 class Engine:
     """Runs an `EngineCore` on a thread of its own until `shutdown`."""
 
-    def __init__(self, core: EngineCore, listener: Callable[[StepOutput], None], *, max_waiting_requests: int) -> None:
+    def __init__(self, core: EngineCore, listener: Callable[[StepOutput], None], *, max_concurrency: int) -> None:
         self._core = core
         self._listener = listener
-        self._max_waiting_requests = max_waiting_requests
-        self._inbox: queue.SimpleQueue[_Add | _Finish | _Drain | _Shutdown] = queue.SimpleQueue()
+        self._max_concurrency = max_concurrency
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._drain_deadline: float | None = None
         self._stopping = False
         self._alive = False
@@ -72,6 +79,8 @@ class Engine:
             self._listener(_refusal(request, STOPPED.to_wire()))
             return
         self._inbox.put(_Add(request))
+        if not self._alive:  # it died in between, and has emptied its inbox for the last time
+            self._refuse_rest()
 
     def abort(self, key: str) -> None:
         """The client left: the request ends with `ABORT` before the next step."""
@@ -127,14 +136,22 @@ class Engine:
         if self._drain_deadline is not None and self._drain_deadline != math.inf:
             timeout = max(0.0, self._drain_deadline - time.monotonic())
         try:
-            message = self._inbox.get_nowait() if self._core.has_work else self._inbox.get(timeout=timeout)
+            message = self._inbox.get_nowait() if self._core.has_work else self._wait(timeout)
             while True:
                 self._handle(message)
                 message = self._inbox.get_nowait()
         except queue.Empty:
             return
 
-    def _handle(self, message: _Add | _Finish | _Drain | _Shutdown) -> None:
+    def _wait(self, timeout: float | None) -> _Message:
+        """The next message; the books are checked once when nothing has come for a while."""
+        if timeout is None:
+            with contextlib.suppress(queue.Empty):
+                return self._inbox.get(timeout=IDLE_CHECK_SECONDS)
+            self._core.check_idle()
+        return self._inbox.get(timeout=timeout)
+
+    def _handle(self, message: _Message) -> None:
         if isinstance(message, _Add):
             self._add(message.request)
         elif isinstance(message, _Finish):
@@ -147,15 +164,15 @@ class Engine:
     def _add(self, request: GenerateRequest) -> None:
         if self._stopping or self._drain_deadline is not None:
             self._tell(_refusal(request, STOPPING.to_wire()))
-        elif self._core.stats().num_waiting + request.n > self._max_waiting_requests:
-            error = OverloadedError(f"The queue is full ({self._max_waiting_requests} requests wait). Try again later.")
+        elif self._core.num_sequences + request.n > self._max_concurrency:
+            error = OverloadedError(f"The server is busy with {self._max_concurrency} answers, its limit. Try again later.")
             self._tell(_refusal(request, error.to_wire()))
         else:
             try:
                 self._core.add(request)
             except Exception:
                 log.exception("request %s could not be queued", request.key)
-                self._tell(_refusal(request, STOPPED.to_wire()))
+                self._tell(_refusal(request, NOT_QUEUED.to_wire()))
 
     def _enforce_drain(self) -> None:
         if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:

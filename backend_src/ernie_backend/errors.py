@@ -21,6 +21,16 @@ An error crosses Triton as one line of text. `to_wire` appends the machine-reada
 from __future__ import annotations
 
 import re
+from typing import Any
+
+MAX_PARAM_CHARACTERS = 100
+_UNFIT_FOR_PARAM = re.compile(r"[;()\s]")
+"""A user's key may be a param: these characters would break the wire form."""
+
+
+def json_kind(value: Any) -> str:
+    """What a JSON value is, for messages: "a list"."""
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
 
 
 class ErnieError(Exception):
@@ -41,7 +51,7 @@ class ErnieError(Exception):
         """The one line that crosses Triton: message, then type, param and code in brackets."""
         parts = [f"type: {self.type}"]
         if self.param:
-            parts.append(f"param: {self.param}")
+            parts.append(f"param: {_UNFIT_FOR_PARAM.sub('_', self.param)[:MAX_PARAM_CHARACTERS]}")
         if self.code:
             parts.append(f"code: {self.code}")
         return f"{self.message} ({'; '.join(parts)})"

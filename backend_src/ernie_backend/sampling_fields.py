@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InvalidRequestError
+from .errors import InvalidRequestError, json_kind
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
@@ -55,7 +55,9 @@ def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
     """The checked fields of `given`; a field that is `null` counts as not given. Raises `InvalidRequestError` on the first fault."""
     unknown = sorted(set(given) - set(_READERS))
     if unknown:
-        raise InvalidRequestError(f"Unknown sampling field {unknown[0]!r}. Known fields: {', '.join(sorted(_READERS))}.", param=unknown[0])
+        raise InvalidRequestError(
+            f"Unknown sampling field {unknown[0][:80]!r}. Known fields: {', '.join(sorted(_READERS))}.", param=unknown[0]
+        )
     values: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
@@ -72,23 +74,8 @@ def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
     return fields
 
 
-def parse_sampling_json(text: str) -> SamplingFields:
-    """`parse_sampling_params` of a JSON object given as text."""
-    try:
-        given = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequestError(f"sampling_parameters is not valid JSON: {error}.", param="sampling_parameters") from None
-    if not isinstance(given, dict):
-        raise InvalidRequestError(f"sampling_parameters must be a JSON object, got {_kind(given)}.", param="sampling_parameters")
-    return parse_sampling_params(given)
-
-
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
-
-
 def _refuse(name: str, rule: str, value: Any) -> InvalidRequestError:
-    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (str, int, float, bool)) else _kind(value)
+    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (str, int, float, bool)) else json_kind(value)
     return InvalidRequestError(f"{name} must be {rule}, got {shown[:80]}.", param=name)
 
 
@@ -120,7 +107,7 @@ def _integer(low: int, high: int):
     def read(name: str, value: Any) -> int:
         if isinstance(value, str):
             try:
-                value = int(value.strip()[:24])
+                value = int(value) if len(value) <= 24 else value  # longer ones take quadratic time and are out of range anyway
             except ValueError:
                 raise _refuse(name, rule, value) from None
         if isinstance(value, float) and value.is_integer():
@@ -181,7 +168,9 @@ def _token_ids(name: str, value: Any) -> tuple[int, ...]:
 def _bad_words_token_ids(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """FastDeploy: a flat list, each id a word of its own; transformers: a list of lists."""
     if isinstance(value, list) and value and all(isinstance(word, list) and word for word in value):
-        return tuple(_token_ids(f"{name}[{i}]", word) for i, word in enumerate(value[:MAX_BAD_WORDS]))
+        if len(value) > MAX_BAD_WORDS:
+            raise InvalidRequestError(f"{name} takes at most {MAX_BAD_WORDS} words, got {len(value)}.", param=name)
+        return tuple(_token_ids(f"{name}[{i}]", word) for i, word in enumerate(value))
     return tuple((token,) for token in _token_ids(name, value))
 
 

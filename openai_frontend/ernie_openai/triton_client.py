@@ -36,7 +36,7 @@ _CHANNEL_OPTIONS = (
 
 # tritonserver answers INVALID_ARGUMENT for what a model refuses. These codes are of its own making.
 _UNAVAILABLE_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
-_TRITON_PREFIX = re.compile(r"^(in ensemble '[^']*', )*(\[request id: [^\]]*\] )?")
+_TRITON_PREFIX = re.compile(r"^(in ensemble '[^']*', )*(\[request id: \S*\] )?")
 _UNAVAILABLE_TEXT = "Request for unknown model"  # said inside the stream, with status OK, while the model is not loaded
 
 

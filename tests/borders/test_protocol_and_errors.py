@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ernie_backend.errors import (
     ContextLengthError,
@@ -57,6 +59,13 @@ def test_an_error_survives_the_wire(error: ErnieError) -> None:
         error.type,
         error.http_status,
     )
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_no_param_or_message_breaks_the_wire_form(message: str, param: str) -> None:
+    back = from_wire(InvalidRequestError(message, param=param).to_wire())
+    assert (back.message, back.http_status, back.code) == (message, 400, "invalid_value")
+    assert bool(back.param) == bool(param)
 
 
 def test_foreign_text_becomes_an_engine_error_that_does_not_repeat_it() -> None:

@@ -137,7 +137,7 @@ def test_every_engine_flag_reaches_its_field(tmp_path: Path) -> None:
     )
     assert (engine.max_num_batched_tokens, engine.enable_prefix_caching, engine.enable_chunked_prefill) == (512, False, False)
     assert engine.chat_template == str(template)
-    assert engine.max_num_seqs + engine.max_waiting_requests == 100
+    assert engine.max_concurrency == 100
     assert read("--model m --chat-template '{{ x }}'").engine.chat_template == "{{ x }}"
 
 

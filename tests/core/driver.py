@@ -49,7 +49,10 @@ class Driver:
         return output
 
     def step(self) -> StepOutput:
-        return self.take(self.core.step())
+        output = self.core.step()
+        if self.runner.broken_promise is not None:
+            raise self.runner.broken_promise
+        return self.take(output)
 
     def run(self, limit: int = 10_000) -> None:
         while self.core.has_work:

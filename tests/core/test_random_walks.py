@@ -25,6 +25,7 @@ def test_random_walk(seed: int) -> None:
     stem = tuple(rng.randrange(100) for _ in range(24))
     wanted: dict[str, tuple[tuple[int, ...], int, int]] = {}
     disturbed: set[str] = set()
+    failed_steps = 0
     for number in range(60):
         action = rng.random()
         if action < 0.45:
@@ -40,9 +41,11 @@ def test_random_walk(seed: int) -> None:
             driver.take(driver.core.finish(key, FinishReason.ABORT, index=index))
         elif action < 0.57:
             driver.runner.fail_next = True
+            failed_steps += 1
         if action > 0.3 and driver.core.has_work:
             driver.step()
     driver.run()
+    assert FinishReason.ERROR not in driver.reasons.values() or failed_steps
     for key, (prompt, count, n) in wanted.items():
         for index in range(n):
             expected = expected_tokens(prompt, count, seed=index)

@@ -188,3 +188,45 @@ def test_failed_sampling_ends_one_sequence() -> None:
     driver.runner.fail_sampling_of.add(0)
     driver.run()
     assert driver.reasons == {("a", 0): FinishReason.ERROR, ("b", 0): FinishReason.LENGTH}
+
+
+def test_blocks_of_failed_sampling_are_not_found_again() -> None:
+    driver = Driver()
+    prompt = tuple(range(20))
+    driver.core.add(request("bad", prompt, max_tokens=5))
+    driver.runner.fail_sampling_of.add(0)
+    driver.run()
+    assert driver.reasons["bad", 0] is FinishReason.ERROR
+    driver.core.add(request("good", prompt, max_tokens=5))
+    driver.run()
+    assert driver.tokens["good", 0] == expected_tokens(prompt, 5)
+    assert driver.scheduler.stats().cached_tokens_total == 0
+
+
+def test_a_newcomer_is_admitted_only_if_all_of_it_fits() -> None:
+    driver = Driver(num_blocks=12, max_model_len=40, max_num_batched_tokens=8, enable_prefix_caching=False)
+    driver.core.add(request("a", tuple(range(20)), max_tokens=20))
+    for _ in range(4):
+        driver.step()
+    driver.core.add(request("b", tuple(range(50, 80)), max_tokens=5))
+    driver.run()
+    assert driver.scheduler.stats().preemptions_total == 0
+    assert driver.tokens["b", 0] == expected_tokens(tuple(range(50, 80)), 5)
+
+
+def test_an_update_that_raises_loses_no_finish() -> None:
+    driver = Driver()
+    driver.core.add(request("a", (1, 2), max_tokens=1))
+    driver.core.add(request("b", (1, 2), max_tokens=9))
+    remember, calls = driver.scheduler.kv.remember, []
+
+    def explode(sequence: object) -> None:
+        calls.append(sequence)
+        if len(calls) == 2:
+            raise RuntimeError("scripted")
+        remember(sequence)  # type: ignore[arg-type]
+
+    driver.scheduler.kv.remember = explode  # type: ignore[method-assign]
+    driver.step()
+    assert driver.reasons == {("a", 0): FinishReason.LENGTH, ("b", 0): FinishReason.ERROR}
+    driver.run()

@@ -163,8 +163,48 @@ def test_events_of_unknown_keys_and_late_acknowledgements_are_harmless() -> None
     assert sink.ids() == [1]
 
 
+def test_choices_share_a_tight_window() -> None:
+    harness, sink = Harness(window=1), Sink()
+    harness.delivery.register("k", sink, n=4, streamed=True)
+    for round_number in range(40):
+        harness.push(*(token("k", round_number, index) for index in range(4)))
+        harness.delivery.consumed("k", len(sink.responses))
+        wait_for(lambda: harness.delivery._inbox.empty(), "inbox read")
+        time.sleep(0.002)
+    counts = [sum(r.index == index for r in sink.responses) for index in range(4)]
+    assert min(counts) >= max(counts) - 1 > 0, counts
+    harness.push(*(token("k", 99, index, FinishReason.STOP) for index in range(4)))
+    harness.close()
+    assert all(sink.ids(index) == [*range(40), 99] for index in range(4))
+
+
+def test_a_silent_stream_sends_a_heartbeat_and_a_whole_answer_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "HEARTBEAT_SECONDS", 0.02)
+    harness, streamed, whole = Harness(window=2), Sink(), Sink()
+    harness.delivery.register("s", streamed, n=1, streamed=True)
+    harness.delivery.register("w", whole, n=1, streamed=False)
+    wait_for(lambda: streamed.responses, "heartbeat")
+    assert streamed.responses[0].token_ids == () and streamed.responses[0].is_first
+    time.sleep(0.2)
+    assert len(streamed.responses) == 1, "the next one only after this one was consumed"
+    harness.push(token("s", 1, last=FinishReason.STOP), token("w", 1, last=FinishReason.STOP))
+    harness.close()
+    assert streamed.ids() == [1] and [r.token_ids for r in whole.responses] == [(1,)]
+
+
+def test_an_impossible_event_ends_its_request_only() -> None:
+    harness, bad, good = Harness(), Sink(), Sink()
+    harness.delivery.register("bad", bad, n=1, streamed=True)
+    harness.delivery.register("good", good, n=1, streamed=True)
+    harness.push(token("bad", 1, index=7), token("good", 1))
+    harness.push(token("good", 2, last=FinishReason.STOP))
+    harness.close()
+    assert harness.aborted == ["bad"] and good.ids() == [1, 2]
+
+
 def test_lost_acknowledgements_are_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_module, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(delivery_module, "HEARTBEAT_SECONDS", 0.05)
     harness, sink = Harness(window=1), Sink()
     harness.delivery.register("k", sink, n=1, streamed=True)
     harness.push(token("k", 0))

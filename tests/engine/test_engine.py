@@ -31,11 +31,11 @@ class GatedRunner(FakeRunner):
 
 
 class Harness:
-    def __init__(self, runner: FakeRunner | None = None, *, max_waiting: int = 100) -> None:
+    def __init__(self, runner: FakeRunner | None = None, *, max_concurrency: int = 100) -> None:
         self.runner = runner or FakeRunner(256, 4)
         self.scheduler = Scheduler(config(max_model_len=512), 256)
         self.events: queue.Queue[GenerateEvent] = queue.Queue()
-        self.engine = Engine(EngineCore(self.scheduler, self.runner), self._hear, max_waiting_requests=max_waiting)
+        self.engine = Engine(EngineCore(self.scheduler, self.runner), self._hear, max_concurrency=max_concurrency)
         self.engine.start()
 
     def _hear(self, output: StepOutput) -> None:
@@ -95,7 +95,7 @@ def test_stop_ends_one_choice() -> None:
 
 def test_a_full_queue_refuses() -> None:
     runner = GatedRunner()
-    harness = Harness(runner, max_waiting=2)
+    harness = Harness(runner, max_concurrency=6)
     for i in range(4):  # four run at once
         harness.engine.submit(request(f"run{i}", (1,), max_tokens=2))
     assert runner.entered.acquire(timeout=10)

@@ -59,9 +59,32 @@ class InferenceResponse:
 
 
 @dataclass
+class ResponseSender:
+    """As strict as the real one: nothing after the final flag, and a response or the flag in every call."""
+
+    responses: list[InferenceResponse] = field(default_factory=list)
+    is_closed: bool = False
+    broken: bool = False
+    """The next response that is no error raises, as when the shared memory is full."""
+
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        assert not self.is_closed, "a response after the final flag"
+        assert response is not None or flags
+        if self.broken and response is not None and response.error() is None:
+            raise RuntimeError("no shared memory")
+        if response is not None:
+            self.responses.append(response)
+        self.is_closed = bool(flags)
+
+
+@dataclass
 class InferenceRequest:
     tensors: list[Tensor]
     cancelled: bool = False
+    sender: ResponseSender = field(default_factory=ResponseSender)
+
+    def get_response_sender(self) -> ResponseSender:
+        return self.sender
 
     def inputs(self) -> list[Tensor]:
         return self.tensors
@@ -83,6 +106,9 @@ class Metric:
     def set(self, value: float) -> None:
         self.values.append(value)
 
+    def increment(self, value: float) -> None:
+        self.values.append((self.values[-1] if self.values else 0) + value)
+
 
 class MetricFamily:
     COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -94,8 +120,9 @@ class MetricFamily:
         self._name = name
 
     def Metric(self, labels: dict[str, str]) -> Metric:
-        self.created[self._name] = Metric(labels)
-        return self.created[self._name]
+        metric = Metric(labels)
+        self.created[self._name + "".join(labels.values())] = metric
+        return metric
 
 
 class FakePbUtils:
@@ -105,6 +132,7 @@ class FakePbUtils:
     TritonError = TritonError
     TritonModelException = TritonModelException
     InferenceResponse = InferenceResponse
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     get_input_tensor_by_name = staticmethod(get_input_tensor_by_name)
 
     def __init__(self) -> None:

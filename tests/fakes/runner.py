@@ -42,8 +42,17 @@ class FakeRunner:
         self.outputs: list[SchedulerOutput] = []
         self.fail_next = False
         self.fail_sampling_of: set[int] = set()
+        self.broken_promise: AssertionError | None = None
+        """What the scheduler did wrong; the engine core would take it for a failed step, so drivers look here."""
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        try:
+            return self._execute(output)
+        except AssertionError as error:
+            self.broken_promise = error
+            raise
+
+    def _execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         self.steps += 1
         self.outputs.append(output)
         for sequence_id in output.finished_sequence_ids:
@@ -62,13 +71,14 @@ class FakeRunner:
             assert granted.num_scheduled_tokens > 0 and end <= len(ids)
             self.computed_tokens += granted.num_scheduled_tokens
             state = 0
+            spoiled = granted.sequence_id in self.fail_sampling_of  # as NaN does: what it writes is of no use to anybody
             for position in range(end):
                 state = chain(state, ids[position])
                 block = self.cache[granted.block_ids[position // self.block_size]]
                 if position < granted.num_computed_tokens:
-                    assert block[position % self.block_size] == state, "the cache does not hold this sequence's past"
+                    assert spoiled or block[position % self.block_size] == state, "the cache does not hold this sequence's past"
                 else:
-                    block[position % self.block_size] = state
+                    block[position % self.block_size] = None if spoiled else state
             if granted.samples:
                 assert end == len(ids)
                 if granted.sequence_id in self.fail_sampling_of:

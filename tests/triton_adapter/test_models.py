@@ -15,6 +15,7 @@ from ernie_backend.protocol import GenerateRequest
 from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.triton_adapter.postprocess_model import PostprocessModel
 from ernie_backend.triton_adapter.preprocess_model import PreprocessModel
+from ernie_backend.triton_adapter.seal import SIGNATURE_LENGTH, Seal, is_same
 from tests.fakes.pb_utils import FakePbUtils, InferenceResponse, TritonError, TritonModelException, request
 from tests.triton_adapter.test_repository import OUTPUTS
 
@@ -59,7 +60,9 @@ class TestPreprocess:
     def test_outputs_for_the_engine(self, preprocess: PreprocessModel, tokenizer: Tokenizer) -> None:
         (response,) = preprocess.execute([request(text_input="hello", max_tokens=3, stream=True)])
         ids = tuple(response.value("prompt_token_ids"))
-        generate = GenerateRequest.from_json(response.value("request"), ids)
+        signature, text = response.value("request")[:SIGNATURE_LENGTH], response.value("request")[SIGNATURE_LENGTH:]
+        assert is_same(signature, Seal.of_server(ARGS).of_request(text, ids))
+        generate = GenerateRequest.from_json(text, ids)
         assert list(ids) == tokenizer.encode_text("hello")
         assert (generate.stream, generate.sampling.max_tokens) == (True, 3)
 
@@ -112,7 +115,10 @@ class TestPostprocess:
             "post": {"num_prompt_tokens": 4},
             "relay": "/nonexistent/socket",
         }
-        return json.dumps({**fields, **changed})
+        event = {**fields, **changed}
+        if event["post"] is not None:
+            event["seal"] = Seal.of_server(ARGS).of_first_response(event["key"], event["relay"], event["post"])
+        return json.dumps(event)
 
     def test_all_outputs_of_the_signature(self, postprocess: PostprocessModel, tokenizer: Tokenizer) -> None:
         ids = tokenizer.encode_text("hello")

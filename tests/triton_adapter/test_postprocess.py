@@ -14,9 +14,11 @@ from ernie_backend.errors import EngineError, from_wire
 from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.triton_adapter.post_context import PostContext
 from ernie_backend.triton_adapter.postprocess import PostOutputs, Postprocessor
+from ernie_backend.triton_adapter.seal import Seal
 
 KEY = "0123456789abcdef" * 2
 EOS = 2
+SEAL = Seal(b"a secret")
 
 
 class RecordingRelay:
@@ -45,7 +47,7 @@ class Stream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.relays: list[RecordingRelay] = []
-        self.postprocessor = Postprocessor(tokenizer, self._connect)
+        self.postprocessor = Postprocessor(tokenizer, self._connect, SEAL)
         self.context = PostContext(num_prompt_tokens=5, end_token_ids=(EOS,))
         self._started: set[tuple[str, int]] = set()
 
@@ -70,6 +72,8 @@ class Stream:
             "relay": "a path" if first else None,
             **changed,
         }
+        if event["post"] is not None:
+            event.setdefault("seal", SEAL.of_first_response(key, event["relay"], event["post"]))
         return self.postprocessor.process(json.dumps(event).encode(), ids, cancelled=cancelled)
 
     @property
@@ -259,6 +263,13 @@ class TestTroubles:
     def test_an_event_that_is_none(self, stream: Stream, event: bytes) -> None:
         outputs = stream.postprocessor.process(event, [])
         assert (outputs.finish_reason, outputs.index) == ("error", 0)
+
+    @pytest.mark.parametrize("seal", ["", None, "0" * 32])
+    def test_a_first_response_that_the_engine_has_not_sealed(self, stream: Stream, seal: str | None) -> None:
+        stream.send([5])
+        outputs = stream.send([5], key="d" * 32, relay="/somewhere/else", seal=seal)
+        assert outputs.finish_reason == "error" and len(stream.postprocessor) == 1
+        assert [relay.path for relay in stream.relays] == ["a path"]
 
     def test_a_choice_that_never_began(self, stream: Stream) -> None:
         stream.send([5])

@@ -169,7 +169,7 @@ def _engine_config(args: argparse.Namespace) -> EngineConfig:
     try:
         config = EngineConfig(model=args.model, **values)
         if args.max_concurrency is not None:
-            values["max_waiting_requests"] = max(1, args.max_concurrency - config.max_num_seqs)
+            values["max_concurrency"] = args.max_concurrency
             config = EngineConfig(model=args.model, **values)
     except ConfigError as error:
         raise ConfigError(f"{flag_of(error)}{error.message}", param=error.param) from None

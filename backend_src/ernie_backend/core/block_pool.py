@@ -38,7 +38,7 @@ class BlockPool:
         blocks = []
         for _ in range(count):
             block_id, _ = self._free.popitem(last=False)
-            self._forget(block_id)
+            self.forget([block_id])
             self._ref_counts[block_id] = 1
             blocks.append(block_id)
         return blocks
@@ -69,11 +69,13 @@ class BlockPool:
     def find(self, block_hash: bytes) -> int | None:
         return self._block_of.get(block_hash)
 
-    def _forget(self, block_id: int) -> None:
-        block_hash = self._hash_of[block_id]
-        if block_hash is not None:
-            del self._block_of[block_hash]
-            self._hash_of[block_id] = None
+    def forget(self, block_ids: Iterable[int]) -> None:
+        """What these blocks hold is not to be found any more."""
+        for block_id in block_ids:
+            block_hash = self._hash_of[block_id]
+            if block_hash is not None:
+                del self._block_of[block_hash]
+                self._hash_of[block_id] = None
 
     def forget_all(self) -> None:
         """Drop every remembered prefix (after a failed step the contents cannot be trusted)."""

@@ -29,6 +29,11 @@ class EngineCore:
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
+    @property
+    def num_sequences(self) -> int:
+        """Unfinished ones, running and waiting."""
+        return self.scheduler.num_sequences
+
     def add(self, request: GenerateRequest) -> None:
         self.scheduler.add(request)
 
@@ -47,6 +52,13 @@ class EngineCore:
         except Exception:
             log.exception("a step failed; its requests end with an error")
             return self.scheduler.fail_step()
+
+    def check_idle(self) -> None:
+        """When nothing runs, every block must be free. A fault is ours: it goes to the log, and serving goes on."""
+        try:
+            self.scheduler.check_invariants()
+        except AssertionError:
+            log.exception("the scheduler's books do not balance")
 
     def stats(self) -> SchedulerStats:
         return self.scheduler.stats()

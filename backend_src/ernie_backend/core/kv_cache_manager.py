@@ -38,20 +38,21 @@ class KVCacheManager:
             blocks.append(block_id)
         return blocks
 
-    def admit(self, sequence: Sequence, prefix: list[int], num_tokens: int) -> bool:
-        """Give a sequence without blocks its `prefix` and room for `num_tokens` in all; False (and nothing taken) if there is no room."""
-        assert not sequence.block_ids
+    def has_room(self, prefix: list[int], num_tokens: int) -> bool:
+        """Whether `num_tokens` that begin with the blocks of `prefix` find room now."""
         fresh = -(-num_tokens // self.block_size) - len(prefix)
         revived = sum(self.pool.is_free(block_id) for block_id in prefix)  # hits in the free list leave it, too
-        if fresh + revived > self.pool.num_free:
-            return False
+        return fresh + revived <= self.pool.num_free
+
+    def admit(self, sequence: Sequence, prefix: list[int], num_tokens: int) -> None:
+        """Give a sequence without blocks its `prefix` and room for `num_tokens` in all; `has_room` must hold."""
+        assert not sequence.block_ids
         self.pool.acquire(prefix)
-        blocks = self.pool.allocate(fresh)
+        blocks = self.pool.allocate(-(-num_tokens // self.block_size) - len(prefix))
         assert blocks is not None
         sequence.block_ids = [*prefix, *blocks]
         sequence.num_computed_tokens = len(prefix) * self.block_size
         sequence.num_remembered_blocks = len(prefix)
-        return True
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Room for `num_tokens` in all; False (and nothing taken) if there is none: the caller preempts."""
@@ -73,6 +74,10 @@ class KVCacheManager:
         for i in range(sequence.num_remembered_blocks, full):
             self.pool.remember(sequence.block_ids[i], hashes[i])
         sequence.num_remembered_blocks = full
+
+    def forget(self, sequence: Sequence) -> None:
+        """Its content cannot be trusted: nobody shall find its blocks again."""
+        self.pool.forget(sequence.block_ids)
 
     def release(self, sequence: Sequence) -> None:
         """Give all blocks back; the sequence has computed nothing any more."""

@@ -40,10 +40,6 @@ class SchedulerOutput:
     finished_sequence_ids: tuple[int, ...]
     """Ended since the last step: the runner forgets them. A preempted sequence is not finished; the runner keeps its ids."""
 
-    @property
-    def num_scheduled_tokens(self) -> int:
-        return sum(sequence.num_scheduled_tokens for sequence in self.scheduled)
-
 
 @dataclass(frozen=True)
 class SampledToken:

@@ -23,7 +23,6 @@ class Sequence:
     num_remembered_blocks: int = 0
     """How many of `block_ids`, from the front, the prefix cache knows of."""
     finish_reason: FinishReason | None = None
-    num_preemptions: int = 0
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:

@@ -58,10 +58,16 @@ class Scheduler:
         self._next_id = 0
         self._known_to_runner: set[int] = set()
         self._finished_ids: list[int] = []
+        self._booked: list[GenerateEvent] = []
         self._totals = {"prompt": 0, "cached": 0, "generation": 0, "preemptions": 0}
         self._finished_total = dict.fromkeys((reason.value for reason in FinishReason), 0)
 
     # -- requests come and go ------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_sequences(self) -> int:
+        """Unfinished ones, running and waiting."""
+        return len(self._by_id)
 
     @property
     def has_work(self) -> bool:
@@ -95,10 +101,14 @@ class Scheduler:
         return StepOutput(tuple(events))
 
     def fail_step(self) -> StepOutput:
-        """A step raised: every running sequence ends with an error, and no cached content is trusted any more."""
+        """A step raised: every running sequence ends with an error, and no cached content is trusted any more.
+
+        What `update` had booked before it raised is told, too.
+        """
         events = [self._end(sequence, FinishReason.ERROR, error=STEP_FAILED) for sequence in list(self.running)]
         self.kv.pool.forget_all()
-        return StepOutput(tuple(events))
+        booked, self._booked = self._booked, []
+        return StepOutput((*booked, *events))
 
     # -- one step ------------------------------------------------------------------------------------------------------------------
 
@@ -132,25 +142,28 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.kv.release(sequence)
-        sequence.num_preemptions += 1
         self._totals["preemptions"] += 1
         self.waiting.appendleft(sequence)
 
     def _admit(self, budget: int, scheduled: list[ScheduledSequence], new: list[NewSequence]) -> None:
-        """Take from the queue, in order, what still fits into the step; a choice whose prompt choice 0 is computing waits for it."""
-        passed_over: list[Sequence] = []
-        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
-            sequence = self.waiting.popleft()
+        """Take from the queue, in order, what still fits into the step; a choice whose prompt choice 0 is computing waits for it.
+
+        All known tokens must find room, not only the chunk: else the newcomer's next chunk would preempt it again and again.
+        """
+        position = 0
+        while position < len(self.waiting) and budget > 0 and len(self.running) < self.max_num_seqs:
+            sequence = self.waiting[position]
             if self._waits_for_leader(sequence):
-                passed_over.append(sequence)
+                position += 1
                 continue
             prefix = self.kv.find_prefix(sequence)
             missing = sequence.num_tokens - len(prefix) * self.kv.block_size
             count = min(missing, budget)
-            fits = self.chunked_prefill or count == missing
-            if not fits or not self.kv.admit(sequence, prefix, sequence.num_tokens - missing + count):
-                self.waiting.appendleft(sequence)
+            fits = (self.chunked_prefill or count == missing) and self.kv.has_room(prefix, sequence.num_tokens)
+            if not fits:
                 break
+            self.kv.admit(sequence, prefix, sequence.num_tokens - missing + count)
+            del self.waiting[position]
             self._announce(sequence, len(prefix) * self.kv.block_size)
             self.running.append(sequence)
             if sequence.sequence_id not in self._known_to_runner:
@@ -158,7 +171,6 @@ class Scheduler:
                 new.append(self._introduce(sequence))
             scheduled.append(self._grant(sequence, count))
             budget -= count
-        self.waiting.extendleft(reversed(passed_over))
 
     @staticmethod
     def _waits_for_leader(sequence: Sequence) -> bool:
@@ -192,19 +204,21 @@ class Scheduler:
 
     def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepOutput:
         """Book a computed step. Finish reasons are decided here and only here (a stop string comes in through `finish`)."""
-        events: list[GenerateEvent] = []
+        events = self._booked
         for granted in output.scheduled:
             sequence = self._by_id[granted.sequence_id]
             sequence.num_computed_tokens += granted.num_scheduled_tokens
-            self.kv.remember(sequence)
             if not granted.samples:
+                self.kv.remember(sequence)
                 continue
             token = result.sampled.get(granted.sequence_id)
             if token is None:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
                 log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
+                self.kv.forget(sequence)
                 events.append(self._end(sequence, FinishReason.ERROR, error=STEP_FAILED))
                 continue
+            self.kv.remember(sequence)
             sequence.output_token_ids.append(token.token_id)
             self._totals["generation"] += 1
             reason = self._finish_reason(sequence, token.token_id)
@@ -213,6 +227,7 @@ class Scheduler:
                 events.append(self._end(sequence, reason, token_ids=(token.token_id,), logprobs=logprobs))
             else:
                 events.append(self._event(sequence, (token.token_id,), logprobs))
+        self._booked = []
         return StepOutput(tuple(events))
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, json_kind
 
 ROLES = ("system", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
@@ -20,7 +20,7 @@ def normalize_messages(given: Any) -> list[dict[str, str]]:
     if given is None:
         raise InvalidRequestError("messages is missing.", param="messages", code="missing_required_parameter")
     if not isinstance(given, list):
-        raise InvalidRequestError(f"messages must be a list of messages, got {_kind(given)}.", param="messages")
+        raise InvalidRequestError(f"messages must be a list of messages, got {json_kind(given)}.", param="messages")
     if not given:
         raise InvalidRequestError("messages must not be an empty list.", param="messages")
     return [_message(message, f"messages[{i}]") for i, message in enumerate(given)]
@@ -28,7 +28,7 @@ def normalize_messages(given: Any) -> list[dict[str, str]]:
 
 def _message(given: Any, place: str) -> dict[str, str]:
     if not isinstance(given, dict):
-        raise InvalidRequestError(f"{place} must be an object with role and content, got {_kind(given)}.", param=place)
+        raise InvalidRequestError(f"{place} must be an object with role and content, got {json_kind(given)}.", param=place)
     message = {"role": _role(given.get("role"), f"{place}.role")}
     content = _content(given.get("content"), f"{place}.content")
     thought = _thought(given, place)
@@ -41,10 +41,10 @@ def _message(given: Any, place: str) -> dict[str, str]:
             raise InvalidRequestError(f"{place}.tool_calls: this model takes no tools.", param=f"{place}.tool_calls")
         if key != "name":
             raise InvalidRequestError(
-                f"Unknown field {key!r} in {place}. Known: role, content, name, reasoning_content.", param=f"{place}.{key}"
+                f"Unknown field {key[:80]!r} in {place}. Known: role, content, name, reasoning_content.", param=f"{place}.{key}"
             )
         if not isinstance(value, str):
-            raise InvalidRequestError(f"{place}.name must be a string, got {_kind(value)}.", param=f"{place}.name")
+            raise InvalidRequestError(f"{place}.name must be a string, got {json_kind(value)}.", param=f"{place}.name")
         message["name"] = value
     if content is None:
         if thought is None:
@@ -60,7 +60,7 @@ def _role(role: Any, place: str) -> str:
     if role in _TOOL_ROLES:
         raise InvalidRequestError(f"{place} is {role!r}, but this model takes no tools.", param=place)
     if role not in ROLES:
-        shown = repr(role[:40]) if isinstance(role, str) else _kind(role)
+        shown = repr(role[:40]) if isinstance(role, str) else json_kind(role)
         raise InvalidRequestError(f"{place} must be one of {', '.join(ROLES)}, got {shown}.", param=place)
     return role
 
@@ -80,7 +80,7 @@ def _content(content: Any, place: str) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise InvalidRequestError(f"{place} must be a string or a list of text parts, got {_kind(content)}.", param=place)
+        raise InvalidRequestError(f"{place} must be a string or a list of text parts, got {json_kind(content)}.", param=place)
     return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(content))
 
 
@@ -88,19 +88,15 @@ def _part(part: Any, place: str) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
-        raise InvalidRequestError(f"{place} must be an object with type and text, got {_kind(part)}.", param=place)
+        raise InvalidRequestError(f"{place} must be an object with type and text, got {json_kind(part)}.", param=place)
     kind = part.get("type")
     if kind in _MEDIA_TYPES:
         what = "audio" if "audio" in kind else "videos" if "video" in kind else "files" if kind == "file" else "images"
         raise InvalidRequestError(f"{place} is of type {kind!r}, but this model takes no {what}, only text.", param=place)
     if kind not in ("text", "input_text"):
-        shown = repr(kind[:40]) if isinstance(kind, str) else _kind(kind)
+        shown = repr(kind[:40]) if isinstance(kind, str) else json_kind(kind)
         raise InvalidRequestError(f"{place}.type must be 'text', got {shown}.", param=f"{place}.type")
     text = part.get("text")
     if not isinstance(text, str):
-        raise InvalidRequestError(f"{place}.text must be a string, got {_kind(text)}.", param=f"{place}.text")
+        raise InvalidRequestError(f"{place}.text must be a string, got {json_kind(text)}.", param=f"{place}.text")
     return text
-
-
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")

@@ -38,7 +38,7 @@ def compile_template(source: str) -> Template:
 
 def render(template: Template, variables: dict[str, Any], max_characters: int) -> str:
     parts, characters = [], 0
-    for part in template.generate(**variables):
+    for part in template.generate(variables):  # as one mapping: a user's name such as `self` is no Python argument
         characters += len(part)
         if characters > max_characters:
             raise RefusedByTemplate(f"it renders more than {max_characters} characters")

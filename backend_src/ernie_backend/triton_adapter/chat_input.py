@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, json_kind
 from ..text.messages import normalize_messages
-from .json_input import kind_of
 
 FIELDS = (
     "messages",
@@ -50,7 +49,7 @@ def read_chat(given: Mapping[str, Any]) -> ChatInput:
         if name in _REFUSED:
             raise InvalidRequestError(_REFUSED[name], param=name)
         if name not in FIELDS:
-            raise InvalidRequestError(f"Unknown field {name!r} in chat. Known fields: {', '.join(FIELDS)}.", param=name)
+            raise InvalidRequestError(f"Unknown field {name[:80]!r} in chat. Known fields: {', '.join(FIELDS)}.", param=name)
     _refuse_tools(given)
     messages, ids = given.get("messages"), given.get("prompt_token_ids")
     if ids is None and isinstance(messages, list) and messages and isinstance(messages[0], int):
@@ -58,7 +57,7 @@ def read_chat(given: Mapping[str, Any]) -> ChatInput:
     variables = _variables(given)
     if ids is not None:
         if not isinstance(ids, list):
-            raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {kind_of(ids)}.", param="prompt_token_ids")
+            raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {json_kind(ids)}.", param="prompt_token_ids")
         return ChatInput(prompt_token_ids=ids)
     checked = normalize_messages(messages)
     if _boolean(given, "disable_chat_template", False):
@@ -101,7 +100,7 @@ def _variables(given: Mapping[str, Any]) -> dict[str, Any]:
 def _object(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = given.get(name, {})
     if not isinstance(value, Mapping):
-        raise InvalidRequestError(f"{name} must be an object, got {kind_of(value)}.", param=name)
+        raise InvalidRequestError(f"{name} must be an object, got {json_kind(value)}.", param=name)
     return value
 
 
@@ -113,5 +112,5 @@ def _switch(value: Any, place: str) -> bool:
     if isinstance(value, str) and value.lower() in ("true", "false"):  # metadata's values are strings in OpenAI's form
         return value.lower() == "true"
     if not isinstance(value, bool):
-        raise InvalidRequestError(f"{place} must be true or false, got {kind_of(value)}.", param=place)
+        raise InvalidRequestError(f"{place} must be true or false, got {json_kind(value)}.", param=place)
     return value

@@ -2,17 +2,18 @@
 
 The tensors between the steps: in `request` (JSON of a `GenerateRequest`) and `prompt_token_ids`; out, per response, `new_token_ids` and
 `event` (JSON: key, index, finish_reason, cached_tokens, error, logprobs, final; on a choice's first response also `post`, what postprocess
-needs to know of the request, and `relay`, where it answers).
+needs to know of the request, `relay`, where it answers, and `seal`, which shows that the engine said so).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from ..build import ServingEngine, build_engine
 from ..delivery import Response, StopWatch
@@ -22,13 +23,19 @@ from ..protocol import GenerateRequest
 from ..text.detokenizer import Detokenizer
 from ..text.stop_strings import StopStringMatcher
 from ..text.tokenizer import Tokenizer
+from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings
-from .tensors import read_text
+from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
 
 log = logging.getLogger(__name__)
 
 METRICS_INTERVAL_SECONDS = 1.0
 """Each metric update is a round trip on the same channel as the tokens: once a second, and never per token."""
+
+LAST_WORDS_SECONDS = 2.0
+"""For the error responses to leave when a thread has died, before the process follows it."""
+
+NOT_FOR_CLIENTS = EngineError("The engine takes requests only from the ensemble `ernie`. Send them there.")
 
 
 class EngineModel:
@@ -41,11 +48,13 @@ class EngineModel:
         """Load the model; an `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
             settings = load_settings(args)
+            self._seal = Seal.of_server(args)
             self._tokenizer = Tokenizer.from_folder(settings.model)
             self._serving: ServingEngine = build_engine(settings)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
-        self._metrics = _MetricsPublisher(self._pb, self._serving)
+        self._keys: set[str] = set()
+        self._housekeeper = _Housekeeper(self._pb, self._serving)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine and return at once; answers come from the delivery thread."""
@@ -62,27 +71,33 @@ class EngineModel:
 
     def is_ready(self) -> bool:
         """Newer Tritons ask: whether the engine thread answers requests."""
-        return self._serving.engine.is_alive
+        return self._serving.is_alive
 
     def finalize(self) -> None:
         """End every stream and thread, so that the server leaves at once."""
-        if hasattr(self, "_metrics"):
-            self._metrics.close()
+        if hasattr(self, "_housekeeper"):
+            self._housekeeper.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
 
     def _submit(self, request: Any, sender: Any) -> None:
-        ids = self._pb.get_input_tensor_by_name(request, "prompt_token_ids").as_numpy()
-        text = read_text(self._pb, request, "request")
-        assert text is not None
-        generate = GenerateRequest.from_json(text, tuple(ids.ravel().tolist()))
-        limit = self._serving.config.max_model_len
-        assert limit is not None
-        if not 0 < len(generate.prompt_token_ids) < limit:
-            raise EngineError("The engine takes requests only from the ensemble `ernie`, which checks them.")
-        sink = _TritonSink(self._pb, sender, generate.post, self._serving.relay.path)
+        ids = read_ids(self._pb, request, "prompt_token_ids")
+        text = read_text(self._pb, request, "request") or ""
+        signature, text = text[:SIGNATURE_LENGTH], text[SIGNATURE_LENGTH:]
+        if not is_same(signature, self._seal.of_request(text, ids)):
+            raise NOT_FOR_CLIENTS
+        generate = GenerateRequest.from_json(text, ids)
+        if generate.key in self._keys:  # preprocess' answer, sent twice
+            raise NOT_FOR_CLIENTS
+        self._keys.add(generate.key)
+        sink = _TritonSink(self._pb, sender, self._first_response(generate), lambda: self._keys.discard(generate.key))
         self._serving.delivery.register(generate.key, sink, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
         self._serving.engine.submit(generate)
+
+    def _first_response(self, generate: GenerateRequest) -> dict[str, Any]:
+        """What only a choice's first response carries."""
+        relay = self._serving.relay.path
+        return {"post": generate.post, "relay": relay, "seal": self._seal.of_first_response(generate.key, relay, generate.post)}
 
     def _stop_watch(self, request: GenerateRequest) -> StopWatch | None:
         """Streamed answers are watched by postprocess; of the others it sees nothing before the end, so they are watched here."""
@@ -99,20 +114,35 @@ class EngineModel:
         return watch
 
     def _refuse(self, sender: Any, error: ErnieError) -> None:
-        response = self._pb.InferenceResponse(error=self._pb.TritonError(error.to_wire()))
-        sender.send(response, flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        sender.send(error_response(self._pb, error), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class _TritonSink:
-    """One request's way back to Triton. The last response carries the final flag: a separate, late one hangs clients."""
+    """One request's way back to Triton. The last response carries the final flag: a separate, late one hangs clients.
 
-    def __init__(self, pb_utils: Any, sender: Any, post: dict[str, Any], relay_path: str) -> None:
+    Whatever happens, there is exactly one final flag: if a response cannot be made or sent, an error takes its place and ends the request.
+    """
+
+    def __init__(self, pb_utils: Any, sender: Any, first: dict[str, Any], on_end: Callable[[], object]) -> None:
         self._pb = pb_utils
         self._sender = sender
-        self._post = post
-        self._relay_path = relay_path
+        self._first = first
+        self._on_end = on_end
 
     def send(self, response: Response) -> None:
+        """Send one response; raises if it could not be sent, and then the request has ended."""
+        final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        try:
+            self._sender.send(self._triton_response(response), flags=final if response.is_final else 0)
+        except Exception:
+            self._on_end()
+            error = EngineError("The server could not deliver this answer. Try again; if it happens again, see the server's log.")
+            self._sender.send(error_response(self._pb, error), flags=final)
+            raise
+        if response.is_final:
+            self._on_end()
+
+    def _triton_response(self, response: Response) -> Any:
         event: dict[str, Any] = {
             "key": response.key,
             "index": response.index,
@@ -121,19 +151,18 @@ class _TritonSink:
             "error": response.error,
             "logprobs": [[p.logprob, p.top_token_ids, p.top_logprobs] for p in response.logprobs] or None,
             "final": response.is_final,
-            "post": self._post if response.is_first else None,
-            "relay": self._relay_path if response.is_first else None,
+            **(self._first if response.is_first else dict.fromkeys(self._first)),
         }
-        tensors = [
-            self._pb.Tensor("new_token_ids", np.asarray(response.token_ids, dtype=np.int32)),
-            self._pb.Tensor("event", np.asarray([json.dumps(event, separators=(",", ":"))], dtype=np.object_)),
-        ]
-        flags = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if response.is_final else 0
-        self._sender.send(self._pb.InferenceResponse(output_tensors=tensors), flags=flags)
+        ids = ids_tensor(self._pb, "new_token_ids", response.token_ids)
+        return self._pb.InferenceResponse(output_tensors=[ids, text_tensor(self._pb, "event", json.dumps(event, separators=(",", ":")))])
 
 
-class _MetricsPublisher:
-    """Copies the engine's counts into Triton's /metrics once a second."""
+class _Housekeeper:
+    """Once a second: copies the engine's counts into Triton's /metrics, and looks whether the engine still lives.
+
+    Triton 2.51 asks no model whether it is ready: a process with a dead engine would refuse requests for ever. So it ends, which `serve`,
+    or whatever supervises tritonserver, notices.
+    """
 
     def __init__(self, pb_utils: Any, serving: ServingEngine) -> None:
         self._serving = serving
@@ -145,7 +174,7 @@ class _MetricsPublisher:
         self._metrics = [self._families[m.name].Metric(labels=m.labels) for m in ENGINE_METRICS]
         self._published = [0.0] * len(ENGINE_METRICS)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ernie-metrics", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="ernie-housekeeper", daemon=True)
         self._publish()
         self._thread.start()
 
@@ -158,6 +187,10 @@ class _MetricsPublisher:
     def _run(self) -> None:
         while not self._closing.wait(METRICS_INTERVAL_SECONDS):
             self._publish()
+            if not self._serving.is_alive:
+                log.critical("a thread of the engine has died: ending the process")
+                time.sleep(LAST_WORDS_SECONDS)
+                os._exit(1)
 
     def _publish(self) -> None:
         stats = self._serving.engine.stats

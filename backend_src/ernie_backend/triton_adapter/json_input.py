@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, json_kind
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -28,7 +28,7 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequestError(f"{name} is not valid JSON: {error}.", param=name) from None
     if not isinstance(given, dict):
-        raise InvalidRequestError(f"{name} must be a JSON object, got {kind_of(given)}.", param=name)
+        raise InvalidRequestError(f"{name} must be a JSON object, got {json_kind(given)}.", param=name)
     if constants:
         place = _place_of(given, "", lambda value: isinstance(value, float) and math.isnan(value)) or name
         raise InvalidRequestError(f"{place} is {constants[0]}, which JSON does not know: give a finite number.", param=place)
@@ -40,11 +40,6 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
                 param=half or name,
             )
     return given
-
-
-def kind_of(value: Any) -> str:
-    """What a JSON value is, for messages: "a list"."""
-    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
 
 
 def _has_half_character(value: Any) -> bool:

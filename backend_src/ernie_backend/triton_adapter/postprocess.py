@@ -18,6 +18,7 @@ from ..text.detokenizer import Detokenizer
 from ..text.stop_strings import StopStringMatcher
 from ..text.tokenizer import Tokenizer
 from .post_context import PostContext
+from .seal import Seal, is_same
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ class _Request:
 class Postprocessor:
     """One model's postprocessing, for one thread. `len()`: choices that it holds state of."""
 
-    def __init__(self, tokenizer: Tokenizer, connect: Callable[[str], Relay]) -> None:
-        """`connect` opens the relay at a path that the engine names."""
+    def __init__(self, tokenizer: Tokenizer, connect: Callable[[str], Relay], seal: Seal) -> None:
+        """`connect` opens the relay at a path that the engine names, and `seal` tells that it was the engine."""
+        self._seal = seal
         self._tokenizer = tokenizer
         self._connect = connect
         self._requests: dict[str, _Request] = {}
@@ -107,16 +109,21 @@ class Postprocessor:
         return outputs
 
     def _process(self, event: dict[str, Any], token_ids: Sequence[int]) -> PostOutputs:
-        request = self._requests.setdefault(event["key"], _Request())
-        choice = request.choices.get(event["index"])
         if event["post"] is not None:
-            self._open_relay(event["relay"])
-            choice = request.choices[event["index"]] = self._new_choice(event["post"])
-        if choice is None:
-            raise LookupError(f"choice {event['index']} of request {event['key']} has no first response")
+            self._begin(event)
+        request = self._requests[event["key"]]
+        choice = request.choices[event["index"]]
         if choice.ended or request.failed:
             return PostOutputs(index=event["index"])
         return self._answer(event, choice, list(token_ids))
+
+    def _begin(self, event: dict[str, Any]) -> None:
+        """A choice's first response: the engine's word, or nobody's."""
+        expected = self._seal.of_first_response(event["key"], event["relay"], event["post"])
+        if not is_same(event["seal"], expected):
+            raise PermissionError("a first response that the engine has not sealed")
+        self._open_relay(event["relay"])
+        self._requests.setdefault(event["key"], _Request()).choices[event["index"]] = self._new_choice(event["post"])
 
     def _answer(self, event: dict[str, Any], choice: _Choice, ids: list[int]) -> PostOutputs:
         context = choice.context
@@ -166,6 +173,8 @@ class Postprocessor:
         key = event.get("key")
         request = self._requests.get(key) if isinstance(key, str) else None
         if request is None or not isinstance(key, str):
+            if self._relay is not None and isinstance(key, str) and key.isalnum():
+                self._relay.cancelled(key)  # nobody could read its answer
             return
         request.num_responses += 1
         final = event.get("final") is True

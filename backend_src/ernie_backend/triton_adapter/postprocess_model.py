@@ -10,6 +10,7 @@ from ..errors import ErnieError
 from ..relay import RelaySender
 from ..text.tokenizer import Tokenizer
 from .postprocess import PostOutputs, Postprocessor
+from .seal import Seal
 from .settings import load_settings
 from .tensors import ids_tensor, read_bytes, read_ids, text_tensor
 
@@ -30,7 +31,7 @@ class PostprocessModel:
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
-            self._postprocessor = Postprocessor(Tokenizer.from_folder(load_settings(args).model), RelaySender)
+            self._postprocessor = Postprocessor(Tokenizer.from_folder(load_settings(args).model), RelaySender, Seal.of_server(args))
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._gauge = _StreamsGauge(self._pb, self._postprocessor)

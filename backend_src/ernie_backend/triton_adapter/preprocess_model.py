@@ -9,6 +9,7 @@ from ..config import ModelConfig
 from ..errors import EngineError, ErnieError
 from ..protocol import GenerateRequest
 from .preprocess import Preprocessor, RequestInputs
+from .seal import Seal
 from .settings import load_settings
 from .tensors import error_response, ids_tensor, read_bool, read_int, read_text, text_tensor
 
@@ -27,6 +28,7 @@ class PreprocessModel:
         try:
             config = load_settings(args)
             self._preprocessor = Preprocessor(config, ModelConfig.from_folder(config.model))
+            self._seal = Seal.of_server(args)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
 
@@ -65,7 +67,8 @@ class PreprocessModel:
         )
 
     def _outputs(self, generate: GenerateRequest) -> list[Any]:
+        request = generate.to_json()
         return [
-            text_tensor(self._pb, "request", generate.to_json()),
+            text_tensor(self._pb, "request", self._seal.of_request(request, generate.prompt_token_ids) + request),
             ids_tensor(self._pb, "prompt_token_ids", generate.prompt_token_ids),
         ]

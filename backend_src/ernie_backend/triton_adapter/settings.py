@@ -21,7 +21,7 @@ def load_settings(args: Mapping[str, str]) -> EngineConfig:
     path = os.environ.get(ENVIRONMENT_VARIABLE)
     if path:
         return EngineConfig.from_json_file(path)
-    return EngineConfig.from_mapping(read_parameters(_repository(args) / ENGINE_MODEL / "config.pbtxt"))
+    return EngineConfig.from_mapping(read_parameters(repository_of(args) / ENGINE_MODEL / "config.pbtxt"))
 
 
 def read_parameters(path: Path) -> dict[str, str]:
@@ -43,7 +43,7 @@ def check_numpy() -> None:
         raise ConfigError(f"numpy {np.__version__} is installed; Triton's Python backend needs numpy below 2: pip install 'numpy<2'.")
 
 
-def _repository(args: Mapping[str, str]) -> Path:
+def repository_of(args: Mapping[str, str]) -> Path:
     """The model repository; Triton's `model_repository` names the model's own folder in it."""
     folder = Path(args["model_repository"])
     return folder.parent if folder.name == args["model_name"] else folder
