@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ernie_kernels.triton import combine, linear, moe_experts, moe_router
+from ernie_kernels.triton import combine, linear, moe_experts, moe_norm_router, moe_router
 
 HIDDEN, INTERMEDIATE, NUM_EXPERTS, CHOICES, NUM_SHARED, QKV, ATTENTION = 2560, 1536, 64, 6, 2, 3584, 2560
 SLOTS_PER_TOKEN = CHOICES + NUM_SHARED
@@ -89,11 +89,8 @@ class Step:
         self.qkv_out, self.o_out = empty(num_tokens, QKV), empty(num_tokens, 1, HIDDEN)
         self.act = empty(num_tokens * SLOTS_PER_TOKEN, INTERMEDIATE)
         self.parts = random(num_tokens, SLOTS_PER_TOKEN, HIDDEN)
-        floats, ints = linear.workspace_sizes(num_tokens, [(QKV, HIDDEN), (HIDDEN, ATTENTION)])
-        route_floats, route_ints = moe_router.route_workspace_sizes(num_tokens, NUM_EXPERTS, HIDDEN)
-        self.workspace = linear.Workspace(
-            empty(max(floats, route_floats), dtype=torch.float32), empty(max(ints, route_ints), dtype=torch.int32)
-        )
+        floats, ints = moe_router.workspace_sizes(num_tokens, NUM_EXPERTS, HIDDEN)
+        self.workspace = moe_router.Workspace(empty(floats, dtype=torch.float32), empty(ints, dtype=torch.int32))
         self.weights = empty(num_tokens, CHOICES, dtype=torch.float32)
         tile = moe_experts.plan_tile(num_tokens, NUM_EXPERTS, CHOICES)
         self.routings = []
@@ -111,10 +108,10 @@ class Step:
         combine.combine_add_rms_norm(self.parts, self.weights, self.residual, self.layers.norm, NORM_EPS, self.x)
 
     def qkv(self, i: int) -> None:
-        linear.linear(self.x, self.layers.qkv[i], self.qkv_out, self.workspace)
+        linear.linear(self.x, self.layers.qkv[i], self.qkv_out)
 
     def o(self, i: int) -> None:
-        linear.linear(self.attention, self.layers.o[i], self.o_out.view(self.num_tokens, HIDDEN), self.workspace)
+        linear.linear(self.attention, self.layers.o[i], self.o_out.view(self.num_tokens, HIDDEN))
 
     def expert_norm(self, i: int) -> None:
         combine.combine_add_rms_norm(self.o_out, None, self.residual, self.layers.norm, NORM_EPS, self.x)
@@ -122,6 +119,17 @@ class Step:
     def route(self, i: int) -> None:
         ids = self.routings[i].ids
         moe_router.route(self.x, self.layers.gate[i], self.layers.bias, CHOICES, NORM_MIN, self.weights, ids, self.workspace)
+
+    def norm_and_route(self, i: int) -> None:
+        """What `expert_norm` and `route` do."""
+        if self.num_tokens > moe_norm_router.MAX_TOKENS:
+            self.expert_norm(i)
+            self.route(i)
+            return
+        gate, bias, norm, ids = self.layers.gate[i], self.layers.bias, self.layers.norm, self.routings[i].ids
+        moe_norm_router.combine_norm_route(
+            self.o_out, self.residual, norm, NORM_EPS, gate, bias, NORM_MIN, self.x, self.weights, ids, self.workspace
+        )
 
     def sort(self, i: int) -> None:
         plan = self.routings[i].plan
@@ -161,7 +169,7 @@ def bench_step(layers: Layers, num_tokens: int, read: float, peak: float) -> Non
     expert = 2.0 * HIDDEN * INTERMEDIATE  # bytes of a third of an expert
     slots = 2 * num_tokens * SLOTS_PER_TOKEN * HIDDEN * INTERMEDIATE
     dense = num_tokens <= linear.MAX_TOKENS
-    all_kernels = [s.attention_norm, s.qkv, s.o, s.expert_norm, s.route, s.sort, s.gate_up, s.down]
+    all_kernels = [s.attention_norm, s.qkv, s.o, s.norm_and_route, s.sort, s.gate_up, s.down]
     if not dense:
         all_kernels = [s.attention_norm, s.route, s.sort, s.gate_up, s.down]
     whole = s.chain(*all_kernels)
@@ -176,7 +184,7 @@ def bench_step(layers: Layers, num_tokens: int, read: float, peak: float) -> Non
         line(f"{tag}o", s.chain(s.o), o_bytes, 2.0 * num_tokens * HIDDEN * ATTENTION, read, peak)
     line(f"{tag}gate_up", s.chain(s.gate_up), 2 * expert * distinct, 2.0 * slots, read, peak)
     line(f"{tag}down", s.chain(s.down), expert * distinct, 1.0 * slots, read, peak)
-    small = [f"{name} {s.chain(kernel):.2f}" for name, kernel in (("route", s.route), ("sort", s.sort), ("combine", s.attention_norm))
+    small = [f"{name} {s.chain(kernel):.2f}" for name, kernel in (("route", s.route), ("norm and route", s.norm_and_route), ("sort", s.sort), ("combine", s.attention_norm))
              if name != "sort" or s.routings[0].plan]  # fmt: skip
     print(f"{tag}µs: {', '.join(small)}", flush=True)
 
@@ -187,13 +195,11 @@ def bench_dense(name: str, n: int, k: int, count: int, tokens: list[int], read: 
     for num_tokens in tokens:
         x = random(num_tokens, k)
         out = empty(num_tokens, n // 2 if kind == "silu" else n, dtype=torch.float32 if kind == "head" else torch.bfloat16)
-        floats, ints = linear.workspace_sizes(num_tokens, [(n, k)])
-        workspace = linear.Workspace(empty(floats, dtype=torch.float32), empty(ints, dtype=torch.int32))
         launch = linear.gate_up_silu if kind == "silu" else linear.linear
 
-        def run(x=x, out=out, workspace=workspace, launch=launch) -> None:  # type: ignore[no-untyped-def]
+        def run(x=x, out=out, launch=launch) -> None:  # type: ignore[no-untyped-def]
             for i in range(count):
-                launch(x, w[i], out, workspace)
+                launch(x, w[i], out)
 
         line(f"T={num_tokens} {name} {n}x{k}", microseconds(run) / count, 2.0 * n * k, 2.0 * num_tokens * n * k, read, peak)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ernie_kernels.triton import combine, linear, moe_experts, moe_router
+from ernie_kernels.triton import combine, linear, moe_experts, moe_norm_router, moe_router
 
 BFLOAT16_ERROR = 3e-3  # relative to the norm; rounding one result to bfloat16 costs 1.7e-3
 NUM_EXPERTS, NUM_SHARED, CHOICES, HIDDEN, INTERMEDIATE = 64, 2, 6, 2560, 1536  # 21B-A3B
@@ -29,36 +29,35 @@ def _swiglu(y: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate) * up
 
 
-def _workspace(floats: int, ints: int) -> linear.Workspace:
-    return linear.Workspace(_poison(floats, dtype=torch.float32), torch.zeros(ints, dtype=torch.int32, device="cuda"))
+def _workspace(num_tokens: int, num_experts: int, hidden: int) -> moe_router.Workspace:
+    floats, ints = moe_router.workspace_sizes(num_tokens, num_experts, hidden)
+    return moe_router.Workspace(_poison(floats, dtype=torch.float32), torch.zeros(ints, dtype=torch.int32, device="cuda"))
 
 
 @pytest.mark.parametrize("n, k", [(3584, 2560), (2560, 2560), (2560, 12288), (2560, 1024), (1024, 2048), (1024, 3072)])
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 7, 16, 17, 33, 64, 100, 256, 511])
 def test_linear(num_tokens: int, n: int, k: int) -> None:
     x, w, residual = _random(num_tokens, k), _random(n, k, scale=0.02), _random(num_tokens, n)
-    workspace = _workspace(*linear.workspace_sizes(512, [(n, k)]))
     exact = x.double() @ w.double().T
     for pdl in (False, True):
         out = _poison(num_tokens, n)
-        linear.linear(x, w, out, workspace, pdl=pdl)
+        linear.linear(x, w, out, pdl=pdl)
         assert _error(out, exact) < BFLOAT16_ERROR
     again = _poison(num_tokens, n)
-    linear.linear(x, w, again, workspace)
+    linear.linear(x, w, again)
     assert torch.equal(out, again)
-    linear.linear(x, w, out, workspace, residual=residual)
+    linear.linear(x, w, out, residual=residual)
     assert _error(out, exact + residual.double()) < BFLOAT16_ERROR
     out = _poison(num_tokens, n, dtype=torch.float32)
-    linear.linear(x, w, out, workspace)
+    linear.linear(x, w, out)
     assert _error(out, exact) < 1e-5
-    assert int(workspace.counters.abs().max()) == 0
 
 
 @pytest.mark.parametrize("n, k", [(6144, 1024), (24576, 2560)])
 @pytest.mark.parametrize("num_tokens", [1, 2, 9, 31, 64, 300])
 def test_gate_up_silu(num_tokens: int, n: int, k: int) -> None:
     x, w, out = _random(num_tokens, k), _random(n, k, scale=0.02), _poison(num_tokens, n // 2)
-    linear.gate_up_silu(x, w, out, _workspace(*linear.workspace_sizes(512, [(n, k)])))
+    linear.gate_up_silu(x, w, out)
     assert _error(out, _swiglu(x.double() @ w.double().T)) < BFLOAT16_ERROR
 
 
@@ -66,7 +65,7 @@ def test_gate_up_silu(num_tokens: int, n: int, k: int) -> None:
 def test_logits_of_the_whole_vocabulary(num_tokens: int) -> None:
     x, w = _random(num_tokens, 1024), _random(103424, 1024, scale=0.02)
     out = _poison(num_tokens, 103424, dtype=torch.float32)
-    linear.linear(x, w, out, _workspace(*linear.workspace_sizes(512, [(103424, 1024)])))
+    linear.linear(x, w, out)
     assert _error(out, x.float() @ w.float().T) < 1e-5
 
 
@@ -77,7 +76,7 @@ def test_route(num_tokens: int, num_experts: int, hidden: int, choices: int) -> 
     bias = _random(num_experts, scale=0.01, dtype=torch.float32)
     weights = _poison(num_tokens, choices, dtype=torch.float32)
     ids = torch.full((num_tokens, choices), -7, dtype=torch.int32, device="cuda")
-    workspace = _workspace(*moe_router.route_workspace_sizes(num_tokens, num_experts, hidden))
+    workspace = _workspace(num_tokens, num_experts, hidden)
     moe_router.route(x, gate, bias, choices, NORM_MIN, weights, ids, workspace)
     p = torch.softmax(x.double() @ gate.double().T, dim=-1)
     best, expected = (p + bias.double()).topk(choices + 1)
@@ -92,7 +91,7 @@ def test_route(num_tokens: int, num_experts: int, hidden: int, choices: int) -> 
 def test_route_keeps_ids_in_range_whatever_x_holds() -> None:
     x, gate = _poison(3, 2560), _random(48, 2560, dtype=torch.float32)
     ids = torch.full((3, 6), -7, dtype=torch.int32, device="cuda")
-    workspace = _workspace(*moe_router.route_workspace_sizes(3, 48, 2560))
+    workspace = _workspace(3, 48, 2560)
     moe_router.route(x, gate, torch.zeros(48, device="cuda"), 6, NORM_MIN, _poison(3, 6, dtype=torch.float32), ids, workspace)
     assert int(ids.min()) >= 0 and int(ids.max()) < 48
 
@@ -174,3 +173,32 @@ def test_combine(num_tokens: int, hidden: int, num_parts: int, weighted: int, re
     seen = residual.double()
     normed = seen * torch.rsqrt(seen.square().mean(1, keepdim=True) + 1e-5) * norm_weight.double()
     assert _error(out, normed) < BFLOAT16_ERROR
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 8])
+@pytest.mark.parametrize("hidden, num_experts, choices, num_parts", [(2560, 64, 6, 1), (8192, 64, 8, 1), (1024, 48, 3, 2)])
+@pytest.mark.parametrize("residual_dtype", [torch.bfloat16, torch.float32])
+def test_combine_norm_route_is_combine_then_route(
+    num_tokens: int, hidden: int, num_experts: int, choices: int, num_parts: int, residual_dtype: torch.dtype
+) -> None:
+    parts, residual = _random(num_tokens, num_parts, hidden), _random(num_tokens, hidden, dtype=residual_dtype)
+    norm_weight = _random(hidden)
+    gate = _random(num_experts, hidden, scale=0.02, dtype=torch.float32)
+    bias = _random(num_experts, scale=0.01, dtype=torch.float32)
+    workspace = _workspace(num_tokens, num_experts, hidden)
+    found = []
+    for fused in (True, False):
+        held, out = residual.clone(), _poison(num_tokens, hidden)
+        weights, ids = _poison(num_tokens, choices, dtype=torch.float32), torch.full((num_tokens, choices), -7, device="cuda").int()
+        if fused:
+            moe_norm_router.combine_norm_route(parts, held, norm_weight, 1e-5, gate, bias, NORM_MIN, out, weights, ids, workspace)
+        else:
+            combine.combine_add_rms_norm(parts, None, held, norm_weight, 1e-5, out)
+            moe_router.route(out, gate, bias, choices, NORM_MIN, weights, ids, workspace)
+        found.append((held, out, weights, ids))
+    (held, out, weights, ids), (expected_held, expected_out, expected_weights, expected_ids) = found
+    assert torch.equal(held, expected_held)
+    assert _error(out, expected_out) < BFLOAT16_ERROR and float((out != expected_out).float().mean()) < 1e-3
+    assert torch.equal(ids, expected_ids)
+    torch.testing.assert_close(weights, expected_weights, rtol=1e-3, atol=1e-5)
+    assert int(workspace.counters.abs().max()) == 0

@@ -5,7 +5,7 @@ token with weight 1. Their programs come first in every grid and fetch their wei
 memory works while norm and router, which are all latency, run. One answer per slot (see `moe_router.ExpertPlan`); who sums them is
 `combine.combine_add_rms_norm`.
 
-1 token: a matrix-vector product per slot. 2 to 16: weights times all tokens, per distinct expert, straight from the ids. Up to 512: weights
+1 token: a matrix-vector product per slot. 2 to 8: weights times all tokens, per distinct expert, straight from the ids. Up to 512: weights
 times the expert's own tokens, by plan. More: `moe_prefill`.
 """
 
@@ -23,7 +23,7 @@ from . import moe_prefill
 from .gemm_common import prefetch_to_l2, silu_mul, tile_product, weight_rows
 from .moe_router import ExpertPlan, max_tiles
 
-UNSORTED_TOKENS = 16
+UNSORTED_TOKENS = 8
 """Up to here no plan is needed."""
 
 GEMV_TOKENS = 1
@@ -61,7 +61,7 @@ def plan_tile(num_tokens: int, num_experts: int, experts_per_token: int) -> int 
     if num_tokens > 512:
         return moe_prefill.TILE
     per_expert = num_tokens * experts_per_token / num_experts
-    return 16 if per_expert <= 12 else 32
+    return 16 if per_expert <= 8 else 32 if per_expert <= 32 else 64
 
 
 def experts_gate_up(
@@ -72,7 +72,7 @@ def experts_gate_up(
     *,
     pdl: bool = True,
 ) -> None:
-    """act_out[slot of (t, e)] = silu(Gₑ x[t]) · (Uₑ x[t]). H and I multiples of 128."""
+    """act_out[slot of (t, e)] = silu(Gₑ x[t]) · (Uₑ x[t]). H and I multiples of 256."""
     _launch(x, gate_up, routing, act_out, paired=True, pdl=pdl)
 
 
@@ -94,7 +94,7 @@ def experts_down(
 
 def _launch(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool) -> None:
     num_tokens = routing.ids.shape[0]
-    assert x.shape[-1] == w.shape[2] and w.shape[2] % 128 == 0 and w.shape[1] % 64 == 0
+    assert x.shape[-1] == w.shape[2] and w.shape[2] % 256 == 0 and w.shape[1] % 256 == 0
     if num_tokens <= GEMV_TOKENS:
         launch_gemv(x, w, routing, out, paired=paired, pdl=pdl)
         return
@@ -102,13 +102,17 @@ def _launch(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool
     if num_tokens > 512:
         moe_prefill.launch_prefill(x, w, routing.ids, routing.plan, routing.num_shared, out, paired=paired, pdl=pdl)
         return
-    tokens = routing.plan.tile if routing.plan else 8 if num_tokens <= 8 else 16
+    tokens = routing.plan.tile if routing.plan else UNSORTED_TOKENS
     launch_tiles(x, w, routing, out, expert_tile(tokens), paired=paired, pdl=pdl)
 
 
 def expert_tile(tokens: int) -> ExpertTile:
     """The measured choice for a token tile."""
-    return ExpertTile(64 if tokens <= 16 else 128, tokens, 128 if tokens <= 16 else 64, 4, 4)
+    if tokens == 8:
+        return ExpertTile(64, 8, 256, 4, 3)
+    if tokens <= 16:
+        return ExpertTile(64, 16, 128, 4, 4)
+    return ExpertTile(128, tokens, 64, 4 if tokens <= 32 else 8, 4)
 
 
 def launch_gemv(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool, rows: int = 4, num_warps: int = 4) -> None:
@@ -141,6 +145,7 @@ def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: Expe
     """2 to 512 tokens, in one given configuration."""
     num_tokens, k = routing.ids.shape
     num_experts, n, depth = w.shape[0] - routing.num_shared, w.shape[1], w.shape[2]
+    assert depth % (tile.depth * tile.slices) == 0
     plan = routing.plan
     row_tiles = triton.cdiv(n, tile.rows)
     if plan is None:

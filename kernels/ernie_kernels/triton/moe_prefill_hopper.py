@@ -29,6 +29,9 @@ SLOTS = gl.constexpr(128)
 ROWS = gl.constexpr(256)
 DEPTH = gl.constexpr(64)
 
+LAG = gl.constexpr(2)
+"""Steps whose gathered rows are under way while more are asked for; less than the number of buffers."""
+
 
 def can_serve(rows: int, depth: int, slots: int) -> bool:
     """Whether `launch_grouped` takes weights [E, rows, depth] with this slot tile."""
@@ -100,7 +103,7 @@ def grouped_kernel(
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
-        mbarrier.init(full.index(i), count=128 + 1)  # each gathering thread, and the bulk copies' bytes
+        mbarrier.init(full.index(i), count=2)  # the gathered rows, and the bulk copies' bytes
         mbarrier.init(empty.index(i), count=2)  # both multiplying groups
     fence_async_shared()
     gl.warp_specialize(
@@ -249,8 +252,24 @@ def _copy(
             tma.async_copy_global_to_shared(w_descriptor, [w_row, start], full.index(stage), w_halves.index(2 * stage))
             tma.async_copy_global_to_shared(w_descriptor, [w_row + second, start], full.index(stage), w_halves.index(2 * stage + 1))
             async_copy.async_copy_global_to_shared(x_shared.index(stage), x_pointers + start)
-            async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
+            async_copy.commit_group()
             step += 1
+            if step > LAG:
+                _hand_over(full, step - 1 - LAG, LAG, STAGES)
+    for behind in gl.static_range(LAG):
+        if step > LAG - 1 - behind:
+            _hand_over(full, step - LAG + behind, LAG - 1 - behind, STAGES)
+
+
+@gluon.jit
+def _hand_over(full, step, NEWER: gl.constexpr, STAGES: gl.constexpr):
+    """Announces the rows gathered for `step`, once all but the NEWER copies after it have landed.
+
+    They were written by ordinary copies and the matrix unit reads by its own path: the fence between belongs to the writer, who has time.
+    """
+    async_copy.wait_group(NEWER)
+    fence_async_shared()
+    mbarrier.arrive(full.index(step % STAGES), count=1)
 
 
 @gluon.jit
@@ -286,16 +305,19 @@ def _multiply(
     columns = gl.arange(0, HALF, gl.SliceLayout(0, wide_layout))
     lane = which * MINE + gl.arange(0, MINE, gl.SliceLayout(1, wide_layout))
     step = 0
+    slot_tile, row_tile = _tile(gl.program_id(0), slot_tiles, row_tiles, GROUP)
+    next_slot = _slots_of(slot_tile, lane, slots_ptr, T, tiles_each, CHOICES, SHARED)
     for index in range(gl.program_id(0), slot_tiles * row_tiles, gl.num_programs(0)):
         slot_tile, row_tile = _tile(index, slot_tiles, row_tiles, GROUP)
-        slot = _slots_of(slot_tile, lane, slots_ptr, T, tiles_each, CHOICES, SHARED)
+        slot = next_slot
+        after, _row = _tile(gl.minimum(index + gl.num_programs(0), slot_tiles * row_tiles - 1), slot_tiles, row_tiles, GROUP)
+        next_slot = _slots_of(after, lane, slots_ptr, T, tiles_each, CHOICES, SHARED)  # arrives while this tile is multiplied
         real = slot < T * PER_TOKEN
         if gl.max(real.to(gl.int32), axis=0) > 0:
             total = gl.zeros([MINE, ROWS], gl.float32, sum_layout)
             for i in range(0, steps):
                 stage = step % STAGES
                 mbarrier.wait(full.index(stage), (step // STAGES) & 1)
-                fence_async_shared()  # the gathered rows were written by ordinary copies, the matrix unit reads by its own path
                 total = warpgroup_mma(x_halves.index(2 * stage + which), w_shared.index(stage).permute((1, 0)), total, is_async=True)
                 total = warpgroup_mma_wait(1, deps=(total,))
                 mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1, pred=i > 0)

@@ -14,9 +14,16 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from .. import launch
 from ..launch import Argument as Tensor
 from .gemm_common import prefetch_to_l2
-from .linear import Workspace
 
 DEPTH = 64
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Scratch of the routers; kernels that follow each other on a stream may share it."""
+
+    partials: Tensor  # [≥ workspace_sizes(…)[0]] float32, any contents
+    counters: Tensor  # [≥ workspace_sizes(…)[1]] int32, zeros; every kernel leaves zeros behind
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,19 @@ def max_tiles(num_tokens: int, experts_per_token: int, num_experts: int, tile: i
     return min(slots, (slots + min(num_experts, slots) * (tile - 1)) // tile)
 
 
-def route_workspace_sizes(num_tokens: int, num_experts: int, hidden_size: int) -> tuple[int, int]:
-    """(float32 elements, int32 elements) of the `Workspace` that `route` needs for up to `num_tokens` tokens."""
-    floats = ints = 1
+def workspace_sizes(num_tokens: int, num_experts: int, hidden_size: int) -> tuple[int, int]:
+    """(float32 elements, int32 elements) of the `Workspace` for up to `num_tokens` tokens, of `route` and of `combine_norm_route`."""
+    floats, ints = 8, 8  # a row for each program's token, and of combine_norm_route's eight
     for tokens in {1, *range(16, num_tokens, 16), num_tokens}:
         tile, split = _route_tile(tokens, hidden_size)
         tiles = triton.cdiv(tokens, tile)
-        floats, ints = max(floats, split * tiles * tile * triton.next_power_of_2(num_experts)), max(ints, tiles)
-    return floats, ints
+        floats, ints = max(floats, split * tiles * tile), max(ints, tiles)
+    return floats * _padded(num_experts), ints
+
+
+def _padded(num_experts: int) -> int:
+    """Experts as kernels count them: a power of two, and enough rows for the matrix unit."""
+    return max(16, triton.next_power_of_2(num_experts))
 
 
 def route(
@@ -83,7 +95,7 @@ def route(
         hidden,
         norm_min,
         E=num_experts,
-        EXPERTS=max(16, triton.next_power_of_2(num_experts)),
+        EXPERTS=_padded(num_experts),
         CHOICES=k,
         TOKENS=tile,
         DEPTH=DEPTH,
@@ -177,51 +189,77 @@ def route_kernel(
         prefetch_to_l2(gate_ptr + tl.minimum(lane, E - 1) * H + part * length, tl.where(lane < E, length * 4, 0))
         gdc_wait()
     x_pointers = x_ptr + tl.minimum(token, T - 1)[None, :] * H + depth[:, None]
-    logits = tl.zeros([EXPERTS, TOKENS], tl.float32)
+    products = tl.zeros([EXPERTS, TOKENS], tl.float32)
     for _step in range(0, length, DEPTH):
         x = tl.load(x_pointers)
         high, middle, low = bfloat16_parts(tl.load(gate_pointers))
-        logits = tl.dot(low, x, logits)
-        logits = tl.dot(middle, x, logits)
-        logits = tl.dot(high, x, logits)
+        # A sum of its own for each step: the matrix unit truncates when it adds to a large one (8192 elements: 1e-4 of a weight).
+        step = tl.dot(low, x)
+        step = tl.dot(middle, x, step)
+        products += tl.dot(high, x, step)
         gate_pointers += DEPTH
         x_pointers += DEPTH
 
+    logits = tl.trans(products)
     last = True
     if SPLIT > 1:
         tiles = tl.num_programs(0)
-        cell = tl.arange(0, TOKENS)[None, :] * EXPERTS + expert[:, None]
-        real = (token < T)[None, :] & (expert < EXPERTS)[:, None]
+        cell = tl.arange(0, TOKENS)[:, None] * EXPERTS + expert[None, :]
+        real = (token < T)[:, None] & (expert < EXPERTS)[None, :]
         tl.store(partial_ptr + (part * tiles + token_tile) * (TOKENS * EXPERTS) + cell, logits, mask=real)
-        tl.debug_barrier()
+        tl.debug_barrier()  # every thread's partial sums before the arrival that announces them
         last = tl.atomic_add(counter_ptr + token_tile, 1, sem="acq_rel", scope="gpu") == SPLIT - 1
         if last:
             tl.store(counter_ptr + token_tile, 0)
-            logits = tl.zeros([EXPERTS, TOKENS], tl.float32)
+            logits = tl.zeros([TOKENS, EXPERTS], tl.float32)
             for other in tl.static_range(SPLIT):
                 base = partial_ptr + (other * tiles + token_tile) * (TOKENS * EXPERTS)
                 logits += tl.load(base + cell, mask=real, other=0.0, cache_modifier=".cg")
     if last:
-        exists = (expert < E)[:, None]
-        logits = tl.where(exists, logits, float("-inf"))
-        p = tl.exp(logits - tl.max(logits, axis=0)[None, :])
-        p = p / tl.sum(p, axis=0)[None, :]
-        score = tl.where(exists, p + tl.load(bias_ptr + expert, mask=expert < E, other=0.0)[:, None], float("-inf"))
-        norm = tl.zeros([TOKENS], tl.float32)
-        chosen = ()
-        for _rank in tl.static_range(CHOICES):
-            # Not-a-number scores must not become an address: the id is held inside the experts.
-            best = tl.minimum(tl.argmax(score, axis=0, tie_break_left=True), E - 1)
-            taken = expert[:, None] == best[None, :]
-            weight = tl.sum(tl.where(taken, p, 0.0), axis=0)
-            score = tl.where(taken, float("-inf"), score)
-            norm += weight
-            chosen = chosen + ((best, weight),)  # noqa: RUF005
-        norm = tl.maximum(norm, norm_min)
-        for j in tl.static_range(CHOICES):
-            best, weight = chosen[j]
-            tl.store(ids_ptr + token * CHOICES + j, best, mask=token < T)
-            tl.store(weights_ptr + token * CHOICES + j, weight / norm, mask=token < T)
+        bias = tl.load(bias_ptr + expert, mask=expert < E, other=0.0)
+        choose(logits, bias, token, token < T, norm_min, weights_ptr, ids_ptr, E, EXPERTS, CHOICES)
+
+
+@triton.jit
+def better(score, index, p, other_score, other_index, other_p):
+    """The higher score; of equal ones the lower index."""
+    first = (score > other_score) | ((score == other_score) & (index < other_index))
+    return tl.where(first, score, other_score), tl.where(first, index, other_index), tl.where(first, p, other_p)
+
+
+@triton.jit
+def choose(
+    logits,  # [R, EXPERTS] float32
+    bias,  # [EXPERTS] float32
+    token,  # [R]
+    real,  # [R] bool
+    norm_min,
+    weights_ptr,
+    ids_ptr,
+    E: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    CHOICES: tl.constexpr,
+):
+    """Softmax, the CHOICES best of p + bias and their renormalised p, written for the rows that are real."""
+    expert = tl.arange(0, EXPERTS)
+    logits = tl.where((expert < E)[None, :], logits, float("-inf"))
+    p = tl.exp(logits - tl.max(logits, axis=1)[:, None])
+    p = p / tl.sum(p, axis=1)[:, None]
+    score = tl.where((expert < E)[None, :], p + bias[None, :], float("-inf"))
+    index = tl.zeros_like(score).to(tl.int32) + expert[None, :]
+    norm = tl.zeros_like(tl.max(score, axis=1))
+    chosen = ()
+    for _rank in tl.static_range(CHOICES):
+        _best, best_index, weight = tl.reduce((score, index, p), 1, better)
+        best_index = tl.minimum(best_index, E - 1)  # whatever x held, an id is an address later
+        score = tl.where(index == best_index[:, None], float("-inf"), score)
+        norm += weight
+        chosen = chosen + ((best_index, weight),)  # noqa: RUF005
+    norm = tl.maximum(norm, norm_min)
+    for rank in tl.static_range(CHOICES):
+        best_index, weight = chosen[rank]
+        tl.store(ids_ptr + token * CHOICES + rank, best_index, mask=real)
+        tl.store(weights_ptr + token * CHOICES + rank, weight / norm, mask=real)
 
 
 @triton.jit
