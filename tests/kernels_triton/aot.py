@@ -34,12 +34,7 @@ class Launch:
     launch_pdl: bool
     shared_bytes: int
     registers: int = 0
-    stack_bytes: int = 0
-    local_bytes: int = 0  # spills
-
-    @property
-    def resources(self) -> tuple[int, int, int]:
-        return self.registers, self.stack_bytes, self.local_bytes
+    stack_bytes: int = 0  # per thread: where registers are spilled to
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class _Launcher:
 
     driver: RecordingDriver
     metadata: Any
-    resources: tuple[int, int, int] = (0, 0, 0)
+    resources: tuple[int, int] = (0, 0)
 
     def __call__(self, x: int, y: int, z: int, *ignored: Any) -> None:
         m = self.metadata
@@ -120,15 +115,15 @@ class RecordingDriver(DriverBase):
         raise NotImplementedError
 
 
-def resources(cubin: bytes) -> tuple[int, int, int]:
-    """Registers per thread, stack bytes, local (spill) bytes."""
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes per thread."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         text = subprocess.run([_CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert found is not None, text
-    return int(found[1]), int(found[2]), int(found[3])
+    return int(found[1]), int(found[2])
 
 
 def compile_cases(arch: int, names: list[str]) -> dict[str, list[Launch] | str]:

@@ -10,7 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ernie_kernels.triton import attention_decode, attention_prefill, logprobs, norm, rotary, sampling, token_counts
+from ernie_kernels.triton import (
+    activation,
+    attention_decode,
+    attention_prefill,
+    combine,
+    linear,
+    logprobs,
+    moe_experts,
+    moe_norm_router,
+    moe_router,
+    norm,
+    rotary,
+    sampling,
+    token_counts,
+    token_feed,
+)
 from ernie_kernels.triton.attention_decode import DecodePlan, DecodeWorkspace
 
 Make = Callable[..., Any]
@@ -67,6 +82,51 @@ def _top_logprobs(t: Make, num_rows: int, vocab_size: int = 103424) -> None:
     logprobs.top_logprobs(t("float32", num_rows, vocab_size), integers, tokens, workspace, values, ids, pdl=True)
 
 
+def _linear(t: Make, tokens: int, n: int, k: int, dtype: str = "bfloat16") -> None:
+    linear.linear(t("bfloat16", tokens, k), t("bfloat16", n, k), t(dtype, tokens, n))
+
+
+def _gate_up(t: Make, tokens: int, intermediate: int, k: int) -> None:
+    linear.gate_up_silu(t("bfloat16", tokens, k), t("bfloat16", 2 * intermediate, k), t("bfloat16", tokens, intermediate))
+
+
+def _router_workspace(t: Make, tokens: int) -> moe_router.Workspace:
+    floats, ints = moe_router.workspace_sizes(tokens, 64, 2560)
+    return moe_router.Workspace(t("float32", floats), t("int32", ints))
+
+
+def _route(t: Make, tokens: int) -> None:
+    gate, results = (t("float32", 64, 2560), t("float32", 64)), (t("float32", tokens, 6), t("int32", tokens, 6))
+    moe_router.route(t("bfloat16", tokens, 2560), *gate, 6, 1e-12, *results, _router_workspace(t, tokens))
+
+
+def _combine_norm_route(t: Make, tokens: int) -> None:
+    parts, residual, norm_weight = t("bfloat16", tokens, 1, 2560), t("bfloat16", tokens, 2560), t("bfloat16", 2560)
+    results = (t("bfloat16", tokens, 2560), t("float32", tokens, 6), t("int32", tokens, 6))
+    gate = (t("float32", 64, 2560), t("float32", 64), 1e-12)
+    moe_norm_router.combine_norm_route(parts, residual, norm_weight, 1e-5, *gate, *results, _router_workspace(t, tokens))
+
+
+def _experts(t: Make, tokens: int) -> None:
+    """A layer of 21B-A3B: 64 experts of 1536, 6 for each token, and 2 shared ones."""
+    ids = t("int32", tokens, 6)
+    plan = None
+    if (tile := moe_experts.plan_tile(tokens, 64, 6)) is not None:
+        most = moe_router.max_tiles(tokens, 6, 64, tile)
+        plan = moe_router.ExpertPlan(tile, t("int32", most * tile), t("int32", most), t("int32", 1))
+        moe_router.sort_by_expert(ids, 64, 2, plan)
+    routing = moe_experts.Routing(ids, plan, 2)
+    act, parts = t("bfloat16", tokens * 8, 1536), t("bfloat16", tokens, 8, 2560)
+    moe_experts.experts_gate_up(t("bfloat16", tokens, 2560), t("bfloat16", 66, 3072, 2560), routing, act)
+    moe_experts.experts_down(act, t("bfloat16", 66, 2560, 1536), routing, parts)
+
+
+def _combine(t: Make, tokens: int) -> None:
+    parts, weights = t("bfloat16", tokens, 8, 2560), t("float32", tokens, 6)
+    residual, norm_weight, out = t("bfloat16", tokens, 2560), t("bfloat16", 2560), t("bfloat16", tokens, 2560)
+    combine.combine_add_rms_norm(parts, weights, residual, norm_weight, 1e-5, out)
+
+
 CASES: dict[str, Case] = {
     "rms_norm 0.3B": Case(1, lambda t: norm.rms_norm(t("bfloat16", 7, 1024), t("bfloat16", 1024), 1e-5, t("bfloat16", 7, 1024))),
     "add_rms_norm 21B": Case(
@@ -85,4 +145,18 @@ CASES: dict[str, Case] = {
     "sample 256 plain": Case(2, lambda t: _sample(t, 256, truncated=False)),
     "top_logprobs 7": Case(2, lambda t: _top_logprobs(t, 7)),
     "set_token_counts": Case(2, lambda t: token_counts.set_token_counts(t("int32", 4, 103424), 3, t("int32", 5000), 4000, 4321)),
+    **{f"linear {tokens} 21B": Case(1, lambda t, tokens=tokens: _linear(t, tokens, 3584, 2560)) for tokens in (1, 8, 16, 100, 256)},
+    **{
+        f"lm_head {tokens} 21B": Case(1, lambda t, tokens=tokens: _linear(t, tokens, 103424, 2560, "float32")) for tokens in (1, 8, 64, 256)
+    },
+    **{f"linear {tokens} 0.3B": Case(1, lambda t, tokens=tokens: _linear(t, tokens, 1024, 3072)) for tokens in (1, 64)},
+    **{f"gate_up_silu {tokens} 0.3B": Case(1, lambda t, tokens=tokens: _gate_up(t, tokens, 3072, 1024)) for tokens in (1, 8, 64, 256)},
+    "gate_up_silu 64 21B": Case(1, lambda t: _gate_up(t, 64, 12288, 2560)),
+    **{f"route {tokens}": Case(1, lambda t, tokens=tokens: _route(t, tokens)) for tokens in (1, 256, 4096)},
+    "combine_norm_route 1": Case(1, lambda t: _combine_norm_route(t, 1)),
+    **{f"experts {tokens} unsorted": Case(2, lambda t, tokens=tokens: _experts(t, tokens)) for tokens in (1, 5)},
+    **{f"experts {tokens}": Case(3, lambda t, tokens=tokens: _experts(t, tokens)) for tokens in (16, 256, 512, 1024)},
+    "combine_add_rms_norm": Case(1, lambda t: _combine(t, 64)),
+    "swiglu": Case(1, lambda t: activation.swiglu(t("bfloat16", 700, 6144), t("bfloat16", 700, 3072))),
+    "feed_tokens": Case(1, lambda t: token_feed.feed_tokens(t("int32", 64), t("int32", 64), t("int32", 64))),
 }
