@@ -21,6 +21,7 @@ top_k 50 with top_p 0.8 29 / 107 / 341; min_p 12 / 63 / 226; greedy rows with `t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def sample(
     padded = max(2, 1 << (chunks - 1).bit_length())
     w = workspace
     sizes = (vocab_size, chunks)
-    common = {"pdl": pdl, "CHUNK": CHUNK}
+    common: dict[str, Any] = {"pdl": pdl, "CHUNK": CHUNK}
     searching = common | {"MAX_CANDIDATES": MAX_CANDIDATES, "NUM_EDGES": NUM_EDGES, "CHUNKS_PADDED": padded}
     source = (logits, w.adjusted, rows.floats, rows.integers, rows.edit_offsets, w.chunk_floats)
     edges = (w.edges, w.edge_sums)

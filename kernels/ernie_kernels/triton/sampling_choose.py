@@ -300,7 +300,7 @@ def _survivors(
     if (kept < ties) | both:
         last_tie = _id_of_tie(searched, candidate_ids, listed, length, low_value, high_value, kept, largest, temperature, min_p, BLOCK)
     start = 0
-    target = (u * mass.to(tl.float64)).to(tl.float32)
+    target = (u * mass).to(tl.float32)  # in float64, as u is
     if listed & (not has_all):
         above = chunk_masses(edge_sums_ptr, row, level, index + 1, chunks, NUM_EDGES, CHUNKS_PADDED)
         survivors = (low_value, high_value, last_tie)
