@@ -184,9 +184,10 @@ def bench_step(layers: Layers, num_tokens: int, read: float, peak: float) -> Non
         line(f"{tag}o", s.chain(s.o), o_bytes, 2.0 * num_tokens * HIDDEN * ATTENTION, read, peak)
     line(f"{tag}gate_up", s.chain(s.gate_up), 2 * expert * distinct, 2.0 * slots, read, peak)
     line(f"{tag}down", s.chain(s.down), expert * distinct, 1.0 * slots, read, peak)
-    small = [f"{name} {s.chain(kernel):.2f}" for name, kernel in (("route", s.route), ("norm and route", s.norm_and_route), ("sort", s.sort), ("combine", s.attention_norm))
-             if name != "sort" or s.routings[0].plan]  # fmt: skip
-    print(f"{tag}µs: {', '.join(small)}", flush=True)
+    small = {"route": s.route, "norm and route": s.norm_and_route, "combine": s.attention_norm}
+    if s.routings[0].plan:
+        small["sort"] = s.sort
+    print(f"{tag}µs: " + ", ".join(f"{name} {s.chain(kernel):.2f}" for name, kernel in small.items()), flush=True)
 
 
 def bench_dense(name: str, n: int, k: int, count: int, tokens: list[int], read: float, peak: float, kind: str = "linear") -> None:

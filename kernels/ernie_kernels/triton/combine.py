@@ -40,7 +40,7 @@ def combine_add_rms_norm(
         PARTS=num_parts,
         WEIGHTED=weighted,
         BLOCK=triton.next_power_of_2(hidden),
-        num_warps=8 if hidden > 1024 else 4,
+        num_warps=16 if num_tokens <= 16 and hidden > 1024 else 8 if hidden > 1024 else 4,  # few tokens: more loads under way
         pdl=pdl,
     )
 
@@ -62,11 +62,10 @@ def combine_kernel(
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < H
-    if PDL:
-        gdc_launch_dependents()
     norm_weight = tl.load(norm_weight_ptr + column, mask=inside, other=0.0)
     if PDL:
         gdc_wait()
+        gdc_launch_dependents()
     base = residual_ptr + token * H + column
     total = tl.load(base, mask=inside, other=0.0).to(tl.float32)
     added = tl.zeros([BLOCK], tl.float32)

@@ -1,9 +1,39 @@
-"""What the matrix kernels share on the device: a tile of a product, its rows, prefetching; knows no shape and launches nothing."""
+"""What the matrix kernels share: a tile of a product, its rows, prefetching, bulk copies; knows no shape and launches nothing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from ..launch import Argument as Tensor
+
+
+class _Bfloat16(str):
+    """The dtype as a descriptor asks for it: Paddle's have no size."""
+
+    itemsize = 2
+    is_floating_point = True
+
+
+@dataclass(frozen=True)
+class _Base:
+    tensor: Tensor
+    dtype: ClassVar[_Bfloat16] = _Bfloat16("bfloat16")
+
+    def data_ptr(self) -> int:
+        return int(self.tensor.data_ptr())
+
+
+def expert_boxes(w: Tensor, rows: int, depth: int, paired: bool) -> TensorDescriptor:
+    """What Hopper's bulk copies need to know of weights [E, N, K] bfloat16, of which a program takes boxes of `rows` rows (paired: half of
+    them gate rows, half the up rows that belong to them) by `depth`. Their start: [2 · expert, gate row, k], or [expert, row, k]."""
+    experts, n, k = w.shape
+    parts = 2 if paired else 1
+    return TensorDescriptor(_Base(w), [experts * parts, n // parts, k], [n // parts * k, k, 1], [parts, rows // parts, depth])
 
 
 @triton.jit
@@ -52,8 +82,8 @@ def tile_product(
 ):
     """W x over `length` elements → [ROWS, TOKENS] float32.
 
-    SLICES > 1: each step reads SLICES · DEPTH elements of a row, and groups of warps multiply a slice each; their sums are added at the end.
-    Few rows per program then still read long runs of memory (H200, 1 KiB runs instead of 256 B: +4 % of bandwidth).
+    SLICES > 1: each step reads SLICES · DEPTH elements of a row, and groups of warps multiply a slice each; their sums are added at
+    the end. So small matrices have programs enough with few rows each.
     """
     if SLICES == 1:
         depth = tl.arange(0, DEPTH)
@@ -74,4 +104,25 @@ def tile_product(
             w_pointers += SLICES * DEPTH
             x_pointers += SLICES * DEPTH
         total = tl.sum(sliced, axis=0)
+    return total
+
+
+@triton.jit
+def boxed_tile_product(
+    w_boxes,  # expert_boxes(...) with boxes of ROWS x DEPTH
+    first,  # where the boxes start
+    second,
+    x_columns,  # [TOKENS]
+    length,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """`tile_product` with the weights fetched by bulk copies, which need no instruction per row."""
+    x_pointers = x_columns[None, :] + tl.arange(0, DEPTH)[:, None]
+    total = tl.zeros([ROWS, TOKENS], tl.float32)
+    for start in range(0, length, DEPTH):
+        weights = tl.reshape(w_boxes.load([first, second, start]), [ROWS, DEPTH])
+        total = tl.dot(weights, tl.load(x_pointers), total)
+        x_pointers += DEPTH
     return total

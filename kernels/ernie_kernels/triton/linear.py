@@ -1,8 +1,8 @@
 """Dense linears of the decode step, y = x Wᵀ for up to 512 tokens; knows no layer. More tokens are left to the framework's matmul.
 
-One pass over the weights is the floor. One token: a matrix-vector product whose programs hold all their weights in registers before they
-wait for the kernel before. More tokens: weights are the left operand of `tl.dot` and tokens the columns, so that few tokens waste no rows of
-the matrix unit. No sum is split between programs: an answer does not depend on which of them is first.
+One pass over the weights is the floor. One token: a matrix-vector product whose programs hold all their weights in registers before
+they wait for the kernel before. More tokens: weights are the left operand of `tl.dot` and tokens the columns, so that few tokens waste
+no rows of the matrix unit. No sum is split between programs: an answer does not depend on which of them is first.
 """
 
 from __future__ import annotations
@@ -50,20 +50,36 @@ def gate_up_silu(x: Tensor, w: Tensor, out: Tensor, *, pdl: bool = True) -> None
 
 
 def tile_for(num_tokens: int, n: int) -> Tile:
-    """The measured choice for 2 to 512 tokens and n weight rows."""
+    """The choice for 2 to 512 tokens and n weight rows, by sweeps on an H200 (µs; "–": not a candidate there):
+
+    | tokens | 3584 x 2560 | 2560 x 2560 | 1024 x 3072 | 103424 x 2560 |
+    |---|---|---|---|---|
+    | 8 | 7.0 | 7.2 | – | 125 |
+    | 16 | 7.8 | 7.7 | 5.9 | 128 |
+    | 64 | 9.5 | 8.7 | 7.2 | 144 |
+    | 128 | 9.1 | – | – | 196 |
+    | 256 | 11.6 | 12.4 | 9.0 | 294 |
+    | 512 | 18.5 | – | – | – |
+    """
     if n >= 16384:  # lm_head and wide layers: programs enough for large tiles
+        if num_tokens <= 8:
+            return Tile(64, 8, 256, 1, 4, 3)
         if num_tokens <= 16:
-            return Tile(64, 8 if num_tokens <= 8 else 16, 128, 1, 4, 4)
+            return Tile(64, 16, 128, 1, 4, 4)
         if num_tokens <= 64:
             return Tile(128, 32 if num_tokens <= 32 else 64, 64, 1, 4, 4)
-        return Tile(128, 128 if num_tokens <= 128 else 256, 64, 1, 8, 4)
+        return Tile(128, 128, 64, 1, 4, 4) if num_tokens <= 128 else Tile(128, 256, 64, 1, 8, 4)
     if num_tokens <= 8:
         return Tile(32, 8, 128, 4, 4, 4)
-    if num_tokens <= 16:
+    if num_tokens <= 16 or (num_tokens <= 64 and n < 2048):
         return Tile(16, 16, 128, 4, 4, 4)
-    if num_tokens <= 128:
-        return Tile(64, 32, 128, 1, 4, 4)
-    return Tile(64, 128, 64, 1, 4, 5)
+    if num_tokens <= 32:
+        return Tile(16, 32, 128, 4, 4, 3)
+    if num_tokens <= 64:
+        return Tile(64, 32 if n >= 3072 else 16, 128, 1, 4, 4)
+    if num_tokens <= 128 or n < 2048:
+        return Tile(64, 64, 128, 1, 4, 4)
+    return Tile(64, 128, 64, 1, 4, 5) if num_tokens <= 256 else Tile(128, 128, 64, 1, 8, 4)
 
 
 def _launch(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, *, silu: bool, pdl: bool) -> None:
@@ -130,8 +146,8 @@ def launch_tiles(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, til
 
 
 def _prefetch_bytes(k: int, rows: int, programs: int) -> int:
-    """How much of each weight row a program of the first wave asks for before it may start: together at most 16 MB, since more would push out
-    of L2 what is not yet used (lm_head of 21B on an H200, 16 tokens: 128 µs, without a limit 183)."""
+    """How much of each weight row a program of the first wave asks for before it may start: together at most 16 MB, since more would push
+    out of L2 what is not yet used (lm_head of 21B on an H200, 16 tokens: 128 µs, without a limit 183)."""
     return min(k * 2, (16 << 20) // (rows * min(programs, 400)) // 128 * 128)
 
 
@@ -149,8 +165,6 @@ def gemv_kernel(
     RESIDUAL: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        gdc_launch_dependents()
     tile = tl.program_id(0)
     row = weight_rows(tl.arange(0, ROWS), tile, N, ROWS, SILU).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -160,6 +174,7 @@ def gemv_kernel(
         weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # noqa: RUF005
     if PDL:
         gdc_wait()
+        gdc_launch_dependents()
     x_pointers = x_ptr + (row * 0).to(tl.int32)[:, None] + column[None, :]  # in the layout of the weights, not through shared memory
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     for block in tl.static_range(K // BLOCK):
@@ -197,11 +212,11 @@ def tile_kernel(
 ):
     token_tile, row_tile = tl.program_id(0), tl.program_id(1)  # neighbours share their weights
     if PDL:
-        gdc_launch_dependents()
         lane = tl.arange(0, LANES)
         early = weight_rows(lane, row_tile, N, ROWS, SILU).to(tl.int64)
         prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, ahead, 0))
         gdc_wait()
+        gdc_launch_dependents()
     row = weight_rows(tl.arange(0, ROWS), row_tile, N, ROWS, SILU).to(tl.int64)
     token = token_tile * TOKENS + tl.arange(0, TOKENS)
     total = tile_product(w_ptr + row * K, x_ptr + tl.minimum(token, T - 1) * K, K, ROWS, TOKENS, DEPTH, SLICES)

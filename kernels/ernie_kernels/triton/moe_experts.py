@@ -1,12 +1,12 @@
 """The experts of a mixture layer for up to 512 tokens (decode): which kernel runs when; the shared experts ride along. Knows no router.
 
-Shared experts are stored as experts E, E+1, … of the same tensors (a shared SwiGLU of width n · I is the sum of n of width I) and serve every
-token with weight 1. Their programs come first in every grid and fetch their weights into L2 before they wait for the router, so that the
-memory works while norm and router, which are all latency, run. One answer per slot (see `moe_router.ExpertPlan`); who sums them is
-`combine.combine_add_rms_norm`.
+Shared experts are stored as experts E, E+1, … of the same tensors (a shared SwiGLU of width n · I is the sum of n of width I) and serve
+every token with weight 1. Their programs come first in every grid and fetch their weights into L2 before they wait for the router, so
+that the memory works while norm and router, which are all latency, run. One answer per slot (see `moe_router.ExpertPlan`); who sums them
+is `combine.combine_add_rms_norm`.
 
-1 token: a matrix-vector product per slot. 2 to 8: weights times all tokens, per distinct expert, straight from the ids. Up to 512: weights
-times the expert's own tokens, by plan. More: `moe_prefill`.
+1 token: a matrix-vector product per slot. 2 to 8: weights times all tokens, per distinct expert, straight from the ids. Up to 256:
+weights times the expert's own tokens, by plan. More: `moe_prefill`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from .. import launch
 from ..launch import Argument as Tensor
 from . import moe_prefill
-from .gemm_common import prefetch_to_l2, silu_mul, tile_product, weight_rows
+from .gemm_common import boxed_tile_product, expert_boxes, prefetch_to_l2, silu_mul, tile_product, weight_rows
 from .moe_router import ExpertPlan, max_tiles
 
 UNSORTED_TOKENS = 8
 """Up to here no plan is needed."""
 
-GEMV_TOKENS = 1
+TILE_TOKENS = 256
+"""Up to here weights are the left operand, above tokens are."""
 
 
 @dataclass(frozen=True)
 class ExpertTile:
-    """One configuration of the kernel for 2 to 512 tokens."""
+    """One configuration of the kernel for 2 to TILE_TOKENS tokens."""
 
     rows: int  # weight rows per program (gate and up: half of each)
     tokens: int  # columns; with a plan: plan.tile
     depth: int  # elements of K per step
     num_warps: int
     num_stages: int
-    slices: int = 1  # see gemm_common.tile_product
+    bulk: bool  # fetch weights by bulk copies where the GPU has them
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class Routing:
 
 
 def plan_tile(num_tokens: int, num_experts: int, experts_per_token: int) -> int | None:
-    """The tile that the plan for `num_tokens` tokens must have; None: no plan."""
+    """The tile that the plan for `num_tokens` tokens must have; None: no plan. Most experts' tokens should fit into one tile."""
     if num_tokens <= UNSORTED_TOKENS:
         return None
-    if num_tokens > 512:
-        return moe_prefill.TILE
     per_expert = num_tokens * experts_per_token / num_experts
-    return 16 if per_expert <= 8 else 32 if per_expert <= 32 else 64
+    if num_tokens > TILE_TOKENS:
+        return moe_prefill.slot_tile(per_expert)
+    return 8 if per_expert <= 4 else 16 if per_expert <= 8 else 32
 
 
 def experts_gate_up(
@@ -86,8 +87,8 @@ def experts_down(
 ) -> None:
     """parts_out[slot of (t, e)] = Dₑ act[slot]; not yet weighted.
 
-    With pdl the kernel just before must be that of `experts_gate_up` with the same routing: it lets this one start only when ids and plan are
-    written, so that this one reads them, and its weights, while the other still runs.
+    With pdl the kernel just before must be that of `experts_gate_up` with the same routing: it lets this one start only when ids and plan
+    are written, so that this one reads them, and its weights, while the other still runs.
     """
     _launch(act, down, routing, parts_out, paired=False, pdl=pdl)
 
@@ -95,11 +96,11 @@ def experts_down(
 def _launch(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool) -> None:
     num_tokens = routing.ids.shape[0]
     assert x.shape[-1] == w.shape[2] and w.shape[2] % 256 == 0 and w.shape[1] % 256 == 0
-    if num_tokens <= GEMV_TOKENS:
+    if num_tokens == 1:
         launch_gemv(x, w, routing, out, paired=paired, pdl=pdl)
         return
     assert (routing.plan is None) == (num_tokens <= UNSORTED_TOKENS), "a plan is needed above UNSORTED_TOKENS tokens, and only there"
-    if num_tokens > 512:
+    if num_tokens > TILE_TOKENS:
         moe_prefill.launch_prefill(x, w, routing.ids, routing.plan, routing.num_shared, out, paired=paired, pdl=pdl)
         return
     tokens = routing.plan.tile if routing.plan else UNSORTED_TOKENS
@@ -107,12 +108,21 @@ def _launch(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool
 
 
 def expert_tile(tokens: int) -> ExpertTile:
-    """The measured choice for a token tile."""
+    """The choice for a token tile, by sweeps on an H200 over layers of 21B-A3B (64 + 2 experts; gate_up, down in µs, and TB/s of the
+    weights of the chosen experts; the card read 4.37 TB/s):
+
+    | tokens | tile | gate_up | down | next best |
+    |---|---|---|---|---|
+    | 4 | 64 x 8 x 256 | 88 (4.02) | 45 (3.97) | 64 x 8 x 128: 92 (3.86), 49 |
+    | 16 | 64 x 8 x 256 | 201 (4.25) | 100 (4.25) | 64 x 16 x 128 bulk: 196 (4.22), 111 |
+    | 32 | 64 x 8 x 256 | 235 (4.18) | 119 (4.13) | 64 x 16 x 128: 236, 131 |
+    | 64 | 64 x 16 x 128 bulk | 246 (4.21) | 130 (3.97) | 128 x 16 x 64 bulk: 253, 131; without bulk: 250, 130 |
+    | 128 | 128 x 32 x 64 bulk | 266 (3.91) | 141 (3.68) | 128 x 16 x 64 bulk: 271, 137; without bulk: 266, 142 |
+    | 256 | 128 x 32 x 64 bulk | 276 (3.75) | 147 (3.53) | 64 x 32 x 128 bulk: 278, 150; without bulk: 285, 154 |
+    """
     if tokens == 8:
-        return ExpertTile(64, 8, 256, 4, 3)
-    if tokens <= 16:
-        return ExpertTile(64, 16, 128, 4, 4)
-    return ExpertTile(128, tokens, 64, 4 if tokens <= 32 else 8, 4)
+        return ExpertTile(64, 8, 256, 4, 3, bulk=False)
+    return ExpertTile(64, 16, 128, 4, 4, bulk=True) if tokens == 16 else ExpertTile(128, tokens, 64, 4, 4, bulk=True)
 
 
 def launch_gemv(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool, pdl: bool, rows: int = 4, num_warps: int = 4) -> None:
@@ -142,11 +152,12 @@ def launch_gemv(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: 
 
 
 def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: ExpertTile, *, paired: bool, pdl: bool) -> None:
-    """2 to 512 tokens, in one given configuration."""
+    """2 to TILE_TOKENS tokens, in one given configuration."""
     num_tokens, k = routing.ids.shape
     num_experts, n, depth = w.shape[0] - routing.num_shared, w.shape[1], w.shape[2]
-    assert depth % (tile.depth * tile.slices) == 0
+    assert depth % tile.depth == 0
     plan = routing.plan
+    bulk = tile.bulk and launch.runs_on_hopper(expert_tile_kernel)
     row_tiles = triton.cdiv(n, tile.rows)
     if plan is None:
         assert num_tokens <= tile.tokens
@@ -160,6 +171,7 @@ def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: Expe
         (row_tiles * (shared_tiles + candidates),),
         x,
         w,
+        expert_boxes(w, tile.rows, tile.depth, paired) if bulk else w,
         routing.ids,
         routing.ids if plan is None else plan.slots,
         routing.ids if plan is None else plan.tile_expert,
@@ -176,8 +188,8 @@ def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: Expe
         ROWS=tile.rows,
         TOKENS=tile.tokens,
         DEPTH=tile.depth,
-        SLICES=tile.slices,
         PAIRED=paired,
+        BULK=bulk,
         SORTED=plan is not None,
         LANES=max(tile.rows, 32 * tile.num_warps),
         num_warps=tile.num_warps,
@@ -206,14 +218,13 @@ def expert_gemv_kernel(
     tile, member = tl.program_id(0), tl.program_id(1)
     is_shared = member < SHARED
     slot = tl.where(is_shared, k + member, member - SHARED)
-    if PDL:
-        if PAIRED:
-            if is_shared:
-                lane = tl.arange(0, LANES)
-                early = (E + member).to(tl.int64) * N + weight_rows(lane, tile, N, ROWS, PAIRED)
-                prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, K * 2, 0))
-            gdc_wait()
-        gdc_launch_dependents()  # PAIRED: not before the wait, so that the next kernel finds the ids written (see experts_down)
+    if PDL and PAIRED:
+        if is_shared:
+            lane = tl.arange(0, LANES)
+            early = (E + member).to(tl.int64) * N + weight_rows(lane, tile, N, ROWS, PAIRED)
+            prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, K * 2, 0))
+        gdc_wait()
+        gdc_launch_dependents()  # after the wait, so that the next kernel finds the ids written (see experts_down)
     expert = tl.load(ids_ptr + slot, mask=slot < k, other=0)
     expert = tl.where(is_shared, E + member, expert)
     row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), tile, N, ROWS, PAIRED)
@@ -224,6 +235,7 @@ def expert_gemv_kernel(
         weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # noqa: RUF005
     if PDL and not PAIRED:
         gdc_wait()
+        gdc_launch_dependents()
     x_pointers = x_ptr + (row * 0).to(tl.int32)[:, None] + column[None, :]  # in the layout of the weights
     if not PAIRED:
         x_pointers += slot * K
@@ -244,6 +256,7 @@ def expert_gemv_kernel(
 def expert_tile_kernel(
     x_ptr,  # [T, K] with PAIRED, else [slots, K]
     w_ptr,  # [E + SHARED, N, K]
+    w_boxes,  # with BULK: the same as expert_boxes
     ids_ptr,  # [T, k]
     slots_ptr,  # plan.slots; the last three only with SORTED
     tile_expert_ptr,
@@ -260,8 +273,8 @@ def expert_tile_kernel(
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
-    SLICES: tl.constexpr,
     PAIRED: tl.constexpr,
+    BULK: tl.constexpr,
     SORTED: tl.constexpr,
     LANES: tl.constexpr,
     PDL: tl.constexpr,
@@ -281,7 +294,7 @@ def expert_tile_kernel(
             early = (E + member).to(tl.int64) * N + weight_rows(lane, row_tile, N, ROWS, PAIRED)
             prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, K * 2, 0))
         gdc_wait()
-        gdc_launch_dependents()  # not before the wait, so that the next kernel finds ids and plan written (see experts_down)
+        gdc_launch_dependents()  # after the wait, so that the next kernel finds ids and plan written (see experts_down)
 
     slots_per_token = k + SHARED
     token = (program % token_tiles) * TOKENS + tl.arange(0, TOKENS)
@@ -313,13 +326,18 @@ def expert_tile_kernel(
     x_row = slot // slots_per_token if PAIRED else slot
 
     if PDL and not PAIRED:
-        gdc_launch_dependents()
         lane = tl.arange(0, LANES)
         early = expert.to(tl.int64) * N + weight_rows(lane, row_tile, N, ROWS, PAIRED)
         prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, 512, 0))
         gdc_wait()
-    row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), row_tile, N, ROWS, PAIRED)
-    total = tile_product(w_ptr + row * K, x_ptr + x_row * K, K, ROWS, TOKENS, DEPTH, SLICES)
+        gdc_launch_dependents()
+    if BULK:
+        first = expert * 2 if PAIRED else expert
+        second = row_tile * (ROWS // 2) if PAIRED else row_tile * ROWS
+        total = boxed_tile_product(w_boxes, first, second, x_ptr + x_row * K, K, ROWS, TOKENS, DEPTH)
+    else:
+        row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), row_tile, N, ROWS, PAIRED)
+        total = tile_product(w_ptr + row * K, x_ptr + x_row * K, K, ROWS, TOKENS, DEPTH, 1)
 
     if PAIRED:
         gate, up = tl.split(tl.permute(tl.reshape(total, [2, ROWS // 2, TOKENS]), [1, 2, 0]))

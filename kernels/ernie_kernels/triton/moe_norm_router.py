@@ -89,8 +89,6 @@ def combine_norm_route_kernel(
 ):
     expert, token = tl.program_id(0), tl.program_id(1)
     column = tl.arange(0, BLOCK)
-    if PDL:
-        gdc_launch_dependents()
     scales = ()
     for block in tl.static_range(H // BLOCK):  # what no kernel writes, before the wait
         gate = tl.load(gate_ptr + expert * H + block * BLOCK + column)
@@ -98,6 +96,7 @@ def combine_norm_route_kernel(
         scales = scales + ((gate, norm_weight),)  # noqa: RUF005
     if PDL:
         gdc_wait()
+        gdc_launch_dependents()
     stored = ()
     squares = tl.zeros([BLOCK], tl.float32)
     for block in tl.static_range(H // BLOCK):

@@ -1,5 +1,4 @@
-"""The experts of a mixture layer for more than 512 tokens: grouped products bound by the matrix units; knows no router. Hopper has a kernel of
-its own for them."""
+"""The experts of a mixture layer for many tokens: grouped products bound by the matrix unit; knows no router."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .. import launch
 from ..launch import Argument as Tensor
-from . import moe_prefill_hopper as hopper
-from .gemm_common import silu_mul
+from .gemm_common import expert_boxes, silu_mul, weight_rows
 from .moe_router import ExpertPlan, max_tiles
 
 
@@ -23,15 +21,32 @@ class PrefillTile:
     slots: int
     rows: int
     depth: int
-    group: int  # slot tiles whose row tiles run together, so that L2 holds their weights and tokens
     num_warps: int
     num_stages: int
+    num_stages_bulk: int  # where bulk copies fetch the weights
 
 
-TILE = 128
-"""Slots per tile. Half a tile per expert is padding, of which the kernel for Hopper skips what comes in whole halves."""
+GROUP = 8
+"""Slot tiles whose row tiles run together, so that L2 holds their weights and tokens (16: 3 % slower, 4: the same)."""
 
-_ANY_GPU = PrefillTile(TILE, 256, 64, 8, 8, 3)
+
+def slot_tile(tokens_per_expert: float) -> int:
+    """Slots per tile: half a tile per expert is padding."""
+    return 64 if tokens_per_expert <= 48 else 128
+
+
+def tile_for(slots: int) -> PrefillTile:
+    """The choice for a slot tile, by sweeps on an H200 over layers of 21B-A3B (gate_up, down in µs; TFLOP/s without padding; the card's own
+    bfloat16 matmul: 800):
+
+    | tokens | bulk 128 x 256 x 64 | pointers | bulk 64 x 256 x 64 |
+    |---|---|---|---|
+    | 512 | – | – | 284, 158 (left-operand weights: 305, 171) |
+    | 1024 | 322, 172 | 356, 190 | 407, 216 (pointers) |
+    | 4096 | 958, 543 (530) | – | – |
+    | 8192 | 1600, 829 (636) cold; 1777, 963 (564) hot | 1930, 1066 (516) | – |
+    """
+    return PrefillTile(slots, 256, 64, 8, 3, 4)
 
 
 def launch_prefill(
@@ -44,23 +59,20 @@ def launch_prefill(
     *,
     paired: bool,
     pdl: bool,
-    tile: PrefillTile | None = None,  # None: the measured choice for this GPU
 ) -> None:
     """out[slot] = Wₑ x[slot's row], with paired: silu(gate) · up of it. `x` rows are gathered while they are loaded."""
     num_tokens, k = ids.shape
     num_experts, n, depth = w.shape[0] - num_shared, w.shape[1], w.shape[2]
-    if tile is None and launch.runs_on_hopper(expert_prefill_kernel) and hopper.can_serve(n, depth, plan.tile):
-        hopper.launch_grouped(x, w, plan, num_tokens, k, num_shared, out, paired=paired)
-        return
-    tile = tile or _ANY_GPU
-    assert tile.slots == plan.tile and n % tile.rows == 0 and depth % tile.depth == 0
+    tile = tile_for(plan.tile)
+    bulk = launch.runs_on_hopper(expert_prefill_kernel)
+    assert n % tile.rows == 0 and depth % tile.depth == 0
     shared_tiles = num_shared * triton.cdiv(num_tokens, tile.slots)
     slot_tiles = shared_tiles + max_tiles(num_tokens, k, num_experts, tile.slots)
     launch.run(
         expert_prefill_kernel,
         (slot_tiles * (n // tile.rows),),
         x,
-        w,
+        expert_boxes(w, tile.rows, tile.depth, paired) if bulk else w,
         plan.slots,
         plan.tile_expert,
         plan.num_tiles,
@@ -76,10 +88,11 @@ def launch_prefill(
         SLOTS=tile.slots,
         ROWS=tile.rows,
         DEPTH=tile.depth,
-        GROUP=tile.group,
+        GROUP=GROUP,
         PAIRED=paired,
+        BULK=bulk,
         num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        num_stages=tile.num_stages_bulk if bulk else tile.num_stages,
         pdl=pdl,
     )
 
@@ -87,7 +100,7 @@ def launch_prefill(
 @triton.jit
 def expert_prefill_kernel(
     x_ptr,  # [T, K] with PAIRED, else [slots, K]
-    w_ptr,  # [E + SHARED, N, K]
+    w,  # [E + SHARED, N, K]: a pointer, or with BULK expert_boxes
     slots_ptr,
     tile_expert_ptr,
     num_tiles_ptr,
@@ -105,11 +118,12 @@ def expert_prefill_kernel(
     DEPTH: tl.constexpr,
     GROUP: tl.constexpr,
     PAIRED: tl.constexpr,
+    BULK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
+        gdc_launch_dependents()
     program = tl.program_id(0)
     row_tiles = N // ROWS
     first = program // (GROUP * row_tiles) * GROUP
@@ -136,20 +150,26 @@ def expert_prefill_kernel(
     slot = tl.where(real, slot, 0)
     x_row = slot // slots_per_token if PAIRED else slot
 
-    # Paired: gate and up rows alternate, so that both sums of an output meet in one thread's accumulators.
-    row = tl.arange(0, ROWS)
-    row = row % 2 * (N // 2) + row_tile * (ROWS // 2) + row // 2 if PAIRED else row_tile * ROWS + row
     depth = tl.arange(0, DEPTH)
     x_pointers = x_ptr + x_row[:, None] * K + depth[None, :]
-    w_pointers = w_ptr + expert.to(tl.int64) * N * K + row[None, :] * K + depth[:, None]
     total = tl.zeros([SLOTS, ROWS], tl.float32)
-    for _step in range(0, K, DEPTH):
-        total = tl.dot(tl.load(x_pointers), tl.load(w_pointers), total)
-        x_pointers += DEPTH
-        w_pointers += DEPTH
+    if BULK:
+        first = expert * 2 if PAIRED else expert
+        second = row_tile * (ROWS // 2) if PAIRED else row_tile * ROWS
+        for start in range(0, K, DEPTH):
+            weights = tl.reshape(w.load([first, second, start]), [ROWS, DEPTH])
+            total = tl.dot(tl.load(x_pointers), tl.trans(weights), total)
+            x_pointers += DEPTH
+    else:
+        row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), row_tile, N, ROWS, PAIRED)
+        w_pointers = w + row[None, :] * K + depth[:, None]
+        for _step in range(0, K, DEPTH):
+            total = tl.dot(tl.load(x_pointers), tl.load(w_pointers), total)
+            x_pointers += DEPTH
+            w_pointers += DEPTH
 
     if PAIRED:
-        gate, up = tl.split(tl.reshape(total, [SLOTS, ROWS // 2, 2]))
+        gate, up = tl.split(tl.permute(tl.reshape(total, [SLOTS, 2, ROWS // 2]), [0, 2, 1]))
         out_row = row_tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
         y = silu_mul(gate, up)
         tl.store(out_ptr + slot[:, None] * (N // 2) + out_row[None, :], y.to(out_ptr.dtype.element_ty), mask=real[:, None])

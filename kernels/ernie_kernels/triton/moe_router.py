@@ -30,8 +30,8 @@ class Workspace:
 class ExpertPlan:
     """Which rows each program of the experts' kernels works on: the chosen slots grouped by expert, each expert padded to whole tiles.
 
-    A slot is one of the k + n answers that a token needs: slot t · (k + n) + j, j < k chosen by the router, j ≥ k the n shared experts, which
-    every token uses and which are not listed here. A padding entry holds T · (k + n).
+    A slot is one of the k + n answers that a token needs: slot t · (k + n) + j, j < k chosen by the router, j ≥ k the n shared experts,
+    which every token uses and which are not listed here. A padding entry holds T · (k + n).
     """
 
     tile: int  # slots per tile
@@ -102,7 +102,7 @@ def route(
         SPLIT=split,
         LANES=max(128, triton.next_power_of_2(num_experts)),
         num_warps=4,
-        num_stages=2 if split > 1 else 3,
+        num_stages=2 if tile == 16 else 3,
         pdl=pdl,
     )
 
@@ -110,8 +110,8 @@ def route(
 def _route_tile(num_tokens: int, hidden: int) -> tuple[int, int]:
     """(tokens per program, programs along H). One token: 64 x 2560 float32 weights are too much for one program, 20 take 2 steps each."""
     steps = hidden // DEPTH
-    most = 20 if num_tokens <= 64 else 5 if num_tokens <= 512 else 1
-    return (16 if num_tokens <= 512 else 32), max(split for split in range(1, most + 1) if steps % split == 0)
+    most = 20 if num_tokens <= 512 else 4
+    return (16 if num_tokens <= 512 else 64), max(split for split in range(1, most + 1) if steps % split == 0)
 
 
 def sort_by_expert(
@@ -122,12 +122,12 @@ def sort_by_expert(
     *,
     pdl: bool = True,
 ) -> None:
-    """Fills `plan`: slots ordered by (expert, token), each expert's run padded to a multiple of plan.tile; the expert of each tile; the number
-    of tiles. Stable and deterministic. One program per expert scans all ids, so nothing has to be passed between programs.
+    """Fills `plan`: slots ordered by (expert, token), each expert's run padded to a multiple of plan.tile; the expert of each tile; the
+    number of tiles. Stable and deterministic. One program per expert scans all ids, so nothing has to be passed between programs.
     """
     num_tokens, k = ids.shape
     chosen = num_tokens * k
-    block = min(4096, max(128, triton.next_power_of_2(chosen)))
+    block = min(8192, max(128, triton.next_power_of_2(chosen)))
     launch.run(
         sort_kernel,
         (num_experts,),
@@ -142,7 +142,7 @@ def sort_by_expert(
         EXPERTS=triton.next_power_of_2(num_experts),
         TILE=plan.tile,
         BLOCK=block,
-        num_warps=4 if block <= 1024 else 8,
+        num_warps=4 if block <= 1024 else 8 if block <= 4096 else 16,
         pdl=pdl,
     )
 
@@ -184,10 +184,10 @@ def route_kernel(
     depth = part * length + tl.arange(0, DEPTH)
     gate_pointers = gate_ptr + tl.minimum(expert, E - 1)[:, None] * H + depth[None, :]
     if PDL:
-        gdc_launch_dependents()
         lane = tl.arange(0, LANES)
         prefetch_to_l2(gate_ptr + tl.minimum(lane, E - 1) * H + part * length, tl.where(lane < E, length * 4, 0))
         gdc_wait()
+        gdc_launch_dependents()
     x_pointers = x_ptr + tl.minimum(token, T - 1)[None, :] * H + depth[:, None]
     products = tl.zeros([EXPERTS, TOKENS], tl.float32)
     for _step in range(0, length, DEPTH):
@@ -278,8 +278,8 @@ def sort_kernel(
     PDL: tl.constexpr,
 ):
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
+        gdc_launch_dependents()
     expert = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
     all_experts = tl.arange(0, EXPERTS)
