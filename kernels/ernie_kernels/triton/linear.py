@@ -171,7 +171,7 @@ def gemv_kernel(
     weights = ()
     for block in tl.static_range(K // BLOCK):
         pointers = w_ptr + row[:, None] * K + block * BLOCK + column[None, :]
-        weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # noqa: RUF005
+        weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # type: ignore[assignment]  # noqa: RUF005
     if PDL:
         gdc_wait()
         gdc_launch_dependents()

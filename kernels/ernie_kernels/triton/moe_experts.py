@@ -100,7 +100,7 @@ def _launch(x: Tensor, w: Tensor, routing: Routing, out: Tensor, *, paired: bool
         launch_gemv(x, w, routing, out, paired=paired, pdl=pdl)
         return
     assert (routing.plan is None) == (num_tokens <= UNSORTED_TOKENS), "a plan is needed above UNSORTED_TOKENS tokens, and only there"
-    if num_tokens > TILE_TOKENS:
+    if routing.plan is not None and num_tokens > TILE_TOKENS:
         moe_prefill.launch_prefill(x, w, routing.ids, routing.plan, routing.num_shared, out, paired=paired, pdl=pdl)
         return
     tokens = routing.plan.tile if routing.plan else UNSORTED_TOKENS
@@ -232,7 +232,7 @@ def expert_gemv_kernel(
     weights = ()
     for block in tl.static_range(K // BLOCK):
         pointers = w_ptr + row[:, None] * K + block * BLOCK + column[None, :]
-        weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # noqa: RUF005
+        weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # type: ignore[assignment]  # noqa: RUF005
     if PDL and not PAIRED:
         gdc_wait()
         gdc_launch_dependents()

@@ -93,7 +93,7 @@ def combine_norm_route_kernel(
     for block in tl.static_range(H // BLOCK):  # what no kernel writes, before the wait
         gate = tl.load(gate_ptr + expert * H + block * BLOCK + column)
         norm_weight = tl.load(norm_weight_ptr + block * BLOCK + column)
-        scales = scales + ((gate, norm_weight),)  # noqa: RUF005
+        scales = scales + ((gate, norm_weight),)  # type: ignore[assignment]  # noqa: RUF005
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
@@ -105,7 +105,7 @@ def combine_norm_route_kernel(
             added += tl.load(parts_ptr + (token * PARTS + part) * H + block * BLOCK + column).to(tl.float32)
         total = tl.load(residual_ptr + token * H + block * BLOCK + column).to(tl.float32) + added
         total = total.to(residual_ptr.dtype.element_ty)
-        stored = stored + (total,)  # noqa: RUF005
+        stored = stored + (total,)  # type: ignore[assignment]  # noqa: RUF005
         squares += total.to(tl.float32) * total.to(tl.float32)
     scale = tl.rsqrt(tl.sum(squares) / H + eps)
     products = tl.zeros([BLOCK], tl.float32)
@@ -124,7 +124,6 @@ def combine_norm_route_kernel(
         row = tl.zeros([1], tl.int32) + token
         choose(logits[None, :], bias, row, row >= 0, norm_min, weights_ptr, ids_ptr, E, EXPERTS, CHOICES)
         for block in tl.static_range(H // BLOCK):
-            norm_scale = scales[block][1].to(tl.float32)
-            normed = stored[block].to(tl.float32) * scale * norm_scale
+            normed = stored[block].to(tl.float32) * scale * scales[block][1].to(tl.float32)
             tl.store(residual_ptr + token * H + block * BLOCK + column, stored[block])
             tl.store(out_ptr + token * H + block * BLOCK + column, normed.to(out_ptr.dtype.element_ty))

@@ -254,7 +254,7 @@ def choose(
         best_index = tl.minimum(best_index, E - 1)  # whatever x held, an id is an address later
         score = tl.where(index == best_index[:, None], float("-inf"), score)
         norm += weight
-        chosen = chosen + ((best_index, weight),)  # noqa: RUF005
+        chosen = chosen + ((best_index, weight),)  # type: ignore[assignment]  # noqa: RUF005
     norm = tl.maximum(norm, norm_min)
     for rank in tl.static_range(CHOICES):
         best_index, weight = chosen[rank]
