@@ -19,6 +19,8 @@ MAX_STOP_CHARACTERS = 1024
 MAX_LOGPROBS = 20
 MAX_CHOICES = 128
 MAX_SEED = 2**63 - 1
+LEAST_TEMPERATURE = 1e-5
+"""Below it sampling is greedy in effect, and logits divided by it leave float32."""
 MAX_BIASES = 1024
 MAX_BAD_WORDS = 1024
 
@@ -59,15 +61,18 @@ def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
             f"Unknown sampling field {unknown[0][:80]!r}. Known fields: {', '.join(sorted(_READERS))}.", param=unknown[0]
         )
     values: dict[str, Any] = {}
+    completion_tokens = given.get("max_completion_tokens")
+    if completion_tokens is not None:
+        newer = _integer(0, 2**31 - 1)("max_completion_tokens", completion_tokens)
+        if newer:  # it wins over max_tokens; FastDeploy's clients send 0 for "not given"
+            given = {**given, "max_tokens": newer}
     for name, value in given.items():
-        if value is None:
+        if value is None or name == "max_completion_tokens":
             continue
         target, read = _READERS[name]
-        if name != target and given.get(target) is not None and name != "max_completion_tokens":
+        if name != target and given.get(target) is not None:
             raise InvalidRequestError(f"Give only one of {name!r} and {target!r}.", param=name)
         values[target] = read(name, value)
-    if given.get("max_completion_tokens") is not None:
-        values["max_tokens"] = _READERS["max_completion_tokens"][1]("max_completion_tokens", given["max_completion_tokens"])
     fields = SamplingFields(**values)
     if fields.max_tokens is not None and fields.min_tokens > fields.max_tokens:
         raise InvalidRequestError(f"min_tokens ({fields.min_tokens}) must not exceed max_tokens ({fields.max_tokens}).", param="min_tokens")
@@ -127,6 +132,11 @@ def _boolean(name: str, value: Any) -> bool:
     return value
 
 
+def _temperature(name: str, value: Any) -> float:
+    number = _number(0, 100)(name, value)
+    return number if number >= LEAST_TEMPERATURE else 0.0
+
+
 def _top_k(name: str, value: Any) -> int:
     return max(0, _integer(-1, 2**31 - 1)(name, value))  # −1 means "off" for vLLM's users
 
@@ -175,22 +185,27 @@ def _bad_words_token_ids(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _logit_bias(name: str, value: Any) -> tuple[tuple[int, float], ...]:
-    if not isinstance(value, dict) or len(value) > MAX_BIASES:
-        raise _refuse(name, f"an object of at most {MAX_BIASES} token ids and biases", value)
+    if not isinstance(value, dict):
+        raise _refuse(name, "an object of token ids and biases", value)
+    if len(value) > MAX_BIASES:
+        raise InvalidRequestError(f"{name} takes at most {MAX_BIASES} biases, got {len(value)}.", param=name)
     token, bias = _integer(0, 2**31 - 1), _number(-100, 100)
-    return tuple((token(f"{name} key", key), bias(f"{name}[{key}]", number)) for key, number in value.items())
+    biases = [(token(f"{name}.{key[:24]}", key), bias(f"{name}.{key[:24]}", number)) for key, number in value.items()]
+    if len({token_id for token_id, _ in biases}) < len(biases):
+        raise InvalidRequestError(f"{name} names a token id twice.", param=name)
+    return tuple(biases)
 
 
 _READERS: dict[str, tuple[str, Any]] = {
     "max_tokens": ("max_tokens", _integer(1, 2**31 - 1)),
-    "max_completion_tokens": ("max_tokens", _integer(1, 2**31 - 1)),  # OpenAI's newer name wins over max_tokens
+    "max_completion_tokens": ("max_tokens", _integer(0, 2**31 - 1)),  # OpenAI's newer name wins over max_tokens
     "min_tokens": ("min_tokens", _integer(0, 2**31 - 1)),
     "min_length": ("min_tokens", _integer(0, 2**31 - 1)),  # genai-perf
-    "temperature": ("temperature", _number(0, 100)),
+    "temperature": ("temperature", _temperature),
     "top_p": ("top_p", _number(0, 1)),
     "top_k": ("top_k", _top_k),
     "min_p": ("min_p", _number(0, 1)),
-    "repetition_penalty": ("repetition_penalty", _number(0, 100, exclusive_low=True)),
+    "repetition_penalty": ("repetition_penalty", _number(0.01, 100)),
     "frequency_penalty": ("frequency_penalty", _number(-2, 2)),
     "presence_penalty": ("presence_penalty", _number(-2, 2)),
     "logit_bias": ("logit_bias", _logit_bias),

@@ -15,6 +15,8 @@ from .schemas import ChatRequest, CompletionRequest
 from .settings import FrontendSettings
 
 MAX_PROMPTS = 256
+MAX_ANSWERS = 1024
+"""Of one request: prompts times n. More would fill the queue that all clients share."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ def _plan(
 ) -> AnswerPlan:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options can only be given when stream is true.", param="stream_options")
+    if len(prompts) * request.n > MAX_ANSWERS:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts with n = {request.n} are {len(prompts) * request.n} answers; one request may ask for {MAX_ANSWERS}.",
+            param="n",
+        )
     model = settings.name_to_answer_with(request.model)
     given_id = request.request_id or uuid.uuid4().hex
     answer_id = given_id if given_id.startswith(prefix) else prefix + given_id

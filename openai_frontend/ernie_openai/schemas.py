@@ -118,6 +118,8 @@ class _Request(BaseModel):
     # Without effect, as documented.
     user: str | None = None
     store: bool | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     def sampling(self) -> dict[str, Any]:
         """The sampling fields that were given, under the names that the ensemble knows; unchecked."""

@@ -35,6 +35,7 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",
         timeout_graceful_shutdown=grace_seconds,
     )
     listening = config.bind_socket()

@@ -52,11 +52,16 @@ class TritonClient:
     async def generate(self, request: EnsembleRequest) -> AsyncGenerator[AnswerEvent, None]:
         channel = self._streams.index(min(self._streams))
         self._streams[channel] += 1
-        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]), metadata=(("triton_grpc_error", "true"),))
+        # Without the metadata `triton_grpc_error`: it gives real status codes, but tritonserver 2.51 dies of some hundred refusals with it.
+        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]))
         unfinished = request.num_choices
         try:
             async for reply in call:
-                event = _event(reply)
+                try:
+                    event = _event(reply)
+                except ErnieError:
+                    await _read_to_end(call)
+                    raise
                 if event is None:
                     continue
                 unfinished -= event.finish_reason is not None

@@ -105,6 +105,25 @@ def test_bad_input_on_http_generate_is_400(server: RunningServer) -> None:
     assert answer.status_code == 400 and "max_tokens" in answer.json()["error"]
 
 
+def test_generate_reads_parameters_and_drops_none(server: RunningServer) -> None:
+    url = f"{server.triton_url}/v2/models/ernie/generate"
+    greedy = Stream(server.triton_grpc, text_input="hi", max_tokens=6, sampling_parameters=GREEDY).answer()[0]["text"]
+    for body in ({"temperature": 0, "ignore_eos": True}, {"parameters": {"stream": False, "temperature": 0, "ignore_eos": True}}):
+        answer = httpx.post(url, json={"text_input": "hi", "max_tokens": 6, **body}, timeout=30)
+        assert answer.status_code == 200 and answer.json()["text_output"] == greedy
+    answer = httpx.post(url, json={"text_input": "hi", "foo": 1}, timeout=30)
+    assert answer.status_code == 400 and "foo" in answer.json()["error"]
+
+
+def test_many_refusals_do_no_harm(server: RunningServer) -> None:
+    """With the metadata that asks for gRPC status codes, tritonserver 2.51 would die of these."""
+    body = {"messages": [{"role": "user", "content": "hi"}], "temperature": -1}
+    with httpx.Client(timeout=30) as client:
+        for _ in range(900):
+            assert client.post(f"{server.openai_url}/v1/chat/completions", json=body).status_code == 400
+    assert httpx.get(f"{server.openai_url}/health", timeout=10).status_code == 200
+
+
 def test_a_large_http_body_is_refused_and_the_server_lives(server: RunningServer) -> None:
     for megabytes in (5, 20):
         body = {"text_input": "x" * (megabytes * 1_000_000)}

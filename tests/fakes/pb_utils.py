@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,11 @@ class InferenceRequest:
     cancelled: bool = False
     sender: ResponseSender = field(default_factory=ResponseSender)
 
+    request_parameters: dict[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> str:
+        return json.dumps(self.request_parameters)
+
     def get_response_sender(self) -> ResponseSender:
         return self.sender
 
@@ -140,7 +146,7 @@ class FakePbUtils:
         self.MetricFamily = type("MetricFamily", (MetricFamily,), {"created": self.metrics})
 
 
-def request(*, cancelled: bool = False, **inputs: Any) -> InferenceRequest:
+def request(*, cancelled: bool = False, parameters: dict[str, Any] | None = None, **inputs: Any) -> InferenceRequest:
     """A request from plain values: text and bytes as BYTES[1], lists of ids as INT32, booleans as BOOL[1]."""
     tensors = []
     for name, value in inputs.items():
@@ -151,4 +157,4 @@ def request(*, cancelled: bool = False, **inputs: Any) -> InferenceRequest:
         else:
             array = np.array(value if isinstance(value, (list, tuple)) else [value], dtype=np.int32)
         tensors.append(Tensor(name, array))
-    return InferenceRequest(tensors, cancelled)
+    return InferenceRequest(tensors, cancelled, request_parameters=parameters or {})

@@ -132,3 +132,9 @@ async def test_token_ids_stand_in_each_choice() -> None:
     assert whole["choices"][0]["prompt_token_ids"] == [4, 5] and whole["choices"][0]["completion_token_ids"] == [100, 101]
     assert chunks[0]["choices"][0]["prompt_token_ids"] == [4, 5]
     assert [c["choices"][0].get("completion_token_ids") for c in chunks[:-1]] == [[100], [101], None]
+
+
+async def test_more_answers_than_one_request_may_ask_for() -> None:
+    async with http(FakeClient(words(["x"]))) as front:
+        response = await front.post(COMPLETIONS, json={"prompt": ["a"] * 256, "n": 128})
+    assert response.status_code == 400 and response.json()["error"]["param"] == "n"

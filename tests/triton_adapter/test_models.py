@@ -74,6 +74,21 @@ class TestPreprocess:
         assert (code, error.param) == (TritonError.INVALID_ARG, "text_input")
         assert "not valid UTF-8: invalid start byte at byte 0" in error.message
 
+    def test_parameters_are_read_as_other_backends_do(self, preprocess: PreprocessModel) -> None:
+        given = {"temperature": 0, "max_tokens": 3, "stream": True, "triton_enable_empty_final_response": True, "priority": 1}
+        (response,) = preprocess.execute([request(text_input="hello", parameters=given)])
+        generate = GenerateRequest.from_json(response.value("request")[SIGNATURE_LENGTH:], ())
+        assert generate.stream and generate.sampling.greedy and generate.sampling.max_tokens == 3
+
+    @pytest.mark.parametrize(
+        ("parameters", "param"),
+        [({"foo": 1}, "foo"), ({"temperature": -1}, "temperature"), ({"stream": 5}, "stream"), ({"top_p": 0.5}, "top_p")],
+    )
+    def test_parameters_are_never_dropped(self, preprocess: PreprocessModel, parameters: dict[str, Any], param: str) -> None:
+        each = request(text_input="a", sampling_parameters='{"top_p": 0.9}', parameters=parameters)
+        _, error = refusal(preprocess.execute([each])[0])
+        assert (error.param, error.http_status) == (param, 400)
+
     def test_images_are_refused(self, preprocess: PreprocessModel) -> None:
         _, error = refusal(preprocess.execute([request(text_input="a", image=b"x")])[0])
         assert error.param == "image"

@@ -29,6 +29,8 @@ from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_instal
 
 _POLL_SECONDS = 0.1
 _MODEL_CHECK_SECONDS = 1.0
+_FATAL_GRACE_SECONDS = 3.0
+"""When a process has died: what it carried cannot end properly any more, the others' clients can still be told."""
 _METRICS_LAG_SECONDS = 1.5
 """The engine publishes its counts once a second."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
@@ -111,6 +113,7 @@ class _Server:
         self._triton: Child | None = None
         self._front_end: Child | None = None
         self._first_signal: float | None = None
+        self._grace_seconds = options.shutdown_grace_seconds
         self._hurry = False
 
     def run(self) -> int:
@@ -136,6 +139,7 @@ class _Server:
                 return 0
             except ServeError as error:
                 _say(f"error: {error}")
+                self._grace_seconds = min(self._grace_seconds, _FATAL_GRACE_SECONDS)
                 return 1
             finally:
                 self._stop(folder)
@@ -203,7 +207,7 @@ class _Server:
 
     def _stop(self, folder: PrivateFolder) -> None:
         """Engine told to drain, front end down (its streams still need tritonserver), engine idle, tritonserver down."""
-        grace, started = self._options.shutdown_grace_seconds, time.monotonic()
+        grace, started = self._grace_seconds, time.monotonic()
         deadline = started + grace + DRAIN_MARGIN_SECONDS
         served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None
         if served:

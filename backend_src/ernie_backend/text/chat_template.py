@@ -80,10 +80,10 @@ class ChatTemplate:
         `messages` come from `normalize_messages`. `variables`: the user's `chat_template_kwargs`. `continue_final_message`: the text ends
         with the last message's content, for the model to go on with. `InvalidRequestError` if the template refuses or runs into a limit.
         """
-        reserved = sorted(RESERVED_VARIABLES & set(variables or ()))
+        reserved = sorted((RESERVED_VARIABLES | self._tokenizer.roles.keys()) & set(variables or ()))
         if reserved:
             raise InvalidRequestError(
-                f"chat_template_kwargs must not hold {reserved[0]!r}, which is set by a field of its own.", param="chat_template_kwargs"
+                f"chat_template_kwargs must not hold {reserved[0]!r}, which is not the user's to set.", param="chat_template_kwargs"
             )
         shielded = [{key: self._shield(text, message["role"]) for key, text in message.items()} for message in messages]
         if continue_final_message:

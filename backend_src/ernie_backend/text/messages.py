@@ -26,6 +26,21 @@ def normalize_messages(given: Any) -> list[dict[str, str]]:
     return [_message(message, f"messages[{i}]") for i, message in enumerate(given)]
 
 
+OF_AN_ANSWER = frozenset(
+    (
+        "refusal",
+        "annotations",
+        "audio",
+        "multimodal_content",
+        "prompt_token_ids",
+        "completion_token_ids",
+        "prompt_tokens",
+        "completion_tokens",
+    )
+)
+"""What servers put into an answer's message, ours included: clients send it back as history, where it says nothing."""
+
+
 def _message(given: Any, place: str) -> dict[str, str]:
     if not isinstance(given, dict):
         raise InvalidRequestError(f"{place} must be an object with role and content, got {json_kind(given)}.", param=place)
@@ -36,6 +51,8 @@ def _message(given: Any, place: str) -> dict[str, str]:
         message["reasoning_content"] = thought
     for key, value in given.items():
         if key in ("role", "content", "reasoning_content", "thoughts") or value is None or (key == "tool_calls" and value == []):
+            continue
+        if key in OF_AN_ANSWER and message["role"] == "assistant":
             continue
         if key == "tool_calls":
             raise InvalidRequestError(f"{place}.tool_calls: this model takes no tools.", param=f"{place}.tool_calls")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import EngineConfig, ModelConfig
@@ -29,6 +30,8 @@ class RequestInputs:
     max_tokens: int | None = None
     stream: bool | None = None
     exclude_input_in_output: bool | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """The request's own parameters but for Triton's: sampling fields, as `/generate` sends unknown keys and `parameters`."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,9 @@ class Preprocessor:
     def _sampling_fields(self, inputs: RequestInputs) -> SamplingFields:
         given = read_json_object(inputs.sampling_parameters, "sampling_parameters") if inputs.sampling_parameters is not None else {}
         given = {name: value for name, value in given.items() if value is not None}
+        for name, value in inputs.parameters.items():
+            if given.setdefault(name, value) != value:
+                raise InvalidRequestError(f"{name} is given twice: as a request parameter and in sampling_parameters.", param=name)
         if inputs.max_tokens is not None:
             given.pop("max_completion_tokens", None)
             given["max_tokens"] = inputs.max_tokens

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ..config import ModelConfig
-from ..errors import EngineError, ErnieError
+from ..errors import EngineError, ErnieError, InvalidRequestError
 from ..protocol import GenerateRequest
 from .preprocess import Preprocessor, RequestInputs
 from .seal import Seal
 from .settings import load_settings
-from .tensors import error_response, ids_tensor, read_bool, read_int, read_text, text_tensor
+from .tensors import error_response, ids_tensor, read_bool, read_int, read_parameters, read_text, text_tensor
 
 log = logging.getLogger(__name__)
+
+_FLAGS = ("stream", "exclude_input_in_output")
+"""Inputs that clients of other LLM backends put into `parameters` of /generate."""
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool | None:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequestError(f"{name} must be true or false.", param=name)
+    return value
 
 
 class PreprocessModel:
@@ -56,14 +67,18 @@ class PreprocessModel:
     def _inputs(self, request: Any) -> RequestInputs:
         pb = self._pb
         image = pb.get_input_tensor_by_name(request, "image")
+        parameters = read_parameters(request)
+        stream = read_bool(pb, request, "stream")
+        exclude = read_bool(pb, request, "exclude_input_in_output")
         return RequestInputs(
             text_input=read_text(pb, request, "text_input"),
             chat=read_text(pb, request, "chat"),
             num_images=0 if image is None else image.as_numpy().size,
             sampling_parameters=read_text(pb, request, "sampling_parameters"),
             max_tokens=read_int(pb, request, "max_tokens"),
-            stream=read_bool(pb, request, "stream"),
-            exclude_input_in_output=read_bool(pb, request, "exclude_input_in_output"),
+            stream=_flag(parameters, "stream") if stream is None else stream,
+            exclude_input_in_output=_flag(parameters, "exclude_input_in_output") if exclude is None else exclude,
+            parameters={name: value for name, value in parameters.items() if name not in _FLAGS},
         )
 
     def _outputs(self, generate: GenerateRequest) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from ..errors import ErnieError, InvalidRequestError
 
+_TRITON_PREFIXES = ("triton_", "sequence_")
+_TRITON_PARAMETERS = frozenset(("priority", "timeout", "headers", "binary_data_output"))
 _TRITON_CODES = {400: "INVALID_ARG", 401: "INVALID_ARG", 404: "NOT_FOUND", 413: "INVALID_ARG", 429: "UNAVAILABLE", 503: "UNAVAILABLE"}
 
 
@@ -41,6 +44,12 @@ def read_bool(pb_utils: Any, request: Any, name: str) -> bool | None:
     """A BOOL[1] input; None if absent."""
     value = _read_one(pb_utils, request, name)
     return None if value is None else bool(value)
+
+
+def read_parameters(request: Any) -> dict[str, Any]:
+    """The request's parameters without those that are Triton's own."""
+    given = json.loads(request.parameters() or "{}")
+    return {name: value for name, value in given.items() if name not in _TRITON_PARAMETERS and not name.startswith(_TRITON_PREFIXES)}
 
 
 def read_ids(pb_utils: Any, request: Any, name: str) -> tuple[int, ...]:
