@@ -12,6 +12,11 @@ NUM_EXPERTS, NUM_SHARED, CHOICES, HIDDEN, INTERMEDIATE = 64, 2, 6, 2560, 1536  #
 NORM_MIN = 1e-12
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 def _random(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cuda").normal_(0, scale)
 
@@ -81,7 +86,7 @@ def test_route(num_tokens: int, num_experts: int, hidden: int, choices: int) -> 
     p = torch.softmax(x.double() @ gate.double().T, dim=-1)
     best, expected = (p + bias.double()).topk(choices + 1)
     clear = (best[:, :-1] - best[:, 1:]).min(dim=1).values > 1e-6  # closer scores may change places
-    assert clear.float().mean() > 0.95
+    assert int((~clear).sum()) <= max(1, num_tokens // 20)
     assert torch.equal(ids[clear].long(), expected[clear][:, :-1])
     chosen = p.gather(1, ids.long())
     torch.testing.assert_close(weights.double(), chosen / chosen.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)

@@ -165,6 +165,8 @@ def gemv_kernel(
     RESIDUAL: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    if PDL:
+        gdc_launch_dependents()  # this early only in streams that fill the GPU; after the wait: o_proj of 21B 5.0 instead of 4.0 µs
     tile = tl.program_id(0)
     row = weight_rows(tl.arange(0, ROWS), tile, N, ROWS, SILU).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -174,7 +176,6 @@ def gemv_kernel(
         weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # type: ignore[assignment]  # noqa: RUF005
     if PDL:
         gdc_wait()
-        gdc_launch_dependents()
     x_pointers = x_ptr + (row * 0).to(tl.int32)[:, None] + column[None, :]  # in the layout of the weights, not through shared memory
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     for block in tl.static_range(K // BLOCK):

@@ -225,6 +225,8 @@ def expert_gemv_kernel(
             prefetch_to_l2(w_ptr + early * K, tl.where(lane < ROWS, K * 2, 0))
         gdc_wait()
         gdc_launch_dependents()  # after the wait, so that the next kernel finds the ids written (see experts_down)
+    if PDL and not PAIRED:
+        gdc_launch_dependents()  # as in linear.gemv_kernel (15.6 instead of 17.6 µs)
     expert = tl.load(ids_ptr + slot, mask=slot < k, other=0)
     expert = tl.where(is_shared, E + member, expert)
     row = expert.to(tl.int64) * N + weight_rows(tl.arange(0, ROWS), tile, N, ROWS, PAIRED)
@@ -235,7 +237,6 @@ def expert_gemv_kernel(
         weights = weights + (tl.load(pointers, eviction_policy="evict_first"),)  # type: ignore[assignment]  # noqa: RUF005
     if PDL and not PAIRED:
         gdc_wait()
-        gdc_launch_dependents()
     x_pointers = x_ptr + (row * 0).to(tl.int32)[:, None] + column[None, :]  # in the layout of the weights
     if not PAIRED:
         x_pointers += slot * K
