@@ -13,11 +13,12 @@ import numpy as np
 
 from . import launch, xp
 from .metadata import AttentionMetadata
-from .triton import activation, attention_decode, attention_prefill, combine, moe_router, norm, rotary
+from .triton import activation, attention_decode, attention_prefill, combine, moe_norm_router, moe_router, norm, rotary
 from .triton import linear as linear_kernels
 from .triton import moe_experts as experts_kernels
 from .triton.attention_decode import DecodePlan, DecodeWorkspace
-from .triton.linear import MAX_TOKENS, Workspace
+from .triton.linear import MAX_TOKENS
+from .triton.moe_router import Workspace
 from .weights import BFLOAT16_BITS, EmbeddingWeight, ExpertWeights, LinearWeight, check_weight
 from .xp import Tensor
 
@@ -80,7 +81,7 @@ def linear(x: Tensor, w: LinearWeight) -> Tensor:
     if x.shape[0] > MAX_TOKENS:
         return xp.matmul_transposed(x, w.array)
     out = xp.empty([x.shape[0], w.out_features], DTYPE)
-    linear_kernels.linear(x, w.array, out, _linear_workspace(x.shape[0], *w.array.shape))
+    linear_kernels.linear(x, w.array, out)
     return out
 
 
@@ -88,8 +89,8 @@ def lm_head(x: Tensor, w: LinearWeight, out: Tensor | None = None) -> Tensor:
     num_rows = x.shape[0]
     out = xp.empty([num_rows, w.out_features], "float32") if out is None else out
     for start in range(0, num_rows, MAX_TOKENS):
-        rows = slice(start, min(start + MAX_TOKENS, num_rows))
-        linear_kernels.linear(x[rows], w.array, out[rows], _linear_workspace(rows.stop - start, *w.array.shape))
+        rows = slice(start, start + MAX_TOKENS)
+        linear_kernels.linear(x[rows], w.array, out[rows])
     return out
 
 
@@ -98,7 +99,7 @@ def linear_swiglu(x: Tensor, gate_up: LinearWeight) -> Tensor:
     if num_tokens > MAX_TOKENS:
         return swiglu(xp.matmul_transposed(x, gate_up.array))
     out = xp.empty([num_tokens, gate_up.out_features // 2], DTYPE)
-    linear_kernels.gate_up_silu(x, gate_up.array, out, _linear_workspace(num_tokens, *gate_up.array.shape))
+    linear_kernels.gate_up_silu(x, gate_up.array, out)
     return out
 
 
@@ -190,6 +191,22 @@ def route(x: Tensor, gate: Tensor, bias: Tensor | None, k: int, norm_min: float)
     return weights, expert_ids
 
 
+def add_rms_norm_route(
+    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, gate: Tensor, bias: Tensor | None, k: int, norm_min: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_tokens, hidden = x.shape
+    if num_tokens > moe_norm_router.MAX_TOKENS:
+        normed, residual = add_rms_norm(x, residual, norm_weight, eps)
+        return normed, residual, *route(normed, gate, bias, k, norm_min)
+    num_experts = gate.shape[0]
+    out, weights, expert_ids = xp.empty(x.shape, DTYPE), xp.empty([num_tokens, k], "float32"), xp.empty([num_tokens, k], "int32")
+    workspace = _workspace(*_route_sizes(num_tokens, num_experts, hidden))
+    router = (gate, _no_bias(num_experts) if bias is None else bias, norm_min)
+    parts = xp.reshape(x, [num_tokens, 1, hidden])
+    moe_norm_router.combine_norm_route(parts, residual, norm_weight, eps, *router, out, weights, expert_ids, workspace)
+    return out, residual, weights, expert_ids
+
+
 def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertWeights) -> WeightedParts:
     num_tokens, k = expert_ids.shape
     num_experts = experts.num_experts - experts.num_shared
@@ -227,18 +244,8 @@ def _round_up(length: int) -> int:
 
 
 @cache
-def _linear_sizes(num_tokens: int, n: int, k: int) -> tuple[int, int]:
-    return linear_kernels.workspace_sizes(num_tokens, [(n, k)])
-
-
-def _linear_workspace(num_tokens: int, n: int, k: int) -> Workspace:
-    # By steps of 64 tokens, so that few sizes are ever computed.
-    return _workspace(*_linear_sizes(min(MAX_TOKENS, -(-num_tokens // 64) * 64), n, k))
-
-
-@cache
 def _route_sizes(num_tokens: int, num_experts: int, hidden: int) -> tuple[int, int]:
-    return moe_router.route_workspace_sizes(num_tokens, num_experts, hidden)
+    return moe_router.workspace_sizes(num_tokens, num_experts, hidden)
 
 
 @cache

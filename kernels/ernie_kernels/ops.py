@@ -28,6 +28,7 @@ __all__ = [
     "SamplingInputs",
     "SamplingResult",
     "add_rms_norm",
+    "add_rms_norm_route",
     "attention",
     "cache_dtype",
     "embedding",
@@ -176,6 +177,13 @@ def route(x: Tensor, gate: Tensor, bias: Tensor | None, k: int, norm_min: float)
     x [T, H], gate [E, H], bias [E] or None → weights [T, k] float32, expert_ids [T, k] int32.
     """
     return _device.route(x, gate, bias, k, norm_min)
+
+
+def add_rms_norm_route(
+    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, gate: Tensor, bias: Tensor | None, k: int, norm_min: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`add_rms_norm`, then `route` of the normed: (normed, sum, weights, expert_ids)."""
+    return _device.add_rms_norm_route(x, residual, norm_weight, eps, gate, bias, k, norm_min)
 
 
 def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertWeights) -> Tensor:

@@ -39,6 +39,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ernie_backend.execution.weight_map",
         "ernie_backend.execution.safetensors_file",
     ),
+    "ernie_backend.benchmark": (
+        *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config")),
+        "ernie_kernels",
+    ),
+    "ernie_backend.cli.bench_engine": (
+        *(f"ernie_backend.{name}" for name in ("benchmark", "checkpoint_writer.published", "protocol", "errors", "config")),
+        "ernie_kernels.xp",
+    ),
     "ernie_backend.cli": (
         *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "checkpoint_writer", "execution.safetensors_file")),
     ),

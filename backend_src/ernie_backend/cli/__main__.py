@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConfigError, ErnieError
-from . import doctor, environment, perf, random_checkpoint, serve
+from . import bench_engine, doctor, environment, perf, random_checkpoint, serve
 from .flags import normalise
 
-_COMMANDS = (serve, doctor, random_checkpoint, environment, perf)
+_COMMANDS = (serve, doctor, random_checkpoint, environment, perf, bench_engine)
 """Each has `add_parser(subparsers)`, whose parser sets `run`, and `run(args) -> int`."""
 
 

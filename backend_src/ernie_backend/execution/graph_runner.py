@@ -109,10 +109,12 @@ class GraphRunner:
         self.sampler.choose(rows, len(states), truncated=self.sampler.is_truncated(states))
         return self.sampler.send(states, rows)
 
-    def warm_up(self, batch_sizes: Sequence[int] | None, max_tokens_in_step: int) -> None:
-        """Compile every kernel for every kind of step and capture the graphs of `batch_sizes` (None: all). Writes into the first blocks."""
-        buckets = self.buckets if batch_sizes is None else [size for size in self.buckets if size in batch_sizes]
-        lengths = sorted({min(length, max_tokens_in_step) for length in (*_WARM_UP_LENGTHS, max_tokens_in_step)})
+    def warm_up(self, batch_sizes: Sequence[int] | None, prompt_lengths: Sequence[int] | None, max_tokens_in_step: int) -> None:
+        """Compile the kernels of prompts of these lengths and capture the graphs of these batch sizes (None: of every kind). Writes into the
+        first blocks."""
+        buckets = [size for size in self.buckets if batch_sizes is None or size in batch_sizes]
+        wanted = (*_WARM_UP_LENGTHS, max_tokens_in_step) if prompt_lengths is None else prompt_lengths
+        lengths = sorted({min(length, max_tokens_in_step) for length in wanted})
         with tqdm(total=len(lengths) + 2 * len(buckets), desc="Compiling kernels and capturing graphs", unit="step") as bar:
             for length in lengths:
                 self._warm_up_prompt(length)

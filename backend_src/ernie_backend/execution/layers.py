@@ -49,20 +49,25 @@ class Attention:
 
 
 class GatedMLP:
-    """down(silu(gate(x)) ⊙ up(x))."""
+    """down(silu(gate(y)) ⊙ up(y)), y being the norm of x + residual."""
 
-    def __init__(self, take: Take, name: str) -> None:
+    def __init__(self, norm: RMSNorm, take: Take, name: str) -> None:
+        self.norm = norm
         self.gate_up: ops.LinearWeight = take(name + "gate_up")
         self.down: ops.LinearWeight = take(name + "down")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(ops.linear_swiglu(x, self.gate_up), self.down)
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(the result, x + residual)."""
+        x, residual = self.norm.add_forward(x, residual)
+        return ops.linear(ops.linear_swiglu(x, self.gate_up), self.down), residual
 
 
 class MixtureOfExperts:
-    """The k experts that the router chooses for each token, weighted, plus the shared experts for all tokens, where there are any."""
+    """The k experts that the router chooses for each token, weighted, plus the shared experts for all tokens, where there are any; of the
+    norm of x + residual, as in `GatedMLP`."""
 
-    def __init__(self, config: ModelConfig, take: Take, name: str) -> None:
+    def __init__(self, norm: RMSNorm, config: ModelConfig, take: Take, name: str) -> None:
+        self.norm = norm
         self.experts_per_token = config.experts_per_token
         self.norm_min = config.moe_norm_min
         self.gate: Tensor = take(name + "router.gate")  # [num_experts, hidden] float32
@@ -71,10 +76,11 @@ class MixtureOfExperts:
         if config.num_shared_experts:  # n side by side are one MLP n times as wide
             self.experts = ops.join_shared_experts(self.experts, take(name + "shared.gate_up"), take(name + "shared.down"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Only `RMSNorm.add_forward` may read the result (see `ops.moe_experts`)."""
-        weights, expert_ids = ops.route(x, self.gate, self.bias, self.experts_per_token, self.norm_min)
-        return ops.moe_experts(x, weights, expert_ids, self.experts)
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(the result, which only `RMSNorm.add_forward` may read (see `ops.moe_experts`); x + residual)."""
+        router = (self.gate, self.bias, self.experts_per_token, self.norm_min)
+        x, residual, weights, expert_ids = ops.add_rms_norm_route(x, residual, self.norm.weight, self.norm.eps, *router)
+        return ops.moe_experts(x, weights, expert_ids, self.experts), residual
 
 
 class Embedding:

@@ -74,12 +74,12 @@ class ModelRunner:
         assert self.graphs is not None
         return self.graphs.sampler.receive(launched)
 
-    def warm_up(self, batch_sizes: Sequence[int] | None = None) -> None:
-        """Compile what is compiled at first use, set the number of threads, capture the graphs of `batch_sizes` (GPU; None: all). Writes
-        into the first blocks, which hold nothing yet."""
+    def warm_up(self, batch_sizes: Sequence[int] | None = None, prompt_lengths: Sequence[int] | None = None) -> None:
+        """Compile what is compiled at first use, set the number of threads; on a GPU capture the graphs of `batch_sizes` and compute prompts
+        of `prompt_lengths` (None: of every kind). Writes into the first blocks, which hold nothing yet."""
         ops.warm_up(self.cpu_threads)
         if self.graphs is not None:
-            self.graphs.warm_up(batch_sizes, self.max_tokens_in_step)
+            self.graphs.warm_up(batch_sizes, prompt_lengths, self.max_tokens_in_step)
             return
         length = min(16, self.max_tokens_in_step)
         blocks = tuple(range(-(-length // self.block_size)))

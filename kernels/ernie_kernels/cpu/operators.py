@@ -61,6 +61,13 @@ def attention(
     return paged_attention(q, k_cache, v_cache, metadata, scale)
 
 
+def add_rms_norm_route(
+    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, gate: Tensor, bias: Tensor | None, k: int, norm_min: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    normed, total = add_rms_norm(x, residual, norm_weight, eps)
+    return normed, total, *route(normed, gate, bias, k, norm_min)
+
+
 def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertWeights) -> Tensor:
     routed = moe.moe_experts(x, weights, expert_ids, experts)
     return routed if experts.shared is None else routed + linear(linear_swiglu(x, experts.shared[0]), experts.shared[1])

@@ -122,6 +122,10 @@ class TensorFramework(Protocol):
         its own is lost when another is replayed."""
         ...
 
+    def profile_kernels(self, function: Callable[[], object]) -> list[tuple[str, int, float]]:
+        """(kernel, launches, µs) of what runs on the GPU during `function`, the longest first."""
+        ...
+
     def free_memory_bytes(self) -> int:
         """What can still be allocated, the framework's own unused memory included."""
         ...
@@ -185,6 +189,7 @@ synchronize = _framework.synchronize
 record_event = _framework.record_event
 elapsed_ms = _framework.elapsed_ms
 capture = _framework.capture
+profile_kernels = _framework.profile_kernels
 free_memory_bytes = _framework.free_memory_bytes
 total_memory_bytes = _framework.total_memory_bytes
 device_index = _framework.device_index

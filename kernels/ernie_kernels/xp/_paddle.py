@@ -202,6 +202,10 @@ def capture(function: Callable[[], None]) -> Any:
     return graph
 
 
+def profile_kernels(function: Callable[[], object]) -> list[tuple[str, int, float]]:
+    raise NotImplementedError("kernels are profiled under PyTorch: set ERNIE_TENSOR_FRAMEWORK=torch")
+
+
 def free_memory_bytes() -> int:
     paddle.device.cuda.empty_cache()  # what other processes hold is not known here
     return total_memory_bytes() - paddle.device.cuda.memory_reserved()

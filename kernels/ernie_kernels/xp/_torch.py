@@ -183,6 +183,14 @@ def capture(function: Callable[[], None]) -> Any:
     return graph
 
 
+def profile_kernels(function: Callable[[], object]) -> list[tuple[str, int, float]]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        function()
+        torch.cuda.synchronize()
+    found = [(event.key, event.count, event.self_device_time_total) for event in profiler.key_averages()]
+    return sorted((row for row in found if row[2] > 0), key=lambda row: -row[2])
+
+
 def free_memory_bytes() -> int:
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info()[0]

@@ -20,8 +20,8 @@ class DecoderLayer:
         name = f"layers.{index}."
         self.attention_norm = RMSNorm(config.rms_norm_eps, take, name + "attention_norm")
         self.attention = Attention(config, take, name + "attention.")
-        self.mlp_norm = RMSNorm(config.rms_norm_eps, take, name + "mlp_norm")
-        self.mlp = MixtureOfExperts(config, take, name) if config.is_sparse(index) else GatedMLP(take, name + "mlp.")
+        norm = RMSNorm(config.rms_norm_eps, take, name + "mlp_norm")
+        self.mlp = MixtureOfExperts(norm, config, take, name) if config.is_sparse(index) else GatedMLP(norm, take, name + "mlp.")
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
         """(what the MLP adds, what it is to be added to); `residual` is None in front of the first layer."""
@@ -29,9 +29,7 @@ class DecoderLayer:
             x, residual = self.attention_norm.forward(x), x
         else:
             x, residual = self.attention_norm.add_forward(x, residual)
-        x = self.attention.forward(x, batch, cache, cos_sin)
-        x, residual = self.mlp_norm.add_forward(x, residual)
-        return self.mlp.forward(x), residual
+        return self.mlp.forward(self.attention.forward(x, batch, cache, cos_sin), residual)
 
 
 class Ernie45ForCausalLM:
