@@ -27,7 +27,7 @@ class PrefillTile:
 
 
 GROUP = 8
-"""Slot tiles whose row tiles run together, so that L2 holds their weights and tokens (16: 3 % slower, 4: the same)."""
+"""Slot tiles whose row tiles run together, so that L2 holds their weights and tokens (4 and 16: no faster)."""
 
 
 def slot_tile(tokens_per_expert: float) -> int:
@@ -44,7 +44,7 @@ def tile_for(slots: int) -> PrefillTile:
     | 512 | – | – | 284, 158 (left-operand weights: 305, 171) |
     | 1024 | 322, 172 | 356, 190 | 407, 216 (pointers) |
     | 4096 | 958, 543 (530) | – | – |
-    | 8192 | 1600, 829 (636) cold; 1777, 963 (564) hot | 1930, 1066 (516) | – |
+    | 8192 | 1600, 829 (636) on a cool card, 1889, 1017 (532) on a hot one | 1930, 1066 (516) | – |
     """
     return PrefillTile(slots, 256, 64, 8, 3, 4)
 
