@@ -28,9 +28,9 @@ def request(key: str, prompt: tuple[int, ...], max_tokens: int = 5, *, n: int = 
 class Driver:
     """An engine core on fake integers, checked after every step."""
 
-    def __init__(self, num_blocks: int = 64, **changes: object) -> None:
+    def __init__(self, num_blocks: int = 64, steps_ahead: int = 0, **changes: object) -> None:
         self.config = config(**changes)
-        self.runner = FakeRunner(num_blocks, self.config.block_size_tokens)
+        self.runner = FakeRunner(num_blocks, self.config.block_size_tokens, steps_ahead)
         self.scheduler = Scheduler(self.config, num_blocks)
         self.core = EngineCore(self.scheduler, self.runner)
         self.tokens: dict[tuple[str, int], list[int]] = {}

@@ -133,3 +133,12 @@ def test_preempted_equals_undisturbed(world: World, expected, caching: bool) -> 
     core = world.core(num_blocks=13, enable_prefix_caching=caching, max_num_batched_tokens=48)
     assert run(core, arrivals(jobs, 4)) == answers
     assert core.stats().preemptions_total > 0
+
+
+@pytest.mark.parametrize("num_blocks", [13, 128])
+def test_a_step_ahead_equals_in_turn(world: World, expected, num_blocks: int) -> None:  # type: ignore[no-untyped-def]
+    """As on a GPU, where the next step is scheduled before the tokens of the last are known."""
+    jobs, answers = expected
+    core = world.core(num_blocks=num_blocks, max_num_batched_tokens=48)
+    core.runner.steps_ahead = 1
+    assert run(core, arrivals(jobs, 5)) == answers

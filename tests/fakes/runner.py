@@ -33,7 +33,8 @@ def expected_tokens(prompt: tuple[int, ...], count: int, seed: int = 0) -> list[
 class FakeRunner:
     """Executes steps on integers; `steps` counts them, `fail_next` makes the next one raise."""
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, steps_ahead: int = 0) -> None:
+        self.steps_ahead = steps_ahead
         self.block_size = block_size
         self.cache: list[list[int | None]] = [[None] * block_size for _ in range(num_blocks)]
         self.known: dict[int, tuple[NewSequence, list[int]]] = {}
@@ -44,6 +45,12 @@ class FakeRunner:
         self.fail_sampling_of: set[int] = set()
         self.broken_promise: AssertionError | None = None
         """What the scheduler did wrong; the engine core would take it for a failed step, so drivers look here."""
+
+    def launch(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        return self.execute(output)
+
+    def collect(self, launched: ModelRunnerOutput) -> ModelRunnerOutput:
+        return launched
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         try:

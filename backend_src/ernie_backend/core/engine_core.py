@@ -1,11 +1,12 @@
-"""One step of the engine: schedule, execute, update. Owns scheduler and runner; knows no threads, no sockets and no Triton."""
+"""One step of the engine: schedule, launch, collect, update. Owns scheduler and runner; knows no threads, no sockets and no Triton."""
 
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from collections import deque
+from typing import Any, Protocol
 
-from ..protocol import FinishReason, GenerateRequest
+from ..protocol import FinishReason, GenerateEvent, GenerateRequest
 from .outputs import ModelRunnerOutput, SchedulerOutput, StepOutput
 from .scheduler import Scheduler, SchedulerStats
 
@@ -15,7 +16,13 @@ log = logging.getLogger(__name__)
 class Runner(Protocol):
     """What executes a step: `execution.model_runner.ModelRunner`, or a scripted one in tests."""
 
-    def execute(self, output: SchedulerOutput) -> ModelRunnerOutput: ...
+    steps_ahead: int
+    """1: `launch` does not wait for the step, so that the next can be scheduled meanwhile. 0: it does."""
+
+    def launch(self, output: SchedulerOutput) -> Any: ...
+    def collect(self, launched: Any) -> ModelRunnerOutput:
+        """The result of what `launch` returned, in the order of launches."""
+        ...
 
 
 class EngineCore:
@@ -24,10 +31,11 @@ class EngineCore:
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self._in_flight: deque[tuple[SchedulerOutput, Any]] = deque()
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or bool(self._in_flight)
 
     @property
     def num_sequences(self) -> int:
@@ -44,14 +52,28 @@ class EngineCore:
         return self.scheduler.finish_all(reason, error=error)
 
     def step(self) -> StepOutput:
-        """Schedule, execute, update. A step that raises ends the running requests with an error; the queue goes on."""
+        """Schedule and launch a step, then book the one that is `steps_ahead` before it (with nothing to compute: the oldest in flight).
+
+        A step that raises ends the running requests with an error; the queue goes on.
+        """
         try:
             output = self.scheduler.schedule()
-            result = self.runner.execute(output)
-            return self.scheduler.update(output, result)
+            self._in_flight.append((output, self.runner.launch(output)))
+            if output.scheduled and len(self._in_flight) <= self.runner.steps_ahead:
+                return StepOutput(())
+            events = self._book_oldest()
+            if not output.scheduled:
+                while self._in_flight:
+                    events += self._book_oldest()
+            return StepOutput(events)
         except Exception:
             log.exception("a step failed; its requests end with an error")
+            self._in_flight.clear()
             return self.scheduler.fail_step()
+
+    def _book_oldest(self) -> tuple[GenerateEvent, ...]:
+        output, launched = self._in_flight.popleft()
+        return self.scheduler.update(output, self.runner.collect(launched)).events
 
     def check_idle(self) -> None:
         """When nothing runs, every block must be free. A fault is ours: it goes to the log, and serving goes on."""

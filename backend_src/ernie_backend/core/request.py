@@ -17,6 +17,9 @@ class Sequence:
     """The choice, from 0."""
     output_token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
+    """Those that are in the cache, or will be once the steps scheduled so far have run."""
+    num_pending_tokens: int = 0
+    """Output tokens that a scheduled step will choose, or has chosen and not yet told: they count as known, but their ids are not here."""
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     """Chained hashes of the full blocks known so far; grows, never shrinks (tokens are only appended)."""
@@ -34,8 +37,8 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        """Known tokens: prompt and output."""
-        return self.num_prompt_tokens + len(self.output_token_ids)
+        """Known tokens: prompt and output, pending ones included."""
+        return len(self.group.request.prompt_token_ids) + len(self.output_token_ids) + self.num_pending_tokens
 
     @property
     def has_computed_prompt(self) -> bool:

@@ -101,11 +101,13 @@ class Scheduler:
         return StepOutput(tuple(events))
 
     def fail_step(self) -> StepOutput:
-        """A step raised: every running sequence ends with an error, and no cached content is trusted any more.
+        """A step raised: every running sequence ends with an error, and no cached content is trusted any more. So does a preempted one
+        whose token was lost with the step.
 
         What `update` had booked before it raised is told, too.
         """
-        events = [self._end(sequence, FinishReason.ERROR, error=STEP_FAILED) for sequence in list(self.running)]
+        lost = [sequence for sequence in self.waiting if sequence.num_pending_tokens]
+        events = [self._end(sequence, FinishReason.ERROR, error=STEP_FAILED) for sequence in self.running + lost]
         self.kv.pool.forget_all()
         booked, self._booked = self._booked, []
         return StepOutput((*booked, *events))
@@ -113,6 +115,8 @@ class Scheduler:
     # -- one step ------------------------------------------------------------------------------------------------------------------
 
     def schedule(self) -> SchedulerOutput:
+        """The next step. What it grants counts as computed from now on, and the tokens it will choose as known (pending): the step after it
+        may be scheduled before its result has come to `update`."""
         budget = self.max_num_batched_tokens
         scheduled: list[ScheduledSequence] = []
         new: list[NewSequence] = []
@@ -120,6 +124,9 @@ class Scheduler:
         position = 0
         while position < len(self.running) and budget > 0:
             sequence = self.running[position]
+            if self._awaits_token(sequence):
+                position += 1
+                continue
             count = min(sequence.num_tokens - sequence.num_computed_tokens, budget)
             if not self._make_room(sequence, sequence.num_computed_tokens + count):
                 break  # it preempted itself, and it was the last one
@@ -128,8 +135,21 @@ class Scheduler:
             position += 1
         if self._totals["preemptions"] == preemptions_before:  # else the freed blocks would go to the one that just gave them up
             self._admit(budget, scheduled, new)
+        for granted in scheduled:
+            sequence = self._by_id[granted.sequence_id]
+            sequence.num_computed_tokens += granted.num_scheduled_tokens
+            sequence.num_pending_tokens += granted.samples
         finished, self._finished_ids = tuple(self._finished_ids), []
         return SchedulerOutput(tuple(new), tuple(scheduled), finished)
+
+    def _awaits_token(self, sequence: Sequence) -> bool:
+        """Whether nothing can be scheduled before a pending token is known: it is the last one, or decides what is forbidden next."""
+        if not sequence.num_pending_tokens:
+            return False
+        sampling = sequence.group.request.sampling
+        num_output_tokens = len(sequence.output_token_ids) + sequence.num_pending_tokens
+        ends = num_output_tokens >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len
+        return ends or bool(sampling.bad_words_token_ids)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Grow the sequence, preempting from the back of `running`; False if it had to preempt itself."""
@@ -177,7 +197,7 @@ class Scheduler:
         leader = sequence.group.leader
         if sequence is leader or leader.finish_reason is not None or sequence.output_token_ids:
             return False
-        return not leader.has_computed_prompt and not leader.output_token_ids
+        return not leader.output_token_ids and (not leader.has_computed_prompt or leader.num_pending_tokens > 0)
 
     def _announce(self, sequence: Sequence, num_cached_tokens: int) -> None:
         group = sequence.group
@@ -203,14 +223,19 @@ class Scheduler:
         )
 
     def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepOutput:
-        """Book a computed step. Finish reasons are decided here and only here (a stop string comes in through `finish`)."""
+        """Book a computed step. Finish reasons are decided here and only here (a stop string comes in through `finish`).
+
+        Steps are booked in the order in which they were scheduled. A sequence that has ended since is passed over: its token is not wanted.
+        """
         events = self._booked
         for granted in output.scheduled:
-            sequence = self._by_id[granted.sequence_id]
-            sequence.num_computed_tokens += granted.num_scheduled_tokens
+            sequence = self._by_id.get(granted.sequence_id)
+            if sequence is None:
+                continue
             if not granted.samples:
                 self.kv.remember(sequence)
                 continue
+            sequence.num_pending_tokens -= 1
             token = result.sampled.get(granted.sequence_id)
             if token is None:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
@@ -218,8 +243,8 @@ class Scheduler:
                 self.kv.forget(sequence)
                 events.append(self._end(sequence, FinishReason.ERROR, error=STEP_FAILED))
                 continue
-            self.kv.remember(sequence)
             sequence.output_token_ids.append(token.token_id)
+            self.kv.remember(sequence)
             self._totals["generation"] += 1
             reason = self._finish_reason(sequence, token.token_id)
             logprobs = () if token.logprobs is None else (token.logprobs,)

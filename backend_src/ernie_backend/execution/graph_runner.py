@@ -110,8 +110,8 @@ class GraphRunner:
         return self.sampler.send(states, rows)
 
     def warm_up(self, batch_sizes: Sequence[int] | None, prompt_lengths: Sequence[int] | None, max_tokens_in_step: int) -> None:
-        """Compile the kernels of prompts of these lengths and capture the graphs of these batch sizes (None: of every kind). Writes into the
-        first blocks."""
+        """Compile the kernels of prompts of these lengths and capture the graphs of these batch sizes (None: of every kind). Writes into
+        the first blocks."""
         buckets = [size for size in self.buckets if batch_sizes is None or size in batch_sizes]
         wanted = (*_WARM_UP_LENGTHS, max_tokens_in_step) if prompt_lengths is None else prompt_lengths
         lengths = sorted({min(length, max_tokens_in_step) for length in wanted})

@@ -42,6 +42,7 @@ class ModelRunner:
         self.states: dict[int, SequenceState] = {}
         self.engine_seed = engine_config.seed
         self.num_unseeded = 0
+        self.steps_ahead = 1 if xp.on_gpu else 0
         self.graphs: GraphRunner | None = None
         if xp.on_gpu:
             from .graph_runner import GraphRunner  # imports the Triton language
@@ -75,8 +76,8 @@ class ModelRunner:
         return self.graphs.sampler.receive(launched)
 
     def warm_up(self, batch_sizes: Sequence[int] | None = None, prompt_lengths: Sequence[int] | None = None) -> None:
-        """Compile what is compiled at first use, set the number of threads; on a GPU capture the graphs of `batch_sizes` and compute prompts
-        of `prompt_lengths` (None: of every kind). Writes into the first blocks, which hold nothing yet."""
+        """Compile what is compiled at first use, set the number of threads; on a GPU capture the graphs of `batch_sizes` and compute
+        prompts of `prompt_lengths` (None: of every kind). Writes into the first blocks, which hold nothing yet."""
         ops.warm_up(self.cpu_threads)
         if self.graphs is not None:
             self.graphs.warm_up(batch_sizes, prompt_lengths, self.max_tokens_in_step)
