@@ -18,9 +18,6 @@ from .relay import RelayReceiver
 
 log = logging.getLogger(__name__)
 
-CPU_CACHE_SHARE = 0.5
-"""Of the memory that is still free once the model is loaded: the rest is for activations, the other processes and the page cache."""
-
 
 @dataclass
 class ServingEngine:
@@ -66,12 +63,16 @@ def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
     """Scheduler and runner of a resolved configuration, warmed up."""
     if config.cpu_threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.cpu_threads)  # read once, when the framework is imported
-    from .execution.kv_cache import kv_cache_bytes_per_block  # here, not above: importing them imports the framework
+    from ernie_kernels import xp  # here, not above: importing it imports the framework
+
+    from .execution.kv_cache import kv_cache_bytes_per_block
+    from .execution.memory import cache_budget_bytes
     from .execution.model_runner import ModelRunner
     from .execution.weights import load_model
 
     model = load_model(config.model, model_config)
-    num_blocks = _cache_blocks(config, kv_cache_bytes_per_block(model_config, config.block_size_tokens))
+    bytes_per_block = kv_cache_bytes_per_block(model_config, config.block_size_tokens)
+    num_blocks = _cache_blocks(config, bytes_per_block, cache_budget_bytes(config, model_config), on_gpu=xp.on_gpu)
     runner = ModelRunner(model, model_config, config, num_blocks)
     runner.warm_up()
     return EngineCore(Scheduler(config, num_blocks), runner)
@@ -89,8 +90,8 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     return ServingEngine(config, model_config, engine, delivery, relay)
 
 
-def _cache_blocks(config: EngineConfig, bytes_per_block: int) -> int:
-    """As configured; else what max_num_seqs full sequences need, as far as memory allows."""
+def _cache_blocks(config: EngineConfig, bytes_per_block: int, budget_bytes: int, *, on_gpu: bool) -> int:
+    """As configured; else all that the budget allows (GPU), or what max_num_seqs full sequences need, if it allows that (CPU)."""
     least = config.blocks_per_sequence
     if config.num_blocks is not None:
         if config.num_blocks < least:
@@ -100,22 +101,14 @@ def _cache_blocks(config: EngineConfig, bytes_per_block: int) -> int:
                 param="num_blocks",
             )
         return config.num_blocks
-    affordable = int(_free_memory_bytes() * CPU_CACHE_SHARE) // bytes_per_block
+    affordable = max(0, budget_bytes) // bytes_per_block
     if affordable < least:
         raise ConfigError(
             f"One sequence of max_model_len ({config.max_model_len} tokens) needs {least * bytes_per_block / 2**30:.1f} GiB of KV cache, "
-            f"but only {affordable * bytes_per_block / 2**30:.1f} GiB are left for it. Lower --max-model-len.",
+            f"but only {affordable * bytes_per_block / 2**30:.1f} GiB are left for it. Lower --max-model-len"
+            f"{', or raise --gpu-memory-utilization' if on_gpu else ''}.",
             param="max_model_len",
         )
-    num_blocks = min(affordable, least * config.max_num_seqs)
+    num_blocks = affordable if on_gpu else min(affordable, least * config.max_num_seqs)
     log.info("KV cache: %d blocks of %d tokens, %.2f GiB", num_blocks, config.block_size_tokens, num_blocks * bytes_per_block / 2**30)
     return num_blocks
-
-
-def _free_memory_bytes() -> int:
-    """Memory that can be taken without swapping (Linux: MemAvailable)."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ernie_backend.errors",
         "ernie_kernels",
     ),
-    "ernie_backend.build": tuple(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD),
+    "ernie_backend.build": (*(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD), "ernie_kernels.xp"),
     "ernie_backend.triton_adapter": (
         *(f"ernie_backend.{name}" for name in ("build", "text", "engine", "delivery", "relay", "metrics")),
         *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "errors", "config")),

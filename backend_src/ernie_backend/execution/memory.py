@@ -1,0 +1,44 @@
+"""How much memory the KV cache may take, once the model is loaded; allocates nothing."""
+
+from __future__ import annotations
+
+import os
+
+from ernie_kernels import xp
+
+from ..config import EngineConfig, ModelConfig
+
+CPU_CACHE_SHARE = 0.5
+"""Of the memory that is still free once the model is loaded: the rest is for activations, the other processes and the page cache."""
+_GPU_RESERVE_BYTES = 2**30
+"""For loaded kernels, graphs and what the framework's allocator loses between blocks."""
+
+
+def cache_budget_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
+    """GPU: what gpu_memory_utilization leaves beside the weights and the largest step. CPU: a share of what is free."""
+    if not xp.on_gpu:
+        return int(_free_host_bytes() * CPU_CACHE_SHARE)
+    total = xp.total_memory_bytes()
+    used = total - xp.free_memory_bytes()
+    return int(total * config.gpu_memory_utilization) - used - step_bytes(config, model_config) - _GPU_RESERVE_BYTES
+
+
+def step_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
+    """Activations of the longest step in bfloat16, as if none of a layer's were freed, and the sampler's rows of the vocabulary."""
+    assert config.max_num_batched_tokens is not None, "call resolved() first"
+    model = model_config
+    attention = (3 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    widths = 4 * model.hidden_size + attention + 3 * model.intermediate_size
+    if model.num_experts:
+        widths += (model.experts_per_token + model.num_shared_experts) * (model.moe_intermediate_size + model.hidden_size)
+    logits, adjusted, counts = 4, 4, 4
+    return 2 * widths * config.max_num_batched_tokens + (logits + adjusted + counts) * model.vocab_size * config.max_num_seqs
+
+
+def _free_host_bytes() -> int:
+    """Memory that can be taken without swapping (Linux: MemAvailable)."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
