@@ -72,12 +72,17 @@ class GraphRunner:
         return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling, slots)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
-        """One decode step of the rows that were sent, as a graph, which is captured the first time."""
-        if (bucket, truncated) not in self._graphs:
-            self._decode(bucket, truncated)  # compiles what is missing; a second run on the same rows writes the same
-            xp.synchronize()
-            self._graphs[bucket, truncated] = xp.capture(lambda: self._decode(bucket, truncated))
-        self._graphs[bucket, truncated].replay()
+        """One decode step of the rows that were sent, as a graph; the first of its kind launch by launch, and then captured.
+
+        A step must not run twice: it reads what the one before has chosen, and counts the tokens that it chooses itself.
+        """
+        graph = self._graphs.get((bucket, truncated))
+        if graph is not None:
+            graph.replay()
+            return
+        self._decode(bucket, truncated)  # compiles what is missing
+        xp.synchronize()
+        self._graphs[bucket, truncated] = xp.capture(lambda: self._decode(bucket, truncated))
 
     def _decode(self, bucket: int, truncated: bool) -> None:
         device, host = self.rows.device, self.rows.host
