@@ -132,7 +132,7 @@ def table(medians: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path(".cache/models/bench-0.3B"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="one takes about two minutes on two cores")
     arguments = parser.parse_args()
     if not (arguments.model / "config.json").exists():
         command = ["random-checkpoint", "--like", "ERNIE-4.5-0.3B", "--flavour", "pt", "--out", str(arguments.model)]
