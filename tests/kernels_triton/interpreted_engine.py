@@ -1,0 +1,104 @@
+"""The GPU engine on a CPU: real runner, sampler and kernels, interpreted; a graph replays by running again. Prints JSON (test_gpu_engine).
+
+python -m tests.kernels_triton.interpreted_engine {dense,moe}, under ERNIE_TENSOR_FRAMEWORK=torch or paddle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import numpy as np
+
+from ernie_kernels import xp
+
+
+class Done:
+    def synchronize(self) -> None:
+        pass
+
+
+class Recorded:
+    """What a captured graph would do."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.replay = function
+
+
+def _from_numpy(array: np.ndarray) -> xp.Tensor:
+    tensor = xp.empty(array.shape, array.dtype.name)
+    xp.host_view(tensor)[...] = array
+    return tensor
+
+
+def pretend_to_be_a_gpu() -> None:
+    """Before anything binds operators. What stays untested is what only a GPU has: streams, events, captures, page-locked memory."""
+    replaced = {
+        "on_gpu": True,
+        "record_event": Done,
+        "capture": Recorded,
+        "synchronize": lambda: None,
+        "pinned": xp.zeros,
+        "from_numpy": _from_numpy,
+    }
+    for name, value in replaced.items():
+        setattr(xp, name, value)
+    sys.modules[f"ernie_kernels.xp._{xp.name}"].on_gpu = True  # type: ignore[attr-defined]
+
+
+def main(kind: str) -> None:
+    pretend_to_be_a_gpu()
+    import ernie_kernels.launch
+
+    ernie_kernels.launch.use_device = lambda device: None  # there is no libcuda
+    from ernie_backend.benchmark.random_model import random_model
+    from ernie_backend.checkpoint_writer.published import make_config
+    from ernie_backend.config import EngineConfig
+    from ernie_backend.core.engine_core import EngineCore
+    from ernie_backend.core.scheduler import Scheduler
+    from ernie_backend.execution.model_runner import ModelRunner
+    from ernie_backend.protocol import GenerateRequest, SamplingParams
+
+    sizes = [
+        f"num_hidden_layers={2 if kind == 'moe' else 1}",
+        "hidden_size=512",
+        "intermediate_size=512",
+        "vocab_size=640",
+        "num_key_value_heads=1",
+    ]
+    experts = ["moe_intermediate_size=256", "moe_num_experts=4", "moe_k=2"] if kind == "moe" else []
+    like = "ERNIE-4.5-21B-A3B" if kind == "moe" else "ERNIE-4.5-0.3B"
+    _, config = make_config(like, "pt", "bfloat16", [*sizes, "num_attention_heads=4", *experts])
+    model = random_model(config)
+    rng = np.random.default_rng(0)
+    sampling = [
+        SamplingParams(max_tokens=3, temperature=0.0),
+        SamplingParams(max_tokens=3, temperature=0.9, top_p=0.9, repetition_penalty=1.2, presence_penalty=0.5, seed=3, logprobs=1),
+        SamplingParams(max_tokens=4, temperature=1.0, seed=4, min_tokens=2, eos_token_ids=tuple(range(0, 640, 2))),
+    ]
+    requests = [GenerateRequest(str(i), tuple(rng.integers(0, 640, (3, 18, 2)[i]).tolist()), params) for i, params in enumerate(sampling)]
+
+    def answers(steps_ahead: int) -> dict[str, list[int]]:
+        engine = EngineConfig("random", max_model_len=128, max_num_seqs=2, max_num_batched_tokens=16).resolved(config)
+        runner = ModelRunner(model, config, engine, num_blocks=4)
+        runner.steps_ahead = steps_ahead
+        core = EngineCore(Scheduler(engine, 4), runner)
+        for request in requests:
+            core.add(request)
+        found: dict[str, list[int]] = {}
+        while core.has_work:
+            for event in core.step().events:
+                assert event.error is None, event
+                found.setdefault(event.key, []).extend(event.token_ids)
+            core.scheduler.check_invariants()
+        return found
+
+    print(json.dumps([answers(0), answers(1)]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

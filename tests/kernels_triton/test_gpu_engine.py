@@ -1,0 +1,21 @@
+"""The engine as it runs on a GPU, with interpreted kernels and Paddle's tensors: a step ahead or in turn, it gives the same tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(("framework", "kind"), [("paddle", "moe")])
+def test_a_step_ahead_equals_in_turn(framework: str, kind: str) -> None:
+    environment = {**os.environ, "ERNIE_TENSOR_FRAMEWORK": framework, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.kernels_triton.interpreted_engine", kind]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    in_turn, ahead = json.loads(answer.stdout.splitlines()[-1])
+    assert in_turn == ahead
+    assert [len(in_turn[key]) for key in ("0", "1")] == [3, 3] and 2 <= len(in_turn["2"]) <= 4
