@@ -102,16 +102,16 @@ def measure(model: Path, rounds: int) -> dict[str, float]:
             for number in range(rounds):
                 for streams in (1, STREAMS):
                     prompts = fresh(streams)
-                    rate, first = ours(server.openai_url, prompts)
-                    results.setdefault(f"ours {streams}", []).append(rate)
-                    for dtype in ("float32", "bfloat16"):
+                    rates: dict[str, float] = {}
+                    rates["ours"], first = ours(server.openai_url, prompts)
+                    for dtype in ("bfloat16", "float32"):
                         answer = peer.run(dtype, prompts)
-                        results.setdefault(f"{dtype} {streams}", []).append(answer["tokens"] / answer["seconds"])
-                        if dtype == "float32":
-                            same = sum(a == b for a, b in zip(first, answer["first"], strict=True))
-                            print(
-                                f"round {number + 1}, {streams} streams: {same}/{ANSWER_TOKENS} greedy tokens equal to transformers float32"
-                            )
+                        rates[dtype] = answer["tokens"] / answer["seconds"]
+                    same = sum(a == b for a, b in zip(first, answer["first"], strict=True))
+                    shown = ", ".join(f"{name} {rate:.1f} tok/s" for name, rate in rates.items())
+                    print(f"round {number + 1}, {streams} streams: {shown}; {same}/{ANSWER_TOKENS} greedy tokens as float32", flush=True)
+                    for name, rate in rates.items():
+                        results.setdefault(f"{name} {streams}", []).append(rate)
         finally:
             peer.close()
     return {name: statistics.median(values) for name, values in results.items()}
