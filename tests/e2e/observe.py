@@ -28,3 +28,11 @@ def wait_until_idle(server: RunningServer, seconds: float = 20.0) -> None:
         quiet = 0 if busy else quiet + 1
         assert time.monotonic() < deadline, f"still busy: {busy}"
         time.sleep(1.1)
+
+
+def wait_for_metric(server: RunningServer, name: str, value: float, seconds: float = 20.0) -> None:
+    """Until the published number is this one."""
+    deadline = time.monotonic() + seconds
+    while (found := metric(server, name)) != value:
+        assert time.monotonic() < deadline, f"{name} is {found}, expected {value}"
+        time.sleep(0.1)
