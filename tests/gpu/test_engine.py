@@ -103,8 +103,7 @@ def prompts(*lengths: int) -> list[list[int]]:
 
 
 def check_logits(ours: torch.Tensor, expected: torch.Tensor) -> None:
-    """Cosine ≥ 0.999 on average (a token whose router was undecided between two experts may be at 0.99); the same first choice wherever
-    the margin exceeds what bfloat16 leaves open."""
+    """Cosine ≥ 0.999 at every token, and the same first choice wherever the margin exceeds what bfloat16 leaves open."""
     cosine = torch.nn.functional.cosine_similarity(ours.double(), expected.double(), dim=-1)
     noise = (ours - expected).abs().mean(dim=-1)
     top = expected.topk(2).values
@@ -112,7 +111,7 @@ def check_logits(ours: torch.Tensor, expected: torch.Tensor) -> None:
     agree = (ours.argmax(-1) == expected.argmax(-1))[clear].float().mean()
     closeness = f"cosine {float(cosine.mean()):.6f}, least {float(cosine.min()):.6f}, noise {float(noise.max()):.4f}"
     print(f"{closeness}, clear {int(clear.sum())}/{len(clear)}, agree {float(agree):.4f}")
-    assert float(cosine.mean()) >= 0.999 and float(cosine.min()) >= 0.98 and float(agree) >= 0.99
+    assert float(cosine.min()) >= 0.999 and float(agree) >= 0.99
 
 
 @pytest.mark.parametrize("length", [5, 300, 700])
