@@ -55,7 +55,7 @@ def test_linear(num_tokens: int, n: int, k: int) -> None:
     assert _error(out, exact + residual.double()) < BFLOAT16_ERROR
     out = _poison(num_tokens, n, dtype=torch.float32)
     linear.linear(x, w, out)
-    assert _error(out, exact) < max(1e-5, 2e-9 * k)  # the matrix unit truncates partial sums: 1.4e-5 for 12288 addends
+    assert _error(out, exact) < 1e-5
 
 
 @pytest.mark.parametrize("n, k", [(6144, 1024), (24576, 2560)])
@@ -86,7 +86,7 @@ def test_route(num_tokens: int, num_experts: int, hidden: int, choices: int) -> 
     p = torch.softmax(x.double() @ gate.double().T, dim=-1)
     best, expected = (p + bias.double()).topk(choices + 1)
     clear = (best[:, :-1] - best[:, 1:]).min(dim=1).values > 1e-6  # closer scores may change places
-    assert int((~clear).sum()) <= max(1, num_tokens // 20)
+    assert clear.float().mean() > 0.95
     assert torch.equal(ids[clear].long(), expected[clear][:, :-1])
     chosen = p.gather(1, ids.long())
     torch.testing.assert_close(weights.double(), chosen / chosen.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
