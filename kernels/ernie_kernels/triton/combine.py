@@ -18,11 +18,13 @@ def combine_add_rms_norm(
     eps: float,
     out: Tensor,  # [T, H] bfloat16
     *,
+    uniform: bool = False,
     pdl: bool = True,
 ) -> None:
     """residual += Σⱼ w[t, j] · parts[t, j]; out = norm_weight · residual / sqrt(mean(residual²) + eps).
 
     w[t, j] = 1 for j ≥ k: the shared experts. Sums in float32 in the order of j; the norm sees the residual as stored (bfloat16).
+    `uniform`: the order of a row's sums does not depend on T.
     """
     num_tokens, num_parts, hidden = parts.shape
     weighted = 0 if part_weights is None else int(part_weights.shape[1])
@@ -40,7 +42,11 @@ def combine_add_rms_norm(
         PARTS=num_parts,
         WEIGHTED=weighted,
         BLOCK=triton.next_power_of_2(hidden),
-        num_warps=16 if num_tokens <= 16 and hidden > 1024 else 8 if hidden > 1024 else 4,  # few tokens: more loads under way
+        num_warps=16
+        if num_tokens <= 16 and hidden > 1024 and not uniform
+        else 8
+        if hidden > 1024
+        else 4,  # few tokens: more loads under way
         pdl=pdl,
     )
 
