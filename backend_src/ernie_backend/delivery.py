@@ -140,14 +140,18 @@ class Delivery:
     # -- on the delivery thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            touched: dict[str, None] = {}
-            closing = self._read_inbox(touched)
-            for key in self._in_order(touched):
-                self._guarded(key, self._flush, key)
-            if closing:
-                return
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Take what has come and send what may leave; False when asked to close."""
+        touched: dict[str, None] = {}
+        closing = self._read_inbox(touched)
+        for key in self._in_order(touched):
+            self._guarded(key, self._flush, key)
+        if not closing:
             self._watch_streams()
+        return not closing
 
     def _guarded(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
         """Whatever goes wrong with one request ends that request, not the thread."""
