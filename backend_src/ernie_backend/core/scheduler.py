@@ -261,7 +261,7 @@ class Scheduler:
         count = len(sequence.output_token_ids)
         if count >= sampling.min_tokens and (token_id in sampling.eos_token_ids or token_id in sampling.stop_token_ids):
             return FinishReason.STOP
-        if count >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len:
+        if count >= sampling.max_tokens or sequence.num_prompt_tokens + count >= self.max_model_len:
             return FinishReason.LENGTH
         return None
 
