@@ -122,18 +122,18 @@ class Scheduler:
         scheduled: list[ScheduledSequence] = []
         new: list[NewSequence] = []
         preemptions_before = self._totals["preemptions"]
-        position = 0
-        while position < len(self.running) and budget > 0:
-            sequence = self.running[position]
+        for sequence in self.running:  # at whose end `_make_room` preempts: never one that was here before
             if self._awaits_token(sequence):
-                position += 1
                 continue
-            count = min(sequence.num_tokens - sequence.num_computed_tokens, budget)
+            count = sequence.num_tokens - sequence.num_computed_tokens
+            if count > budget:
+                count = budget
             if sequence.num_computed_tokens + count > sequence.num_slots and not self._make_room(sequence, count):
                 break  # it preempted itself, and it was the last one
             scheduled.append(self._grant(sequence, count))
             budget -= count
-            position += 1
+            if budget == 0:
+                break
         if self._totals["preemptions"] == preemptions_before:  # else the freed blocks would go to the one that just gave them up
             self._admit(budget, scheduled, new)
         finished, self._finished_ids = tuple(self._finished_ids), []
@@ -221,7 +221,7 @@ class Scheduler:
 
         Steps are booked in the order in which they were scheduled. A sequence that has ended since is passed over: its token is not wanted.
         """
-        events, by_id = self._booked, self._by_id
+        events, by_id, logprobs_of = self._booked, self._by_id, result.logprobs
         for granted in output.scheduled:
             sequence = by_id.get(granted.sequence_id)
             if sequence is None:
@@ -241,9 +241,10 @@ class Scheduler:
             self.kv.remember(sequence)
             self._totals["generation"] += 1
             reason = self._finish_reason(sequence, token_id)
-            logprobs = (result.logprobs[granted.sequence_id],) if granted.sequence_id in result.logprobs else ()
+            logprobs = (logprobs_of[granted.sequence_id],) if logprobs_of and granted.sequence_id in logprobs_of else ()
             if reason is None:
-                events.append(self._event(sequence, (token_id,), logprobs))
+                group = sequence.group
+                events.append(GenerateEvent(group.request.key, sequence.index, (token_id,), logprobs, None, group.num_cached_tokens))
             else:
                 events.append(self._end(sequence, reason, token_ids=(token_id,), logprobs=logprobs))
         self._booked = []
