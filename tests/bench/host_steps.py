@@ -18,8 +18,8 @@ from tests.kernels_triton.interpreted_engine import pretend_to_be_a_gpu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=lambda text: [int(part) for part in text.split(",")], default=[1, 64, 256])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=20, help="of a round")
+    parser.add_argument("--rounds", type=int, default=100, help="the fastest counts")
     parser.add_argument("--max-model-len", type=int, default=4096)
     given = parser.parse_args()
     pretend_to_be_a_gpu()
