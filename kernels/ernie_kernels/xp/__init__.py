@@ -108,12 +108,9 @@ class TensorFramework(Protocol):
         ...
 
     def synchronize(self) -> None: ...
-    def record_event(self) -> Any:
-        """A point in the stream; its `.synchronize()` waits until the GPU has come past it."""
-        ...
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Milliseconds between two events that the GPU has come past."""
+    def event(self) -> Any:
+        """`.record()` marks the stream's present end; `.synchronize()` waits until the GPU has come past the mark, and lets other threads
+        run meanwhile. It can be recorded again and again."""
         ...
 
     def capture(self, function: Callable[[], None]) -> Any:
@@ -186,8 +183,7 @@ clip_min = _framework.clip_min
 topk = _framework.topk
 pinned = _framework.pinned
 synchronize = _framework.synchronize
-record_event = _framework.record_event
-elapsed_ms = _framework.elapsed_ms
+event = _framework.event
 capture = _framework.capture
 profile_kernels = _framework.profile_kernels
 free_memory_bytes = _framework.free_memory_bytes
