@@ -44,7 +44,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ernie_kernels",
     ),
     "ernie_backend.cli.bench_engine": (
-        *(f"ernie_backend.{name}" for name in ("benchmark", "checkpoint_writer.published", "protocol", "errors", "config")),
+        *(
+            f"ernie_backend.{name}"
+            for name in ("benchmark", "checkpoint_writer.published", "execution.random_model", "protocol", "errors", "config")
+        ),
         "ernie_kernels.xp",
     ),
     "ernie_backend.cli": (

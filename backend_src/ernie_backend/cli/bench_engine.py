@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from ernie_kernels import xp
 
     from ..benchmark.engine_bench import EngineBench
-    from ..benchmark.random_model import random_model, weight_bytes
     from ..benchmark.roofline import measure_ceilings
     from ..checkpoint_writer.published import make_config
+    from ..execution.random_model import random_model, weight_bytes
     from ..protocol import SamplingParams
 
     dtype = "bfloat16" if xp.on_gpu else "float32"

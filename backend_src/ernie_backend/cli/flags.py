@@ -16,6 +16,7 @@ from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 DEFAULT_METRICS_PORT = 8002
 
 _ENGINE_FLAGS = {
+    "load_format": ("--load-format", str, "auto (the folder's weights) or dummy (random ones, for measuring: no weight files needed)"),
     "max_model_len": (
         "--max-model-len",
         int,
