@@ -78,9 +78,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "paddle": ("ernie_kernels.xp._paddle",),
-    "torch": ("ernie_kernels.xp._torch",),
+    "torch": ("ernie_kernels.xp._torch", "ernie_backend.benchmark.transformers_peer"),
     "numba": ("ernie_kernels.cpu",),
-    "transformers": (),
+    "transformers": ("ernie_backend.benchmark.transformers_peer",),
     "triton": ("ernie_kernels.launch", "ernie_kernels.interpreter", "ernie_kernels.triton"),
     "fastapi": ("ernie_openai",),
     "starlette": ("ernie_openai",),
