@@ -43,7 +43,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config")),
         "ernie_kernels",
     ),
+    "ernie_backend.cli.bench_server": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
+    "ernie_backend.benchmark.load_client": (),
+    "ernie_backend.benchmark.server_bench": ("ernie_backend.benchmark.load_client", "ernie_backend.errors"),
     "ernie_backend.cli.bench_engine": (
+        "ernie_backend.cli.flags",
         *(
             f"ernie_backend.{name}"
             for name in ("benchmark", "checkpoint_writer.published", "execution.random_model", "protocol", "errors", "config")
@@ -86,8 +90,13 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "starlette": ("ernie_openai",),
     "pydantic": ("ernie_openai",),
     "uvicorn": ("ernie_openai",),
-    "tritonclient": ("ernie_openai", "ernie_backend.triton_adapter.settings"),  # there: its protobuf of config.pbtxt
-    "grpc": ("ernie_openai",),
+    "tritonclient": (
+        "ernie_openai",
+        "ernie_backend.benchmark.load_client",
+        "ernie_backend.triton_adapter.settings",  # its protobuf of config.pbtxt
+    ),
+    "grpc": ("ernie_openai", "ernie_backend.benchmark.load_client"),
+    "aiohttp": ("ernie_backend.benchmark.load_client",),
     "jinja2": ("ernie_backend.text",),
     "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),
     "triton_python_backend_utils": (),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from .flags import numbers
 
 if TYPE_CHECKING:
     from ..benchmark.engine_bench import EngineBench
@@ -96,11 +97,11 @@ class _Plan:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.batches = _numbers(args.batch, "--batch") if args.batch else []
+        self.batches = numbers(args.batch, "--batch") if args.batch else []
         self.cases = _cases(args.prefill)
-        self.concurrencies = _numbers(args.concurrency, "--concurrency")
+        self.concurrencies = numbers(args.concurrency, "--concurrency")
         self.loop = _lengths(args.closed_loop) if args.closed_loop else None
-        self.peer_batches = _numbers(args.peer_batch, "--peer-batch") if args.peer_batch else self.batches
+        self.peer_batches = numbers(args.peer_batch, "--peer-batch") if args.peer_batch else self.batches
         if not set(self.peer_batches) <= set(self.batches):
             raise ConfigError(f"--peer-batch must be out of --batch, got {args.peer_batch!r}.", param="peer_batch")
         if args.peer_batch and not args.peer:
@@ -219,16 +220,6 @@ def _peer(plan: _Plan, raw: dict[str, Any], dtype: str, report: _Report) -> None
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _numbers(text: str, flag: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise ConfigError(f"{flag} must be sizes such as 1,16,64, got {text!r}.", param=flag.lstrip("-").replace("-", "_"))
-    return numbers
 
 
 def _lengths(text: str) -> tuple[int, int]:

@@ -203,6 +203,17 @@ def _check_distinct(ports: dict[str, tuple[str, int]]) -> None:
         seen[port] = flag
 
 
+def numbers(text: str, flag: str) -> list[int]:
+    """`1,16,64` → the list. Raises `ConfigError` naming the flag."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ConfigError(f"{flag} must be sizes such as 1,16,64, got {text!r}.", param=flag.lstrip("-").replace("-", "_"))
+    return found
+
+
 def _inert(name: str) -> str:
     """Where argparse keeps a flag that we only look at; apart from the fields that mean something."""
     return f"inert_{name.replace('-', '_')}"
