@@ -58,12 +58,12 @@ def main(kind: str) -> None:
     import ernie_kernels.launch
 
     ernie_kernels.launch.use_device = lambda device: None  # there is no libcuda
-    from ernie_backend.benchmark.random_model import random_model
     from ernie_backend.checkpoint_writer.published import make_config
     from ernie_backend.config import EngineConfig
     from ernie_backend.core.engine_core import EngineCore
     from ernie_backend.core.scheduler import Scheduler
     from ernie_backend.execution.model_runner import ModelRunner
+    from ernie_backend.execution.random_model import random_model
     from ernie_backend.protocol import GenerateRequest, SamplingParams
 
     sizes = [

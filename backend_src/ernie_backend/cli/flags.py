@@ -16,6 +16,7 @@ from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 DEFAULT_METRICS_PORT = 8002
 
 _ENGINE_FLAGS = {
+    "load_format": ("--load-format", str, "auto (the folder's weights) or dummy (random ones, for measuring: no weight files needed)"),
     "max_model_len": (
         "--max-model-len",
         int,
@@ -200,6 +201,17 @@ def _check_distinct(ports: dict[str, tuple[str, int]]) -> None:
         if port in seen:
             raise ConfigError(f"{seen[port]} and {flag} are both {port}. Give each a port of its own.", param=flag.lstrip("-"))
         seen[port] = flag
+
+
+def numbers(text: str, flag: str) -> list[int]:
+    """`1,16,64` → the list. Raises `ConfigError` naming the flag."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ConfigError(f"{flag} must be sizes such as 1,16,64, got {text!r}.", param=flag.lstrip("-").replace("-", "_"))
+    return found
 
 
 def _inert(name: str) -> str:
