@@ -47,6 +47,9 @@ class EngineConfig:
     """Most responses of one request that postprocess has not yet consumed; further tokens wait and leave together."""
     max_concurrency: int = 4096
     """Most sequences at once, running and waiting; what comes on top is answered with 429."""
+    deterministic: bool = False
+    """The order of every sum is the same however many tokens share a step, so that an answer does not depend on its neighbours to the bit.
+    A CPU always computes like that; on a GPU it costs speed."""
     seed: int = 0
     """Seeds requests that give none."""
     chat_template: str | None = None

@@ -14,13 +14,13 @@ from ernie_backend.protocol import SamplingParams
 from ernie_kernels import xp
 from ernie_kernels.triton.sampling import FLOAT_COLUMNS, INTEGER_COLUMNS
 
-MAX_ROWS, MAX_BLOCKS = 8, 6
+MAX_ROWS, MAX_BLOCKS, BLOCK_SIZE = 8, 6, 16
 
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> DecodeRows:
     monkeypatch.setattr(xp, "pinned", xp.zeros)
-    return DecodeRows(MAX_ROWS, MAX_BLOCKS)
+    return DecodeRows(MAX_ROWS, MAX_BLOCKS, BLOCK_SIZE)
 
 
 def state(number: int, length: int, **sampling: object) -> SequenceState:
@@ -44,11 +44,14 @@ def check(rows: DecodeRows, scheduled: list[SequenceState], tables: list[tuple[i
         assert device["token_ids"][row] == sequence.token_ids[-1]
         assert (device["positions"][row], device["context_lens"][row]) == (length - 1, length)
         assert device["block_tables"][row, : len(table)].tolist() == list(table)
+        if (length - 1) // BLOCK_SIZE < len(table):
+            assert device["slot_mapping"][row] == table[(length - 1) // BLOCK_SIZE] * BLOCK_SIZE + (length - 1) % BLOCK_SIZE
         assert device["integers"][row].tolist() == [sampling.top_k, 1000 + sequence.sequence_id, sequence.num_output_tokens, -1, -1]
         assert np.array_equal(device["floats"][row], np.array([getattr(sampling, name) for name in FLOAT_COLUMNS], np.float32))
     for row in range(len(scheduled), num_rows):
         assert device["floats"][row, 0] == 0 and device["integers"][row, INTEGER_COLUMNS.index("slot")] == -1
         assert device["token_ids"][row] == device["positions"][row] == device["context_lens"][row] == 0
+        assert device["slot_mapping"][row] == -1
 
 
 @pytest.mark.parametrize("seed", range(20))

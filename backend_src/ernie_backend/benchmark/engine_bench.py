@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from ernie_kernels import xp
-
 from ..config import EngineConfig, ModelConfig
 from ..core.engine_core import EngineCore
 from ..core.scheduler import Scheduler
@@ -21,6 +19,7 @@ from ..execution.model_runner import ModelRunner
 from ..execution.models.ernie45 import Ernie45ForCausalLM
 from ..protocol import FinishReason, GenerateRequest, SamplingParams
 from .roofline import Ceilings, decode_floor_seconds, prefill_floor_seconds
+from .step_profile import ProfileRow, profile_step
 from .timing import settle, timed
 
 _FIRST_STEPS = 8
@@ -55,14 +54,23 @@ class Profile:
     """GPU time of one decode step, kernel by kernel."""
 
     batch: int
-    kernels: tuple[tuple[str, float, float], ...]
-    """(name, launches per step, µs per step), the longest first."""
+    kernels: tuple[ProfileRow, ...]
 
 
 class EngineBench:
     """One model; each measurement builds the engine it needs."""
 
-    def __init__(self, model: Ernie45ForCausalLM, config: ModelConfig, ceilings: Ceilings, sampling: SamplingParams, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Ernie45ForCausalLM,
+        config: ModelConfig,
+        ceilings: Ceilings,
+        sampling: SamplingParams,
+        *,
+        deterministic: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.deterministic = deterministic
         self.model = model
         self.config = config
         self.ceilings = ceilings
@@ -81,9 +89,13 @@ class EngineBench:
         core = self._decode_core(batches, prompt, _PROFILED_STEPS)
         for batch in batches:
             self._start(core, batch, prompt, _PROFILED_STEPS)
-            kernels = xp.profile_kernels(lambda: [core.step() for _ in range(_PROFILED_STEPS)])
+            runner = core.runner
+            assert isinstance(runner, ModelRunner)
+            context = core.scheduler.running[0].num_computed_tokens
+            observe, launch_once = runner.launches(batch)
+            kernels = profile_step(self.config, batch, context, observe, launch_once, lambda: [core.step() for _ in range(_PROFILED_STEPS)])
             self._stop(core)
-            yield Profile(batch, tuple((name, calls / _PROFILED_STEPS, us / _PROFILED_STEPS) for name, calls, us in kernels))
+            yield Profile(batch, kernels)
 
     def _decode_core(self, batches: Sequence[int], prompt: int, steps: int) -> EngineCore:
         return self.core(max(batches), prompt + _FIRST_STEPS + steps + max(batches) + 2, batch_sizes=batches)
@@ -154,6 +166,7 @@ class EngineBench:
             max_model_len=length,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
+            deterministic=self.deterministic,
         ).resolved(self.config)
         num_blocks = -(-(num_tokens or max_num_seqs * length) // config.block_size_tokens) + 1
         if fit_memory:

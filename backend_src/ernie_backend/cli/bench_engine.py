@@ -51,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192, help="tokens in one step (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy (default)")
     parser.add_argument("--top-p", type=float, default=1.0, help="with --temperature (default: %(default)s)")
+    parser.add_argument("--deterministic", action="store_true", help="as with serve's flag of this name")
     parser.add_argument("--profile", action="store_true", help="add the kernels of the smallest decode step and of that of 64")
     parser.add_argument("--peer", choices=("transformers",), help="afterwards the same batches with its own class, in this process")
     parser.add_argument("--peer-batch", metavar="N,N,…", help="the peer's decode batch sizes, out of --batch (default: all)")
@@ -136,8 +137,8 @@ def _ours(plan: _Plan, config: ModelConfig, ceilings: Ceilings, report: _Report)
     from ..protocol import SamplingParams
 
     sampling = SamplingParams(max_tokens=1, temperature=plan.args.temperature, top_p=plan.args.top_p)
-    report.put(sampling=asdict(sampling))
-    bench = EngineBench(random_model(config), config, ceilings, sampling)
+    report.put(sampling=asdict(sampling), deterministic=plan.args.deterministic)
+    bench = EngineBench(random_model(config), config, ceilings, sampling, deterministic=plan.args.deterministic)
     report.put(decode=_decode(bench, plan), prefill=[])
     report.put(prefill=_prefill(bench, plan))
     if plan.loop:
@@ -187,10 +188,10 @@ def _profiles(bench: EngineBench, plan: _Plan) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for profile in bench.profile(sorted({min(plan.batches), *(batch for batch in plan.batches if batch == 64)}), plan.args.prompt):
         rows.append(asdict(profile))
-        total = sum(us for _, _, us in profile.kernels)
-        print(f"kernels of a decode step of {profile.batch}: {total:.0f} µs")
-        for name, calls, us in profile.kernels[:20]:
-            print(f"  {us:9.1f} µs {us / total:6.1%} {calls:6.1f} × {us / calls:8.2f} µs  {name[:80]}", flush=True)
+        print(f"kernels of a decode step of {profile.batch}: {sum(row.us for row in profile.kernels):.0f} µs, by what each adds to it")
+        for row in profile.kernels[:20]:
+            each = f"{row.launches:4} × {row.us / row.launches:8.2f} µs"
+            print(f"  {row.us:9.1f} µs {row.share:6.1%} {each} {row.gb_per_s:7.0f} GB/s  {row.name[:80]}", flush=True)
     return rows
 
 

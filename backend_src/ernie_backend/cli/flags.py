@@ -98,6 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     for field, (flag, kind, text) in _ENGINE_FLAGS.items():
         engine.add_argument(flag, dest=field, type=kind, help=text)
+    engine.add_argument(
+        "--deterministic",
+        type=_switch,
+        nargs="?",
+        const=True,
+        help="answers do not depend on what shares their steps, to the bit; slower on a GPU, a CPU always computes like that",
+    )
     for name in ("prefix-caching", "chunked-prefill"):
         field = f"enable_{name.replace('-', '_')}"
         engine.add_argument(f"--enable-{name}", dest=field, type=_switch, nargs="?", const=True, help="on unless set to false")
@@ -163,7 +170,7 @@ def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
 
 
 def _engine_config(args: argparse.Namespace) -> EngineConfig:
-    names = (*_ENGINE_FLAGS, "enable_prefix_caching", "enable_chunked_prefill")
+    names = (*_ENGINE_FLAGS, "deterministic", "enable_prefix_caching", "enable_chunked_prefill")
     values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if "chat_template" in values:
         values["chat_template"] = _chat_template(values["chat_template"])

@@ -61,7 +61,7 @@ class Seating:
 class DecodeRows:
     """Host arrays, their page-locked copies (two, since one may still be on its way) and the device's memory, all with one layout."""
 
-    def __init__(self, max_rows: int, max_blocks: int) -> None:
+    def __init__(self, max_rows: int, max_blocks: int, block_size: int) -> None:
         shapes = {
             "integers": ("int64", (max_rows, len(INTEGER_COLUMNS))),
             "floats": ("float32", (max_rows, len(FLOAT_COLUMNS))),
@@ -69,12 +69,15 @@ class DecodeRows:
             "token_ids": ("int32", (max_rows,)),
             "positions": ("int32", (max_rows,)),
             "context_lens": ("int32", (max_rows,)),
+            "slot_mapping": ("int32", (max_rows,)),  # −1: padding
             "block_tables": ("int32", (max_rows, max_blocks)),  # last, so that a small step need not send all of it
         }
         words = {name: math.prod(shape) * np.dtype(dtype).itemsize // 4 for name, (dtype, shape) in shapes.items()}
         starts = dict(zip(words, np.cumsum([0, *(-(-count // 4) * 4 for count in words.values())]).tolist(), strict=False))  # of 16 bytes
         total = starts["block_tables"] + words["block_tables"]
         self.max_blocks = max_blocks
+        self.block_size = block_size
+        self._every_row = np.arange(max_rows)
         self._header_words = starts["block_tables"]
         self._staging = np.zeros(total, np.int32)
         self._pinned = [xp.pinned([total], "int32") for _ in range(2)]
@@ -137,6 +140,8 @@ class DecodeRows:
             if table is not known[row]:
                 known[row] = table
                 host["block_tables"][row, : len(table)] = table
+        blocks = host["block_tables"][self._every_row[:count], positions // self.block_size]
+        host["slot_mapping"][:count] = blocks * self.block_size + positions % self.block_size
         self._send(num_rows)
         return True
 
@@ -161,6 +166,7 @@ class DecodeRows:
         host["integers"][start:stop] = _PADDING_INTEGERS
         for name in ("token_ids", "positions", "context_lens"):
             host[name][start:stop] = 0
+        host["slot_mapping"][start:stop] = -1
 
     def _set_edits(self, seating: Seating, slots: np.ndarray) -> bool:
         if not seating.edits_logits:

@@ -6,7 +6,8 @@ A step is launched without knowing the tokens of the one before: they are on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ernie_kernels import ops, xp
+from ernie_kernels.launch import observe
 from ernie_kernels.triton.token_feed import feed_tokens
 from ernie_kernels.xp import Tensor
 
@@ -56,7 +58,7 @@ class GraphRunner:
         self.max_model_len = engine_config.max_model_len
         self.buckets = batch_buckets(engine_config.max_num_seqs)
         self.sampler = DeviceSampler(model_config.vocab_size, engine_config.max_num_seqs)
-        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence)
+        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence, self.block_size)
         self._no_slots = np.full(engine_config.max_num_seqs, -1, np.int64)
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
@@ -101,10 +103,14 @@ class GraphRunner:
             max_query_len=1,
             max_context_len=self.max_model_len,
         )
-        positions = device["positions"][:bucket]
-        batch = InputBatch(token_ids, positions, positions, metadata, None, ())
+        batch = InputBatch(token_ids, device["positions"][:bucket], device["slot_mapping"][:bucket], metadata, None, ())
         self.model.logits(self.model.forward(batch, self.caches, self.cos_sin), self.sampler.logits[:bucket])
         self.sampler.choose(self.rows.sampling_rows(bucket), bucket, truncated=truncated)
+
+    def launches(self, num_rows: int) -> tuple[Callable[..., AbstractContextManager[None]], Callable[[], None]]:
+        """See `ModelRunner.launches`."""
+        bucket = next(size for size in self.buckets if size >= num_rows)
+        return observe, lambda: self._decode(bucket, False)
 
     def _launch_eagerly(self, batch: InputBatch, states: list[SequenceState]) -> PendingTokens | None:
         token_ids = xp.empty(batch.token_ids.shape, "int32")

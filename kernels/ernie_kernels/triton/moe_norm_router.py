@@ -17,7 +17,7 @@ from .gemm_common import prefetch_share
 from .moe_router import Workspace, choose
 
 PREFETCH_PROGRAMS = 64
-WAIT_AHEAD = tl.constexpr(False)
+WAIT_AHEAD = False
 BLOCK = 512
 """What a token's length must be a multiple of."""
 
@@ -76,6 +76,7 @@ def combine_norm_route(
         E=num_experts,
         PREFETCH_PROGRAMS=PREFETCH_PROGRAMS,
         LANES=32 * num_warps,
+        WAIT=WAIT_AHEAD,
         num_warps=num_warps,
         pdl=pdl,
     )
@@ -105,12 +106,13 @@ def combine_norm_route_kernel(
     E: tl.constexpr,
     PREFETCH_PROGRAMS: tl.constexpr,
     LANES: tl.constexpr,
+    WAIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
     expert, token = tl.program_id(0), tl.program_id(1)
     if expert >= E:
         if PDL and token == 0:
-            if WAIT_AHEAD:
+            if WAIT:
                 gdc_wait()
             prefetch_share(ahead_ptr, ahead_bytes, expert - E, PREFETCH_PROGRAMS, LANES)
         return

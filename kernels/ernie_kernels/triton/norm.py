@@ -13,7 +13,7 @@ from ..launch import Argument as Tensor
 from .gemm_common import prefetch_share
 
 PREFETCH_PROGRAMS = 64
-WAIT_AHEAD = tl.constexpr(False)
+WAIT_AHEAD = False
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, *, pdl: bool = True) -> None:
@@ -59,6 +59,7 @@ def _norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, 
         ADD=add,
         PREFETCH_PROGRAMS=PREFETCH_PROGRAMS,
         LANES=32 * num_warps,
+        WAIT=WAIT_AHEAD,
     )
 
 
@@ -77,11 +78,12 @@ def _norm_kernel(
     ADD: tl.constexpr,
     PREFETCH_PROGRAMS: tl.constexpr,
     LANES: tl.constexpr,
+    WAIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if tl.program_id(0) >= T:
         if PDL:
-            if WAIT_AHEAD:
+            if WAIT:
                 gdc_wait()
             prefetch_share(ahead_ptr, ahead_bytes, tl.program_id(0) - T, PREFETCH_PROGRAMS, LANES)
         return

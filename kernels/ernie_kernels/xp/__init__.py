@@ -119,8 +119,8 @@ class TensorFramework(Protocol):
         its own is lost when another is replayed."""
         ...
 
-    def profile_kernels(self, function: Callable[[], object]) -> list[tuple[str, int, float]]:
-        """(kernel, launches, µs) of what runs on the GPU during `function`, the longest first."""
+    def profile_kernels(self, function: Callable[[], object]) -> list[tuple[str, float, float]]:
+        """(name, start, end in µs) of everything that the device did while `function` ran, in the order of the ends."""
         ...
 
     def free_memory_bytes(self) -> int:

@@ -213,7 +213,7 @@ def capture(function: Callable[[], None]) -> Any:
     return graph
 
 
-def profile_kernels(function: Callable[[], object]) -> list[tuple[str, int, float]]:
+def profile_kernels(function: Callable[[], object]) -> list[tuple[str, float, float]]:
     raise NotImplementedError("kernels are profiled under PyTorch: set ERNIE_TENSOR_FRAMEWORK=torch")
 
 
