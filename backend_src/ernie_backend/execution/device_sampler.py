@@ -30,6 +30,11 @@ class _HostCopies:
     arrived: Any
     """The event after which they are there."""
 
+    @classmethod
+    def of(cls, max_rows: int, most: int) -> _HostCopies:
+        token_ids, top_ids = xp.pinned([max_rows], "int32"), xp.pinned([max_rows, most], "int32")
+        return cls(token_ids, xp.pinned([max_rows, 1 + most], "float32"), top_ids, xp.event())
+
 
 @dataclass(frozen=True)
 class PendingTokens:
@@ -57,8 +62,7 @@ class DeviceSampler:
         self._logprobs_workspace = logprob_kernels.LogprobsWorkspace(**scratch)
         self._logprobs = xp.zeros([max_rows, 1 + most], "float32")
         self._top_ids = xp.zeros([max_rows, most], "int32")
-        copies = (([max_rows], "int32"), ([max_rows, 1 + most], "float32"), ([max_rows, most], "int32"))
-        self._copies = [_HostCopies(*(xp.pinned(shape, dtype) for shape, dtype in copies), xp.event()) for _ in range(2)]
+        self._copies = [_HostCopies.of(max_rows, most) for _ in range(2)]
         self._turn = 0
         self._slots: dict[int, int] = {}
         self._free_slots = list(range(max_rows))
