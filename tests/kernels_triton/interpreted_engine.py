@@ -10,10 +10,12 @@ import os
 import sys
 from collections.abc import Callable
 
-os.environ["TRITON_INTERPRET"] = "1"
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 
+from ernie_backend.config import ModelConfig
 from ernie_kernels import xp
 
 
@@ -53,18 +55,8 @@ def pretend_to_be_a_gpu() -> None:
     sys.modules[f"ernie_kernels.xp._{xp.name}"].on_gpu = True  # type: ignore[attr-defined]
 
 
-def main(kind: str) -> None:
-    pretend_to_be_a_gpu()
-    import ernie_kernels.launch
-
-    ernie_kernels.launch.use_device = lambda device: None  # there is no libcuda
+def small_config(kind: str) -> ModelConfig:
     from ernie_backend.checkpoint_writer.published import make_config
-    from ernie_backend.config import EngineConfig
-    from ernie_backend.core.engine_core import EngineCore
-    from ernie_backend.core.scheduler import Scheduler
-    from ernie_backend.execution.model_runner import ModelRunner
-    from ernie_backend.execution.random_model import random_model
-    from ernie_backend.protocol import GenerateRequest, SamplingParams
 
     sizes = [
         f"num_hidden_layers={2 if kind == 'moe' else 1}",
@@ -75,7 +67,22 @@ def main(kind: str) -> None:
     ]
     experts = ["moe_intermediate_size=256", "moe_num_experts=4", "moe_k=2"] if kind == "moe" else []
     like = "ERNIE-4.5-21B-A3B" if kind == "moe" else "ERNIE-4.5-0.3B"
-    _, config = make_config(like, "pt", "bfloat16", [*sizes, "num_attention_heads=4", *experts])
+    return make_config(like, "pt", "bfloat16", [*sizes, "num_attention_heads=4", *experts])[1]
+
+
+def main(kind: str) -> None:
+    pretend_to_be_a_gpu()
+    import ernie_kernels.launch
+
+    ernie_kernels.launch.use_device = lambda device: None  # there is no libcuda
+    from ernie_backend.config import EngineConfig
+    from ernie_backend.core.engine_core import EngineCore
+    from ernie_backend.core.scheduler import Scheduler
+    from ernie_backend.execution.model_runner import ModelRunner
+    from ernie_backend.execution.random_model import random_model
+    from ernie_backend.protocol import GenerateRequest, SamplingParams
+
+    config = small_config(kind)
     model = random_model(config)
     rng = np.random.default_rng(0)
     sampling = [
