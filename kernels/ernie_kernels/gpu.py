@@ -184,27 +184,22 @@ def attention(
     metadata: AttentionMetadata,
     scale: float,
 ) -> Tensor:
-    """One kernel for the requests with one query token, where they stand in front (slot_mapping is then not read: the slot is the last of
-    the context); the others rotate and write first, and pay for no empty programs of the many short ones."""
-    out = xp.empty([qkv.shape[0], _num_heads(qkv, k_cache) * k_cache.shape[3]], DTYPE)
-    singles = qkv.shape[0] if metadata.max_query_len == 1 else metadata.num_single
+    """The requests with one query token that stand in front have one kernel (slot_mapping is then not read: the slot is the last of the
+    context); the others rotate and write first, and pay for no empty programs of the many short ones."""
+    num_tokens, num_requests = qkv.shape[0], metadata.context_lens.shape[0]
+    out = xp.empty([num_tokens, _num_heads(qkv, k_cache) * k_cache.shape[3]], DTYPE)
+    singles = num_tokens if metadata.max_query_len == 1 else metadata.num_single
     if singles and not _uniform:
         plan, workspace = _decode_plan(singles, k_cache, metadata)
-        rows = (qkv[:singles], cos_sin, positions[:singles], k_cache, v_cache, metadata.block_tables, metadata.context_lens)
-        attention_decode.rotary_decode_attention(*rows, scale, out[:singles], workspace, plan)
-        if singles == qkv.shape[0]:
-            return out
-        qkv, positions, slot_mapping = qkv[singles:], positions[singles:], slot_mapping[singles:]
-    q = rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
-    if singles and _uniform:  # the same kernel for all, launched for the short ones apart
-        _prefill(q[:singles], k_cache, v_cache, metadata, slice(0, singles), metadata.cu_seqlens_q, 1, scale, out[:singles])
-        q = q[singles:]
-    if metadata.rest_cu_seqlens_q is not None:
-        rest = (slice(singles, metadata.context_lens.shape[0]), metadata.rest_cu_seqlens_q)
+        front = (qkv[:singles], cos_sin, positions[:singles], k_cache, v_cache, metadata.block_tables, metadata.context_lens)
+        attention_decode.rotary_decode_attention(*front, scale, out[:singles], workspace, plan)
+    elif singles:
+        q = rotary_kv_write(qkv[:singles], cos_sin, positions[:singles], slot_mapping[:singles], k_cache, v_cache)
+        _prefill(q, k_cache, v_cache, metadata, slice(0, singles), metadata.cu_seqlens_q, 1, scale, out[:singles])
+    if singles < num_tokens:
+        q = rotary_kv_write(qkv[singles:], cos_sin, positions[singles:], slot_mapping[singles:], k_cache, v_cache)
+        rest = (slice(singles, num_requests), metadata.rest_cu_seqlens_q if singles else metadata.cu_seqlens_q)
         _prefill(q, k_cache, v_cache, metadata, *rest, metadata.max_query_len, scale, out[singles:])
-    elif q.shape[0]:
-        every = (slice(0, metadata.context_lens.shape[0]), metadata.cu_seqlens_q)
-        _prefill(q, k_cache, v_cache, metadata, *every, metadata.max_query_len, scale, out)
     return out
 
 
