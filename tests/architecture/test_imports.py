@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.execution": (
         "ernie_backend.core.outputs",
         "ernie_backend.config",
+        "ernie_backend.model_config",
         "ernie_backend.protocol",
         "ernie_backend.errors",
         "ernie_kernels",
@@ -64,7 +65,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_kernels.cpu.operators": tuple(f"ernie_kernels.{name}" for name in ("cpu", "reference", "xp", "weights", "metadata")),
     "ernie_kernels.gpu": tuple(f"ernie_kernels.{name}" for name in ("launch", "triton", "xp", "weights", "metadata")),
     "ernie_kernels.ops": (*(f"ernie_kernels.{name}" for name in ("reference", "cpu", "gpu", "xp", "weights", "metadata")),),
-    "ernie_kernels.specs": (*(f"ernie_kernels.{name}" for name in ("ops", "reference", "cpu", "triton", "xp", "weights", "metadata")),),
+    "ernie_kernels.op_spec": ("ernie_kernels.xp",),
+    "ernie_kernels.vision_specs": (*(f"ernie_kernels.{name}" for name in ("ops", "op_spec", "reference", "xp", "weights")),),
+    "ernie_kernels.specs": (
+        *(f"ernie_kernels.{name}" for name in ("ops", "op_spec", "vision_specs", "reference", "cpu", "xp", "weights", "metadata")),
+    ),
     "ernie_kernels.bench": (
         "ernie_kernels.specs",
         "ernie_kernels.ops",

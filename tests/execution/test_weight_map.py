@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from ernie_backend.checkpoint_writer.published import MODELS, make_config
-from ernie_backend.execution.weight_map import Layout, detect_layout, is_ignored, num_parameters, sources, weights
+from ernie_backend.execution.weight_map import (
+    Layout,
+    Naming,
+    detect_naming,
+    is_ignored,
+    num_parameters,
+    published_naming,
+    sources,
+    weights,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,20 +35,21 @@ def test_parameter_counts_of_the_published_models(name, tied, expected):
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize(("layout", "prefix"), [(Layout.PT, "model."), (Layout.PADDLE, "ernie."), (Layout.CONVERTED, "model.")])
-def test_every_layout_holds_every_parameter_once(name, layout, prefix):
+@pytest.mark.parametrize("layout", ["pt", "paddle", "converted"])
+def test_every_layout_holds_every_parameter_once(name, layout):
     _, config = make_config(name, "pt", "bfloat16", ["num_hidden_layers=5"])
-    stored = {source.tensor: math.prod(source.shape) for source in sources(config, layout, prefix)}
+    naming = replace(published_naming(config, "pt"), layout=Layout.CONVERTED) if layout == "converted" else published_naming(config, layout)
+    stored = {source.tensor: math.prod(source.shape) for source in sources(config, naming)}
     assert sum(stored.values()) == num_parameters(config)
-    assert {source.weight for source in sources(config, layout, prefix)} == {weight.name for weight in weights(config)}
-    if config.num_experts or layout is not Layout.CONVERTED:  # a dense model has no converted layout of its own
-        assert detect_layout(stored) == (layout, prefix)
+    assert {source.weight for source in sources(config, naming)} == {weight.name for weight in weights(config)}
+    if config.num_experts or layout != "converted":  # a dense model has no converted layout of its own
+        assert detect_naming(stored) == naming
 
 
 def test_layout_is_told_by_names():
-    assert detect_layout(["model.layers.0.mlp.gate_proj.weight"]) == (Layout.PT, "model.")
-    assert detect_layout(["model.layers.0.mlp.up_gate_proj.weight"]) == (Layout.PADDLE, "model.")
-    assert detect_layout(["lm_head.weight", "ernie.norm.weight"]) == (Layout.PADDLE, "ernie.")
+    assert detect_naming(["model.layers.0.mlp.gate_proj.weight"]) == Naming(Layout.PT, "model.")
+    assert detect_naming(["model.layers.0.mlp.up_gate_proj.weight"]) == Naming(Layout.PADDLE, "model.")
+    assert detect_naming(["lm_head.weight", "ernie.norm.weight"]) == Naming(Layout.PADDLE, "ernie.")
 
 
 def test_only_the_prediction_head_is_ignored():

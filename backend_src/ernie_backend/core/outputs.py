@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..protocol import GenerateEvent, SamplingParams, TokenLogprobs
+from ..protocol import GenerateEvent, MediaItem, SamplingParams, TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class NewSequence:
     sampling: SamplingParams
     seed: int | None
     """The choice's own seed (request seed + index), or None for a draw that need not repeat."""
+    media: tuple[MediaItem, ...] = ()
+    """Images and videos of the prompt, in the order of their places."""
 
 
 @dataclass(frozen=True)

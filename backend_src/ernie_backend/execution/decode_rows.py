@@ -79,8 +79,8 @@ class DecodeRows:
                 self._blocks[row] = sequence.block_ids
                 host["block_tables"][row, : len(sequence.block_ids)] = sequence.block_ids
         host["token_ids"][:count] = [state.token_ids[-1] for state in states]
-        host["positions"][:count] = [sequence.num_computed_tokens for sequence in scheduled]
-        host["context_lens"][:count] = host["positions"][:count] + 1
+        host["context_lens"][:count] = [sequence.num_computed_tokens + 1 for sequence in scheduled]
+        host["positions"][:count] = host["context_lens"][:count] + [state.position_shift - 1 for state in states]
         host["integers"][:count, _POSITION] = [state.num_output_tokens for state in states]
         host["integers"][:count, _SLOT] = slots
         if count < self._num_filled:

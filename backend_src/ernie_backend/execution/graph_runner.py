@@ -22,9 +22,9 @@ from ..core.outputs import NewSequence, ScheduledSequence, SchedulerOutput
 from ..protocol import SamplingParams
 from .decode_rows import DecodeRows
 from .device_sampler import DeviceSampler, PendingTokens
-from .input_batch import InputBatch, build_input_batch
+from .input_batch import InputBatch, MediaBatch, build_input_batch
 from .kv_cache import LayerCache
-from .models.ernie45 import Ernie45ForCausalLM
+from .models import LanguageModel
 from .sequence_state import SequenceState
 
 _WARM_UP_LENGTHS = (1, 2, 9, 16, 24, 32, 40, 64, 100, 128, 256, 500, 512, 520, 640, 1024, 2000, 2048, 4096, 8192)
@@ -42,7 +42,7 @@ class GraphRunner:
 
     def __init__(
         self,
-        model: Ernie45ForCausalLM,
+        model: LanguageModel,
         model_config: ModelConfig,
         engine_config: EngineConfig,
         caches: Sequence[LayerCache],
@@ -60,16 +60,16 @@ class GraphRunner:
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
 
-    def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> PendingTokens | None:
+    def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState], media: MediaBatch | None = None) -> PendingTokens | None:
         """Start a step with at least one token; None: it samples nothing."""
         sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
         slots = self.sampler.assign_slots(sampling)
         bucket = next(size for size in self.buckets if size >= len(step.scheduled))
-        is_decode = all(s.samples and s.num_scheduled_tokens == 1 for s in step.scheduled)
+        is_decode = media is None and all(s.samples and s.num_scheduled_tokens == 1 for s in step.scheduled)
         if is_decode and self.rows.fill(step.scheduled, sampling, slots, bucket):
             self.decode(bucket, truncated=self.sampler.is_truncated(sampling))
             return self.sampler.send(sampling, self.rows.sampling_rows(bucket))
-        return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling, slots)
+        return self._launch_eagerly(build_input_batch(step, states, self.block_size, media), sampling, slots)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
         """One decode step of the rows that were sent, as a graph; the first of its kind launch by launch, and then captured.

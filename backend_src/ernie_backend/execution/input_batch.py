@@ -15,18 +15,32 @@ from .sequence_state import SequenceState
 
 
 @dataclass(frozen=True)
+class MediaBatch:
+    """What a step needs besides if some of its T tokens belong to images or videos."""
+
+    positions: Tensor  # [3, T] int32: frame, row, column; equal for text
+    text_rows: Tensor  # int32: tokens of text …
+    visual_rows: Tensor  # … and of images and videos, their delimiters included; together 0 … T − 1
+    embedding_rows: Tensor | None  # [M] int32: the placeholders; None if there are only delimiters
+    embeddings: Tensor | None  # [M, hidden]: what stands there instead of the placeholder's embedding
+
+
+@dataclass(frozen=True)
 class InputBatch:
     """T tokens of R sequences, in scheduling order."""
 
     token_ids: Tensor  # [T] int32
-    positions: Tensor  # [T] int32
+    positions: Tensor  # [T] int32: how far rotary positions turn; behind an image less than the number of tokens before
     slot_mapping: Tensor  # [T] int32: block · block_size + offset
     attention: ops.AttentionMetadata
     logits_rows: Tensor | None  # [number of sampling sequences] int32: each one's last token; None if there are none
     sampling_sequence_ids: tuple[int, ...]
+    media: MediaBatch | None = None
 
 
-def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int) -> InputBatch:
+def build_input_batch(
+    step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int, media: MediaBatch | None = None
+) -> InputBatch:
     """The tensors of a step with at least one token. The scheduler's promises are asserted, not repaired."""
     scheduled = step.scheduled
     counts = np.array([s.num_scheduled_tokens for s in scheduled], np.int32)
@@ -39,7 +53,8 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
     for row, sequence in enumerate(scheduled):
         start = sequence.num_computed_tokens
         stop = start + sequence.num_scheduled_tokens
-        known = states[sequence.sequence_id].token_ids
+        state = states[sequence.sequence_id]
+        known = state.token_ids
         assert sequence.num_scheduled_tokens > 0 and stop <= len(known) and sequence.samples == (stop == len(known)), (sequence, len(known))
         used = _blocks_used(sequence, block_size)
         assert used <= len(sequence.block_ids), (sequence, block_size)
@@ -47,7 +62,7 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
         here = slice(cu_seqlens_q[row], cu_seqlens_q[row + 1])
         token_ids[here] = known[start:stop]
         at = np.arange(start, stop, dtype=np.int32)
-        positions[here] = at
+        positions[here] = at if state.media is None else state.media.positions(start, stop)[0]
         slot_mapping[here] = block_tables[row, at // block_size] * block_size + at % block_size
     context_lens = np.array([s.num_computed_tokens + s.num_scheduled_tokens for s in scheduled], np.int32)
     last_rows = np.array([cu_seqlens_q[row + 1] - 1 for row, s in enumerate(scheduled) if s.samples], np.int32)
@@ -67,6 +82,7 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
         ),
         logits_rows=xp.from_numpy(last_rows) if last_rows.size else None,
         sampling_sequence_ids=tuple(s.sequence_id for s in scheduled if s.samples),
+        media=media,
     )
 
 

@@ -10,10 +10,14 @@ from ernie_kernels import ops, xp
 from ..config import EngineConfig, ModelConfig
 from ..core.outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput
 from ..protocol import SamplingParams
+from .encoder_cache import EncoderCache
 from .input_batch import InputBatch, build_input_batch
-from .kv_cache import allocate_kv_cache
-from .models.ernie45 import Ernie45ForCausalLM
+from .kv_cache import BYTES_PER_ELEMENT, allocate_kv_cache
+from .media_inputs import MediaInputs
+from .models import LanguageModel
+from .models.vision_language import VisionLanguageModel
 from .sampler import sample
+from .sequence_media import SequenceMedia
 from .sequence_state import SequenceState
 
 if TYPE_CHECKING:
@@ -29,10 +33,15 @@ _WARM_UP_ID = -1
 class ModelRunner:
     """Owns the KV cache and, from a sequence's first step until it is finished, its ids: a preempted one recomputes from them."""
 
-    def __init__(self, model: Ernie45ForCausalLM, model_config: ModelConfig, engine_config: EngineConfig, num_blocks: int) -> None:
+    def __init__(self, model: LanguageModel, model_config: ModelConfig, engine_config: EngineConfig, num_blocks: int) -> None:
         """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
         assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
         self.model = model
+        self.model_config = model_config
+        self.media: MediaInputs | None = None
+        if isinstance(model, VisionLanguageModel):
+            row_bytes = model_config.hidden_size * BYTES_PER_ELEMENT
+            self.media = MediaInputs(model.encode, EncoderCache(engine_config.encoder_cache_bytes, row_bytes))
         self.cpu_threads = engine_config.cpu_threads
         self.block_size = engine_config.block_size_tokens
         self.num_blocks = num_blocks
@@ -57,16 +66,19 @@ class ModelRunner:
         """Start a step: on a GPU without waiting for it, nor for the tokens of the step before. `collect` in the order of launches, at most
         two at a time."""
         for sequence_id in step.finished_sequence_ids:
-            self.states.pop(sequence_id, None)
+            state = self.states.pop(sequence_id, None)
+            if state is not None and self.media is not None:
+                self.media.forget(state)
         for new in step.new_sequences:
-            self.states[new.sequence_id] = SequenceState(new, self._seed(new))
+            self.states[new.sequence_id] = self._state(new)
         if self.graphs is not None:
             self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
             return ModelRunnerOutput({}, {})
+        media = None if self.media is None else self.media.prepare(step, self.states)
         if self.graphs is not None:
-            return self.graphs.launch(step, self.states) or ModelRunnerOutput({}, {})
-        return self._compute(build_input_batch(step, self.states, self.block_size))
+            return self.graphs.launch(step, self.states, media) or ModelRunnerOutput({}, {})
+        return self._compute(build_input_batch(step, self.states, self.block_size, media))
 
     def collect(self, launched: PendingTokens | ModelRunnerOutput) -> ModelRunnerOutput:
         """What a launched step has chosen; waits for it."""
@@ -97,6 +109,11 @@ class ModelRunner:
             return ModelRunnerOutput({}, {})
         logits = self.model.logits(xp.take(hidden, batch.logits_rows, axis=0))
         return sample(logits, [self.states[sequence_id] for sequence_id in batch.sampling_sequence_ids])
+
+    def _state(self, new: NewSequence) -> SequenceState:
+        assert self.media is not None or not new.media, "preprocess refuses images for a model that does not see"
+        media = SequenceMedia(new.media, new.prompt_token_ids, self.model_config) if new.media else None
+        return SequenceState(new, self._seed(new), media)
 
     def _seed(self, new: NewSequence) -> int:
         """The request's seed, else the next of the engine's own: the same requests in the same order draw the same again."""

@@ -12,6 +12,11 @@ def linear(x: Tensor, w: LinearWeight) -> Tensor:
     return xp.matmul(x, xp.transpose(xp.from_numpy(as_float32(w.array)), (1, 0)))
 
 
+def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor) -> Tensor:
+    """y = x Wᵀ + b. x [T, in], b [out] float32 → [T, out] float32."""
+    return linear(x, w) + bias
+
+
 def embedding(ids: Tensor, w: EmbeddingWeight) -> Tensor:
     """y[t] = W[ids[t]]. ids [T] int32 → [T, hidden] float32."""
     return xp.from_numpy(as_float32(w.array[xp.to_numpy(ids)]))

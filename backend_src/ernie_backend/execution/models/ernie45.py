@@ -29,7 +29,7 @@ class DecoderLayer:
             x, residual = self.attention_norm.forward(x), x
         else:
             x, residual = self.attention_norm.add_forward(x, residual)
-        return self.mlp.forward(self.attention.forward(x, batch, cache, cos_sin), residual)
+        return self.mlp.forward(self.attention.forward(x, batch, cache, cos_sin), residual, batch.media)
 
 
 class Ernie45ForCausalLM:
@@ -46,7 +46,10 @@ class Ernie45ForCausalLM:
 
         cos_sin: `ops.rope_table`, long enough for every position of the batch.
         """
-        x = self.embedding.forward(batch.token_ids)
+        return self.decode(self.embedding.forward(batch.token_ids), batch, caches, cos_sin)
+
+    def decode(self, x: Tensor, batch: InputBatch, caches: Sequence[LayerCache], cos_sin: Tensor) -> Tensor:
+        """`forward` from the tokens' embeddings [T, hidden] on."""
         residual: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
             x, residual = layer.forward(x, residual, batch, cache, cos_sin)
