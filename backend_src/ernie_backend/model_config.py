@@ -131,19 +131,23 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ModelConfig:
-        """config.json and, where the model sees, mean and deviation of pixels from preprocessor_config.json."""
+        """config.json and, where the model sees, mean and deviation of pixels from preprocessor_config.json (transformers 5:
+        processor_config.json)."""
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"The model folder {str(folder)!r} does not exist.", param="model")
         config = cls.from_json(read_json(folder / "config.json"))
-        if config.vision is not None and (folder / "preprocessor_config.json").is_file():
-            given = read_json(folder / "preprocessor_config.json")
-            return replace(config, vision=_with_pixel_statistics(config.vision, given))
+        if config.vision is not None:
+            for name in ("processor_config.json", "preprocessor_config.json"):
+                given = read_json(folder / name) if (folder / name).is_file() else {}
+                given = given.get("image_processor", {}) if name == "processor_config.json" else given
+                if given:
+                    return replace(config, vision=_with_pixel_statistics(config.vision, name, given))
         return config
 
 
-def _with_pixel_statistics(vision: VisionConfig, given: dict[str, Any]) -> VisionConfig:
-    reader = JsonReader("preprocessor_config.json", given)
+def _with_pixel_statistics(vision: VisionConfig, file: str, given: dict[str, Any]) -> VisionConfig:
+    reader = JsonReader(file, given)
     return replace(
         vision,
         image_mean=reader.numbers("image_mean", vision.image_mean, low=0.0),
@@ -268,6 +272,8 @@ class _ModelReader(JsonReader):
     def _vl_axes(self, half: int, rope: dict[str, Any]) -> tuple[int, ...]:
         """Row, column, row, column …, and at the end `freq_allocation` frequencies for the frame."""
         frames = self.integer("freq_allocation", 20)
+        if "mrope_section" not in rope and (frames >= half or (half - frames) % 2):
+            raise self.error("freq_allocation", frames, f"less than half of head_dim ({half}), by an even number")
         sections = rope.get("mrope_section") or [(half - frames) // 2, (half - frames) // 2, frames]
         rows, columns, frames = self._sections(sections, half)
         if rows != columns:

@@ -41,6 +41,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ernie_backend.errors",
         "ernie_backend.execution.weight_map",
         "ernie_backend.execution.safetensors_file",
+        "ernie_backend.model_config",
+        "ernie_backend.text.vl_templates",
     ),
     "ernie_backend.benchmark": (
         *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..text.vl_templates import ERNIE_VL, ERNIE_VL_THINKING, PADDLEOCR_VL
+
 TEXT = """\
 {%- set begin = cls_token if cls_token is defined else '<|begin_of_sentence|>' -%}
 {%- set end = sep_token if sep_token is defined else '<|end_of_sentence|>' -%}
@@ -67,7 +69,13 @@ X1 = """\
 """
 """Always asks for a thought, whatever `add_generation_prompt` says, as the published one does; thoughts of earlier turns are left out."""
 
-TEMPLATES = {"ERNIE-4.5-21B-A3B-Thinking": X1}
+TEMPLATES = {
+    "ERNIE-4.5-21B-A3B-Thinking": X1,
+    "ERNIE-4.5-VL-28B-A3B": ERNIE_VL,
+    "ERNIE-4.5-VL-28B-A3B-Thinking": ERNIE_VL_THINKING,
+    "ERNIE-4.5-VL-424B-A47B": ERNIE_VL,
+    "PaddleOCR-VL-0.9B": PADDLEOCR_VL,
+}
 
 
 def template_like(model: str) -> str:
