@@ -35,11 +35,11 @@ __all__ = [
     "axial_rope_table",
     "cache_dtype",
     "embedding",
-    "gelu",
     "join_shared_experts",
     "layer_norm",
     "linear",
     "linear_bias",
+    "linear_gelu",
     "linear_swiglu",
     "lm_head",
     "moe_by_modality",
@@ -76,7 +76,7 @@ def _choose() -> Any:
 _device = _choose()
 
 cache_dtype: str = _device.CACHE_DTYPE
-"""Of keys and values in the cache, as `attention` wants them."""
+"""Of keys and values in the cache, as `attention` wants them, and of activations."""
 
 
 def warm_up(num_threads: int | None = None) -> None:
@@ -127,14 +127,17 @@ def linear_swiglu(x: Tensor, gate_up: LinearWeight) -> Tensor:
     return _device.linear_swiglu(x, gate_up)
 
 
-def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor) -> Tensor:
-    """y = x Wᵀ + b. x [T, in], b [out] float32 → [T, out]."""
-    return _device.linear_bias(x, w, bias)
+def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    """y = x Wᵀ + b, + residual if that is given. x [T, in], b [out] float32, residual [T, out] → [T, out]."""
+    return _device.linear_bias(x, w, bias, residual)
 
 
-def gelu(x: Tensor, kind: str) -> Tensor:
-    """y = x · Φ(x), or what `kind` says: `gelu` (exact), `gelu_pytorch_tanh` or `quick_gelu`. [T, I] → [T, I]."""
-    return _device.gelu(x, kind)
+def linear_gelu(x: Tensor, w: LinearWeight, bias: Tensor, kind: str) -> Tensor:
+    """y = gelu(x Wᵀ + b); `kind` is `gelu` (exact: v · Φ(v)), `gelu_pytorch_tanh` or `quick_gelu` (v · σ(1.702 v)).
+
+    x [T, in], b [out] float32 → [T, out].
+    """
+    return _device.linear_gelu(x, w, bias, kind)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -180,7 +183,7 @@ def vision_attention(qkv: Tensor, cos_sin: Tensor, num_heads: int, scale: float)
     """o = softmax(scale · rotary(q) rotary(k)ᵀ) v within each frame and head: every patch looks at every other of its frame.
 
     qkv [T · S, 3 · heads · d], columns q‖k‖v, T frames of S patches; cos_sin [S, d] from `axial_rope_table` → [T · S, heads · d]. Rotation
-    on halves: (a, b) = (x[j], x[j + d/2]) → (a·cos − b·sin, b·cos + a·sin).
+    on halves: (a, b) = (x[j], x[j + d/2]) → (a·cos − b·sin, b·cos + a·sin). On a GPU qkv takes the turned q and k.
     """
     return _device.vision_attention(qkv, cos_sin, num_heads, scale)
 

@@ -6,17 +6,23 @@ import numpy as np
 
 from . import ops, xp
 from .op_spec import Inputs, OpSpec, element_size, int32, normal, weight_array
-from .reference import activation, linear, moe, norm, rotary, vision
+from .reference import linear, moe, norm, rotary, vision
 from .reference.rotary import rope_table
 from .weights import ExpertWeights, LinearWeight, RoutedExperts
 
 
-def make_linear_bias(rng: np.random.Generator, tokens: int, depth: int, width: int, dtype: str) -> Inputs:
-    return {"x": normal(rng, tokens, depth), "w": LinearWeight(weight_array(rng, dtype, width, depth)), "bias": normal(rng, width)}
+def make_linear_bias(rng: np.random.Generator, tokens: int, depth: int, width: int, dtype: str, add: bool) -> Inputs:
+    inputs = {"x": normal(rng, tokens, depth), "w": LinearWeight(weight_array(rng, dtype, width, depth)), "bias": normal(rng, width)}
+    return {**inputs, "residual": normal(rng, tokens, width) if add else None}
 
 
-def make_gelu(rng: np.random.Generator, tokens: int, width: int, kind: str) -> Inputs:
-    return {"x": normal(rng, tokens, width) * 3.0, "kind": kind}
+def work_linear_bias(tokens: int, depth: int, width: int, dtype: str, add: bool) -> tuple[int, int]:
+    return width * depth * element_size(dtype) + 4 * tokens * (depth + width * (2 if add else 1)), 2 * tokens * width * depth
+
+
+def make_linear_gelu(rng: np.random.Generator, tokens: int, depth: int, width: int, dtype: str, kind: str) -> Inputs:
+    x, bias = normal(rng, tokens, depth) * 3.0, normal(rng, width)
+    return {"x": x, "w": LinearWeight(weight_array(rng, dtype, width, depth)), "bias": bias, "kind": kind}
 
 
 def make_layer_norm(rng: np.random.Generator, tokens: int, hidden: int) -> Inputs:
@@ -102,31 +108,31 @@ VISION_SPECS: tuple[OpSpec, ...] = (
         op=ops.linear_bias,
         make=make_linear_bias,
         test_sizes=tuple(
-            {"tokens": tokens, "depth": depth, "width": width, "dtype": dtype}
-            for tokens, depth, width in ((1, 16, 4), (3, 37, 5), (67, 130, 19))
+            {"tokens": tokens, "depth": depth, "width": width, "dtype": dtype, "add": add}
+            for tokens, depth, width, add in ((1, 16, 4, False), (3, 37, 5, True), (67, 130, 19, True))
             for dtype in ("float32", "bfloat16")
         ),
         bench_sizes=tuple(
-            {"tokens": _IMAGE_1024, "depth": depth, "width": width, "dtype": "bfloat16"}
-            for depth, width in ((588, 1280), (1280, 3840), (1280, 5120), (5120, 1280))
+            {"tokens": _IMAGE_1024, "depth": depth, "width": width, "dtype": "bfloat16", "add": add}
+            for depth, width, add in ((1280, 3840, False), (1280, 1280, True), (5120, 1280, True))
         ),
-        work=lambda tokens, depth, width, dtype: (
-            width * depth * element_size(dtype) + 4 * tokens * (depth + width),
-            2 * tokens * width * depth,
-        ),
+        work=work_linear_bias,
     ),
     OpSpec(
-        name="gelu",
-        reference=activation.gelu,
-        op=ops.gelu,
-        make=make_gelu,
+        name="linear_gelu",
+        reference=linear.linear_gelu,
+        op=ops.linear_gelu,
+        make=make_linear_gelu,
         test_sizes=tuple(
-            {"tokens": tokens, "width": width, "kind": kind}
-            for tokens, width in ((1, 1), (3, 37), (70, 128))
+            {"tokens": tokens, "depth": depth, "width": width, "dtype": "float32", "kind": kind}
+            for tokens, depth, width in ((1, 1, 1), (3, 37, 5), (70, 16, 128))
             for kind in ("gelu", "gelu_pytorch_tanh", "quick_gelu")
         ),
-        bench_sizes=({"tokens": _IMAGE_1024, "width": 5120, "kind": "quick_gelu"},),
-        work=lambda tokens, width, kind: (8 * tokens * width, 8 * tokens * width),
+        bench_sizes=(
+            {"tokens": _IMAGE_1024, "depth": 1280, "width": 5120, "dtype": "bfloat16", "kind": "quick_gelu"},
+            {"tokens": _IMAGE_1024, "depth": 1152, "width": 4304, "dtype": "bfloat16", "kind": "gelu_pytorch_tanh"},
+        ),
+        work=lambda kind, **sizes: work_linear_bias(**sizes, add=False),
     ),
     OpSpec(
         name="layer_norm",

@@ -105,12 +105,12 @@ def moe_experts(x, weights, expert_ids, experts) -> list[np.ndarray]:
     return [output]
 
 
-def linear_bias(x, w, bias) -> list[np.ndarray]:
-    return [linear(x, w)[0] + wide(bias)]
+def linear_bias(x, w, bias, residual) -> list[np.ndarray]:
+    return [linear(x, w)[0] + wide(bias) + (0 if residual is None else wide(residual))]
 
 
-def gelu(x, kind) -> list[np.ndarray]:
-    values = wide(x)
+def linear_gelu(x, w, bias, kind) -> list[np.ndarray]:
+    (values,) = linear_bias(x, w, bias, None)
     if kind == "gelu":
         return [np.vectorize(lambda v: v * 0.5 * math.erfc(-v / math.sqrt(2)))(values)]
     if kind == "quick_gelu":

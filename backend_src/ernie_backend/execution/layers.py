@@ -99,14 +99,19 @@ class MixtureOfExperts:
 
 
 class BiasedLinear:
-    """x Wᵀ + b."""
+    """x Wᵀ + b, and what is fused with it."""
 
     def __init__(self, take: Take, name: str) -> None:
         self.weight: ops.LinearWeight = take(name)
         self.bias: Tensor = take(name + ".bias")  # [out] float32
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.linear_bias(x, self.weight, self.bias)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x Wᵀ + b, + residual if that is given."""
+        return ops.linear_bias(x, self.weight, self.bias, residual)
+
+    def gelu_forward(self, x: Tensor, kind: str) -> Tensor:
+        """gelu(x Wᵀ + b)."""
+        return ops.linear_gelu(x, self.weight, self.bias, kind)
 
 
 class LayerNorm:

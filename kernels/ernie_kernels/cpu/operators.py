@@ -27,7 +27,6 @@ lm_head = linear
 rope_rows = rotary.rope_rows
 normalize_pixels = vision.normalize_pixels
 layer_norm = norm.layer_norm
-gelu = activation.gelu
 CACHE_DTYPE = "float32"
 
 
@@ -51,8 +50,13 @@ def linear_swiglu(x: Tensor, gate_up: LinearWeight) -> Tensor:
     return swiglu(linear(x, gate_up))
 
 
-def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor) -> Tensor:
-    return linear(x, w) + bias
+def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    y = linear(x, w) + bias
+    return y if residual is None else y + residual
+
+
+def linear_gelu(x: Tensor, w: LinearWeight, bias: Tensor, kind: str) -> Tensor:
+    return activation.gelu(linear_bias(x, w, bias), kind)
 
 
 def vision_attention(qkv: Tensor, cos_sin: Tensor, num_heads: int, scale: float) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ernie_kernels import ops, xp
+from ernie_kernels import xp
 from ernie_kernels.xp import Tensor
 
 from ...config import ModelConfig
@@ -24,7 +24,7 @@ class ResamplerStage:
         self.norm = LayerNorm(eps, take, name + "norm")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm.forward(self.fc2.forward(ops.gelu(self.fc1.forward(x), "gelu")))
+        return self.norm.forward(self.fc2.forward(self.fc1.gelu_forward(x, "gelu")))
 
 
 class Resampler:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ernie_kernels import ops, xp
+from ernie_kernels import xp
 from ernie_kernels.xp import Tensor
 
 from ...config import ModelConfig
@@ -36,7 +36,7 @@ class Projector:
         rows = self.pre_norm.forward(x)
         rows = xp.reshape(rows, [frames * height // MERGE_SIZE, MERGE_SIZE, width // MERGE_SIZE, MERGE_SIZE * hidden])
         rows = xp.reshape(xp.transpose(rows, (0, 2, 1, 3)), [x.shape[0] // MERGE_SIZE**2, MERGE_SIZE**2 * hidden])
-        return self.linear_2.forward(ops.gelu(self.linear_1.forward(rows), "gelu"))
+        return self.linear_2.forward(self.linear_1.gelu_forward(rows, "gelu"))
 
 
 class PaddleOCRVL(VisionLanguageModel):

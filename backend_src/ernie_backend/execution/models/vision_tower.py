@@ -35,8 +35,8 @@ class VisionBlock:
 
     def forward(self, x: Tensor, cos_sin: Tensor) -> Tensor:
         qkv = self.qkv.forward(self.norm1.forward(x))
-        x = x + self.out.forward(ops.vision_attention(qkv, cos_sin, self.num_heads, self.scale))
-        return x + self.fc2.forward(ops.gelu(self.fc1.forward(self.norm2.forward(x)), self.activation))
+        x = self.out.forward(ops.vision_attention(qkv, cos_sin, self.num_heads, self.scale), x)
+        return self.fc2.forward(self.fc1.gelu_forward(self.norm2.forward(x), self.activation), x)
 
 
 class VisionTower:
@@ -83,7 +83,7 @@ class VisionTower:
         side, hidden = self.config.position_grid, self.config.hidden_size
         table = xp.reshape(self.positions, [side, side * hidden])
         stretched = xp.reshape(xp.matmul(_stretching(side, height), table), [height, side, hidden])
-        return xp.reshape(xp.matmul(_stretching(side, width), stretched), [1, height * width, hidden])
+        return xp.cast(xp.reshape(xp.matmul(_stretching(side, width), stretched), [1, height * width, hidden]), ops.cache_dtype)
 
 
 def _in_blocks(plane: np.ndarray) -> np.ndarray:
