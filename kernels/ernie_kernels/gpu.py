@@ -81,7 +81,7 @@ def join_shared_experts(experts: ExpertWeights, gate_up: LinearWeight, down: Lin
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
-    if x.shape[0] > MAX_TOKENS:
+    if x.shape[0] > MAX_TOKENS or not linear_kernels.can_serve(w.out_features, w.in_features):
         return xp.matmul_transposed(x, w.array)
     out = xp.empty([x.shape[0], w.out_features], DTYPE)
     linear_kernels.linear(x, w.array, out)
@@ -143,13 +143,13 @@ def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
-    y = linear(x, w)
+    y = xp.matmul_transposed(x, w.array)
     vision_kernels.add_bias(y, bias, residual)
     return y
 
 
 def linear_gelu(x: Tensor, w: LinearWeight, bias: Tensor, kind: str) -> Tensor:
-    y = linear(x, w)
+    y = xp.matmul_transposed(x, w.array)
     vision_kernels.add_bias(y, bias, kind=kind)
     return y
 

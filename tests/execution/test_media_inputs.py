@@ -12,6 +12,7 @@ from ernie_backend.core.engine_core import EngineCore
 from ernie_backend.core.scheduler import Scheduler
 from ernie_backend.execution.encoder_cache import EncoderCache
 from ernie_backend.execution.model_runner import ModelRunner
+from ernie_backend.execution.models import ernie45_vl
 from ernie_backend.execution.sequence_media import SequenceMedia
 from ernie_backend.execution.weights import load_model
 from ernie_backend.protocol import FinishReason, GenerateRequest, MediaItem, MediaKind, SamplingParams
@@ -127,6 +128,26 @@ def test_the_same_image_twice_in_a_prompt_is_encoded_once(folder) -> None:
     prompt.media = (first, replace(first, start=second.start))
     seeing.answer("a", prompt)
     assert len(seeing.encoded) == 1
+
+
+def test_a_video_is_encoded_in_groups_of_frames(folder, monkeypatch) -> None:
+    model = Seeing(folder).runner.model
+    film = make_item(np.random.default_rng(0), (8, 4, 6), MediaKind.VIDEO)
+    whole = xp.to_numpy(model.encode(film))
+    monkeypatch.setattr(ernie45_vl, "PATCHES_AT_ONCE", 100)  # four frames of 24, then the other four
+    np.testing.assert_allclose(xp.to_numpy(model.encode(film)), whole, atol=1e-5)
+    monkeypatch.setattr(ernie45_vl, "PATCHES_AT_ONCE", 1)  # never less than a pair
+    np.testing.assert_allclose(xp.to_numpy(model.encode(film)), whole, atol=1e-5)
+    assert whole.shape == (4 * 2 * 3, 64)
+
+
+def test_warming_up_sees_and_leaves_nothing(folder) -> None:
+    seeing = Seeing(folder)
+    seeing.runner.warm_up()
+    assert len(seeing.encoded) == 2 and not seeing.runner.states and seeing.media.cache.num_bytes == 0
+    prompt = make_prompt(1, [3, (1, 4, 4), 4])
+    assert seeing.answer("a", prompt) == Seeing(folder).answer("a", prompt)
+    Seeing(folder, max_num_batched_tokens=4).runner.warm_up()  # too short a step for a picture
 
 
 def test_an_abandoned_request_lets_go_of_its_image(folder) -> None:

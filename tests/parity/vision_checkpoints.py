@@ -56,9 +56,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(name: str, seed: int = 0) -> torch.nn.Module:
+def make_model(name: str, seed: int = 0, case: dict[str, Any] | None = None) -> torch.nn.Module:
     """Linears N(0, 0.05), biases too, norms near 1, a correction bias that changes choices; half of the tokens' rows come from images."""
-    case = CASES[name]
+    case = CASES[name] if case is None else case
     ids = {"image_token_id": IMAGE, "image_start_token_id": START, "image_end_token_id": END}
     ids |= {"video_start_token_id": VIDEO_START, "video_end_token_id": VIDEO_END, "video_token_id": THEIR_VIDEO}
     if name == "ocr":

@@ -48,6 +48,12 @@ class EncoderCache:
             entry.holders.discard(sequence_id)
             self._shrink()
 
+    def clear(self) -> None:
+        """Drop all that nobody holds."""
+        capacity, self.capacity_bytes = self.capacity_bytes, 0
+        self._shrink()
+        self.capacity_bytes = capacity
+
     def _shrink(self) -> None:
         for content_hash in list(self._entries):
             if self.num_bytes <= self.capacity_bytes:

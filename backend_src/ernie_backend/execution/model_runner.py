@@ -9,7 +9,8 @@ from ernie_kernels import ops, xp
 
 from ..config import EngineConfig, ModelConfig
 from ..core.outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput
-from ..protocol import SamplingParams
+from ..model_config import MERGE_SIZE
+from ..protocol import MediaItem, MediaKind, SamplingParams
 from .encoder_cache import EncoderCache
 from .input_batch import InputBatch, build_input_batch
 from .kv_cache import BYTES_PER_ELEMENT, allocate_kv_cache
@@ -91,6 +92,8 @@ class ModelRunner:
         """Compile what is compiled at first use, set the number of threads; on a GPU capture the graphs of `batch_sizes` and compute
         prompts of `prompt_lengths` (None: of every kind). Writes into the first blocks, which hold nothing yet."""
         ops.warm_up(self.cpu_threads)
+        if self.media is not None:
+            self._warm_up_media()
         if self.graphs is not None:
             self.graphs.warm_up(batch_sizes, prompt_lengths, self.max_tokens_in_step)
             return
@@ -102,6 +105,22 @@ class ModelRunner:
         if length > 1:
             self.execute(SchedulerOutput((), (ScheduledSequence(_WARM_UP_ID, length - 1, 1, blocks, samples=True),), ()))
         del self.states[_WARM_UP_ID]
+
+    def _warm_up_media(self) -> None:
+        """A prompt with a picture of a multiple of 16 patches, and one with another: kernels tell the two apart."""
+        assert self.media is not None and self.model_config.vision is not None
+        sampling = SamplingParams(max_tokens=2)
+        for grid in ((1, 4, 4), (1, 4, 6)):
+            count = grid[1] * grid[2] // MERGE_SIZE**2
+            if count + 2 > self.max_tokens_in_step:
+                return
+            pixels = bytes(grid[1] * grid[2] * self.model_config.vision.patch_width)
+            item = MediaItem(MediaKind.IMAGE, pixels, grid, 1, count, str(grid).encode())
+            new = NewSequence(_WARM_UP_ID, (0,) * (count + 2), sampling, seed=0, media=(item,))
+            blocks = tuple(range(-(-(count + 2) // self.block_size)))
+            self.execute(SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, count + 2, blocks, samples=True),), ()))
+            self.execute(SchedulerOutput((), (), (_WARM_UP_ID,)))
+        self.media.cache.clear()
 
     def _compute(self, batch: InputBatch) -> ModelRunnerOutput:
         hidden = self.model.forward(batch, self.caches, self.cos_sin)

@@ -82,10 +82,15 @@ def tile_for(num_tokens: int, n: int) -> Tile:
     return Tile(64, 128, 64, 1, 4, 5) if num_tokens <= 256 else Tile(128, 128, 64, 1, 8, 4)
 
 
+def can_serve(n: int, k: int) -> bool:
+    """Whether a weight [n, k] suits the tiles; those of the language models do."""
+    return k % 512 == 0 and n % 32 == 0
+
+
 def _launch(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, *, silu: bool, pdl: bool) -> None:
     num_tokens, k = x.shape
     n = w.shape[0]
-    assert w.shape[1] == k and out.shape[1] * (1 + silu) == n and num_tokens <= MAX_TOKENS and k % 512 == 0 and n % 32 == 0
+    assert w.shape[1] == k and out.shape[1] * (1 + silu) == n and num_tokens <= MAX_TOKENS and can_serve(n, k)
     if num_tokens == 1:
         launch_gemv(x, w, out, residual, silu=silu, pdl=pdl)
     else:

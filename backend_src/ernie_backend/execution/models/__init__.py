@@ -17,10 +17,15 @@ LanguageModel = Ernie45ForCausalLM
 
 def make_model(config: ModelConfig, take: Take) -> LanguageModel:
     """The model of a configuration, its weights from `take`. `ConfigError`: this device cannot run it."""
-    if config.vision is None:
-        return Ernie45ForCausalLM(config, take)
-    if xp.on_gpu:
-        raise ConfigError(
-            "Models that see run on the CPU only so far. Serve a text model on this GPU, or this one on a CPU.", param="model"
-        )
-    return (Ernie45VL if config.architecture == "vl" else PaddleOCRVL)(config, take)
+    if config.architecture == "ocr":
+        return PaddleOCRVL(config, take)
+    if config.architecture == "vl":
+        shared, width = config.num_shared_experts * config.moe_intermediate_size, config.vision_moe_intermediate_size
+        if xp.on_gpu and shared % width:  # there shared experts are computed as so many more of the routed ones
+            raise ConfigError(
+                f"On a GPU the shared experts' width ({shared}) must be a multiple of the vision experts' ({width}). Serve this model on a "
+                "CPU.",
+                param="moe_intermediate_size",
+            )
+        return Ernie45VL(config, take)
+    return Ernie45ForCausalLM(config, take)

@@ -12,7 +12,7 @@ from ...model_config import MERGE_SIZE
 from ...protocol import MediaItem
 from ..layers import BiasedLinear, LayerNorm, RMSNorm, Take
 from .vision_language import VisionLanguageModel
-from .vision_tower import VisionTower
+from .vision_tower import PATCHES_AT_ONCE, VisionTower
 
 
 class ResamplerStage:
@@ -60,5 +60,13 @@ class Ernie45VL(VisionLanguageModel):
         self.resampler = Resampler(config, take)
 
     def encode(self, item: MediaItem) -> Tensor:
-        pixels = np.frombuffer(item.patches, np.uint8).reshape(-1, self.tower.config.patch_width)
-        return self.resampler.forward(self.tower.forward(pixels, item.grid), item.grid)
+        """Some frames of a video at a time: they do not see each other, and become one in pairs."""
+        frames, height, width = item.grid
+        pixels = np.frombuffer(item.patches, np.uint8).reshape(frames, height * width, self.tower.config.patch_width)
+        at_once = max(MERGE_SIZE, PATCHES_AT_ONCE // (height * width) // MERGE_SIZE * MERGE_SIZE)
+        parts = []
+        for start in range(0, frames, at_once):
+            some = pixels[start : start + at_once]
+            grid = (len(some), height, width)
+            parts.append(self.resampler.forward(self.tower.forward(some.reshape(-1, some.shape[2]), grid), grid))
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)

@@ -15,6 +15,9 @@ from ernie_kernels.xp import Tensor
 from ...model_config import MERGE_SIZE, VisionConfig
 from ..layers import BiasedLinear, LayerNorm, Take
 
+PATCHES_AT_ONCE = 32768
+"""Of a video, whose frames are encoded one group after another: three minutes of it would take 20 GB at once. No bound for one picture,
+whose patches all see each other: preprocess lets 24,708 through by default."""
 _GRIDS_REMEMBERED = 16
 """Tables of positions kept, one for each size of picture: 5,476 patches take 1.8 MB and 5 ms to make."""
 
