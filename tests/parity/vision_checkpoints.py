@@ -26,6 +26,14 @@ from .transformers_checkpoints import save_shards
 
 IMAGE, START, END, VIDEO_START, VIDEO_END, THEIR_VIDEO = 500, 501, 502, 503, 504, 505
 """Placeholder and delimiters; transformers has a placeholder of its own for videos, Paddle's stacks have one for both."""
+TOKEN_IDS = {
+    "vl": {
+        **{"image_token_id": IMAGE, "image_start_token_id": START, "image_end_token_id": END},
+        **{"video_start_token_id": VIDEO_START, "video_end_token_id": VIDEO_END, "video_token_id": THEIR_VIDEO},
+    },
+    "ocr": {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END, "video_token_id": THEIR_VIDEO},
+}
+"""Keys of transformers' configurations."""
 PATCH = 14
 
 _VL_TEXT = {
@@ -59,11 +67,7 @@ CASES: dict[str, dict[str, Any]] = {
 def make_model(name: str, seed: int = 0, case: dict[str, Any] | None = None) -> torch.nn.Module:
     """Linears N(0, 0.05), biases too, norms near 1, a correction bias that changes choices; half of the tokens' rows come from images."""
     case = CASES[name] if case is None else case
-    ids = {"image_token_id": IMAGE, "image_start_token_id": START, "image_end_token_id": END}
-    ids |= {"video_start_token_id": VIDEO_START, "video_end_token_id": VIDEO_END, "video_token_id": THEIR_VIDEO}
-    if name == "ocr":
-        ids = {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END, "video_token_id": THEIR_VIDEO}
-    config = (PaddleOCRVLConfig if name == "ocr" else Ernie4_5_VLMoeConfig)(**{**case, **ids})
+    config = (PaddleOCRVLConfig if name == "ocr" else Ernie4_5_VLMoeConfig)(**case, **TOKEN_IDS[name if name == "ocr" else "vl"])
     model = (PaddleOCRVLForConditionalGeneration if name == "ocr" else Ernie4_5_VLMoeForConditionalGeneration)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
