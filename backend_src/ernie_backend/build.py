@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .config import EngineConfig, ModelConfig
 from .core.engine_core import EngineCore
@@ -15,6 +16,9 @@ from .delivery import Delivery
 from .engine import Engine
 from .errors import ConfigError
 from .relay import RelayReceiver
+
+if TYPE_CHECKING:
+    from .execution.models import LanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +72,24 @@ def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
     from .execution.kv_cache import kv_cache_bytes_per_block
     from .execution.memory import cache_budget_bytes
     from .execution.model_runner import ModelRunner
-    from .execution.weights import load_model
 
-    model = load_model(config.model, model_config)
+    model = _model(config, model_config)
     bytes_per_block = kv_cache_bytes_per_block(model_config, config.block_size_tokens)
     num_blocks = _cache_blocks(config, bytes_per_block, cache_budget_bytes(config, model_config), on_gpu=xp.on_gpu)
     runner = ModelRunner(model, model_config, config, num_blocks)
     runner.warm_up()
     return EngineCore(Scheduler(config, num_blocks), runner)
+
+
+def _model(config: EngineConfig, model_config: ModelConfig) -> LanguageModel:
+    """The checkpoint's, or one with random weights if the configuration says so."""
+    from .execution.random_model import random_model, weight_bytes
+    from .execution.weights import load_model
+
+    if config.load_format == "dummy":
+        log.warning("load_format is dummy: %.2f GB of random weights, answers are nonsense", weight_bytes(model_config) / 1e9)
+        return random_model(model_config)
+    return load_model(config.model, model_config)
 
 
 def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig) -> ServingEngine:

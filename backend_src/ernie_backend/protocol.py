@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class FinishReason(str, Enum):
@@ -128,12 +128,12 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class GenerateEvent:
-    """One thing told about one choice of a request: new token ids, and on the last one why it ended."""
+class GenerateEvent(NamedTuple):
+    """One thing told about one choice of a request: new token ids, and on the last one why it ended. (A named tuple: see
+    `core.outputs.ScheduledSequence`.)"""
 
     key: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     """As long as `token_ids` when asked for, else empty."""

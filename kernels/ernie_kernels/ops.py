@@ -3,8 +3,8 @@
 T tokens, R requests. Tensors are those of `xp` unless the signature says numpy. On the CPU activations are float32, kernels and references
 agree within the tolerances of `specs.py`, and every operator is batch-invariant: row t of its result depends on row t of its inputs (for
 attention, on the request's own cache) and not on what else is in the step, to the last bit. On a GPU activations and caches are bfloat16,
-sums float32, and the order of a sum depends on how many tokens the step has. Ids, positions, slots and block tables in range are the
-caller's promise; kernels assert the shapes that their memory safety rests on.
+sums float32, and the order of a sum depends on how many tokens the step has unless `set_batch_invariant` was called. Ids, positions, slots
+and block tables in range are the caller's promise; kernels assert the shapes that their memory safety rests on.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "SamplingInputs",
     "SamplingResult",
     "add_rms_norm",
+    "add_rms_norm_linear",
     "add_rms_norm_route",
     "attention",
     "axial_rope_table",
@@ -55,6 +56,7 @@ __all__ = [
     "rotary_kv_write",
     "route",
     "sample",
+    "set_batch_invariant",
     "swiglu",
     "tied_head",
     "vision_attention",
@@ -84,6 +86,12 @@ def warm_up(num_threads: int | None = None) -> None:
     (None: the process's cores). GPU: nothing; its kernels are compiled when a shape first needs them. Call it before the first request;
     kernels are to be called from one thread."""
     _device.warm_up(num_threads)
+
+
+def set_batch_invariant(wanted: bool) -> None:
+    """GPU: from now on the order of every sum is the same however many tokens a step has, for all of this process; slower (PERFORMANCE.md).
+    CPU: nothing; it always is. Graphs keep what they were captured with."""
+    _device.set_batch_invariant(wanted)
 
 
 def pack_linear(weight: np.ndarray) -> LinearWeight:
@@ -166,6 +174,13 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return _device.add_rms_norm(x, residual, weight, eps)
 
 
+def add_rms_norm_linear(
+    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, w: LinearWeight, *, swiglu: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`add_rms_norm`, then `linear` (or `linear_swiglu`) of the normed: (the product, the sum). x may be what `moe_experts` returned."""
+    return _device.add_rms_norm_linear(x, residual, norm_weight, eps, w, swiglu=swiglu)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """y = silu(g) · u with g‖u = gate_up. [T, 2·I] → [T, I]."""
     return _device.swiglu(gate_up)
@@ -230,10 +245,19 @@ def route(x: Tensor, gate: Tensor, bias: Tensor | None, k: int, norm_min: float)
 
 
 def add_rms_norm_route(
-    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, gate: Tensor, bias: Tensor | None, k: int, norm_min: float
+    x: Tensor,
+    residual: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    gate: Tensor,
+    bias: Tensor | None,
+    k: int,
+    norm_min: float,
+    experts: ExpertWeights,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`add_rms_norm`, then `route` of the normed: (normed, sum, weights, expert_ids)."""
-    return _device.add_rms_norm_route(x, residual, norm_weight, eps, gate, bias, k, norm_min)
+    """`add_rms_norm`, then `route` of the normed: (normed, sum, weights, expert_ids). `experts` are those that come next: a GPU fetches
+    meanwhile what of them does not depend on the routing."""
+    return _device.add_rms_norm_route(x, residual, norm_weight, eps, gate, bias, k, norm_min, experts)
 
 
 def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertWeights) -> Tensor:
@@ -247,7 +271,7 @@ def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertW
 def moe_by_modality(x: Tensor, rows: tuple[Tensor, ...], routed: tuple[RoutedExperts, ...], k: int, norm_min: float) -> Tensor:
     """`route` and `moe_experts` of routed[m] for the tokens of rows[m]; shared experts that were joined add theirs.
 
-    x [T, H]; rows: int32, each token in exactly one of them, any may be empty → [T, H].
+    x [T, H]; rows: int32, each token in exactly one of them, any may be empty → [T, H]; on a GPU for `add_rms_norm` only, as `moe_experts`.
     """
     return _device.moe_by_modality(x, rows, routed, k, norm_min)
 

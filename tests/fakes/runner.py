@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 
-from ernie_backend.core.outputs import ModelRunnerOutput, NewSequence, SampledToken, SchedulerOutput
+from ernie_backend.core.outputs import ModelRunnerOutput, NewSequence, SchedulerOutput
 from ernie_backend.protocol import TokenLogprobs
 
 VOCAB_SIZE = 997
@@ -70,8 +70,7 @@ class FakeRunner:
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("scripted failure")
-        sampled: dict[int, SampledToken] = {}
-        failed: dict[int, str] = {}
+        result = ModelRunnerOutput({}, {})
         for granted in output.scheduled:
             new, ids = self.known[granted.sequence_id]
             end = granted.num_computed_tokens + granted.num_scheduled_tokens
@@ -89,9 +88,11 @@ class FakeRunner:
             if granted.samples:
                 assert end == len(ids)
                 if granted.sequence_id in self.fail_sampling_of:
-                    failed[granted.sequence_id] = "scripted"
+                    result.failed[granted.sequence_id] = "scripted"
                     continue
                 token = (state ^ (new.seed or 0)) % VOCAB_SIZE
                 ids.append(token)
-                sampled[granted.sequence_id] = SampledToken(token, TokenLogprobs(-1.0) if new.sampling.logprobs is not None else None)
-        return ModelRunnerOutput(sampled, failed)
+                result.sampled[granted.sequence_id] = token
+                if new.sampling.logprobs is not None:
+                    result.logprobs[granted.sequence_id] = TokenLogprobs(-1.0)
+        return result

@@ -10,9 +10,9 @@ import statistics
 
 import numpy as np
 
-from ernie_backend.benchmark.random_model import random_model
 from ernie_backend.benchmark.timing import timed
 from ernie_backend.checkpoint_writer.published import make_config
+from ernie_backend.execution.random_model import random_model
 from ernie_backend.protocol import MediaItem, MediaKind
 from ernie_kernels import xp
 

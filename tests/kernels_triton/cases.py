@@ -131,7 +131,7 @@ def _combine(t: Make, tokens: int) -> None:
 
 def _combine_rows(t: Make, tokens: int) -> None:
     parts, weights = t("bfloat16", tokens, 12, 2560), t("float32", tokens, 6)
-    combine.combine_rows(parts, weights, t("int32", tokens), t("bfloat16", 2 * tokens, 2560))
+    combine.combine_rows(parts, weights, t("int32", tokens), t("float32", 2 * tokens, 2560))
 
 
 def _vision_attention(t: Make, frames: int, patches: int, head_dim: int) -> None:

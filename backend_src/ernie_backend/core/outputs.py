@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..protocol import GenerateEvent, MediaItem, SamplingParams, TokenLogprobs
 
@@ -20,15 +21,16 @@ class NewSequence:
     """Images and videos of the prompt, in the order of their places."""
 
 
-@dataclass(frozen=True)
-class ScheduledSequence:
-    """What one sequence does in this step: known tokens [num_computed, num_computed + num_scheduled) enter the cache."""
+class ScheduledSequence(NamedTuple):
+    """What one sequence does in this step: known tokens [num_computed, num_computed + num_scheduled) enter the cache.
+
+    A named tuple: a step makes one for each sequence, and a frozen dataclass costs three times as much to make."""
 
     sequence_id: int
     num_computed_tokens: int
     num_scheduled_tokens: int
     block_ids: tuple[int, ...]
-    """The sequence's block table; covers at least num_computed_tokens + num_scheduled_tokens slots."""
+    """The sequence's block table; covers at least num_computed_tokens + num_scheduled_tokens slots. One object while it does not change."""
     samples: bool
     """True iff computed tokens catch up with known tokens in this step, so that its last logits choose a new token."""
 
@@ -44,18 +46,15 @@ class SchedulerOutput:
 
 
 @dataclass(frozen=True)
-class SampledToken:
-    token_id: int
-    logprobs: TokenLogprobs | None = None
-
-
-@dataclass(frozen=True)
 class ModelRunnerOutput:
-    """The new token of every scheduled sequence with `samples`; `failed` tells of sequences whose sampling raised."""
+    """By sequence_id: the new token of every scheduled sequence with `samples`, or why it has none."""
 
-    sampled: dict[int, SampledToken]
+    sampled: dict[int, int]
+    """→ token id."""
     failed: dict[int, str]
-    """sequence_id → text for the log. The step's other sequences are not touched."""
+    """→ text for the log: sampling raised. The step's other sequences are not touched."""
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    """Of the sampled tokens whose requests asked for them."""
 
 
 @dataclass(frozen=True)

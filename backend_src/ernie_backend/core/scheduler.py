@@ -79,8 +79,9 @@ class Scheduler:
         assert request.key not in self._groups, "keys are minted once"
         assert 0 < len(request.prompt_token_ids) < self.max_model_len
         group = RequestGroup(request)
+        max_num_tokens = min(len(request.prompt_token_ids) + request.sampling.max_tokens, self.max_model_len)
         for index in range(request.n):
-            sequence = Sequence(self._next_id, group, index)
+            sequence = Sequence(self._next_id, group, index, max_num_tokens)
             self._next_id += 1
             group.sequences.append(sequence)
             self._by_id[sequence.sequence_id] = sequence
@@ -121,39 +122,32 @@ class Scheduler:
         scheduled: list[ScheduledSequence] = []
         new: list[NewSequence] = []
         preemptions_before = self._totals["preemptions"]
-        position = 0
-        while position < len(self.running) and budget > 0:
-            sequence = self.running[position]
+        for sequence in self.running:  # at whose end `_make_room` preempts: never one that was here before
             if self._awaits_token(sequence):
-                position += 1
                 continue
-            count = min(sequence.num_tokens - sequence.num_computed_tokens, budget)
-            if not self._make_room(sequence, sequence.num_computed_tokens + count):
+            count = sequence.num_tokens - sequence.num_computed_tokens
+            if count > budget:
+                count = budget
+            if sequence.num_computed_tokens + count > sequence.num_slots and not self._make_room(sequence, count):
                 break  # it preempted itself, and it was the last one
             scheduled.append(self._grant(sequence, count))
             budget -= count
-            position += 1
+            if budget == 0:
+                break
         if self._totals["preemptions"] == preemptions_before:  # else the freed blocks would go to the one that just gave them up
             self._admit(budget, scheduled, new)
-        for granted in scheduled:
-            sequence = self._by_id[granted.sequence_id]
-            sequence.num_computed_tokens += granted.num_scheduled_tokens
-            sequence.num_pending_tokens += granted.samples
         finished, self._finished_ids = tuple(self._finished_ids), []
         return SchedulerOutput(tuple(new), tuple(scheduled), finished)
 
-    def _awaits_token(self, sequence: Sequence) -> bool:
+    @staticmethod
+    def _awaits_token(sequence: Sequence) -> bool:
         """Whether nothing can be scheduled before a pending token is known: it is the last one, or decides what is forbidden next."""
-        if not sequence.num_pending_tokens:
-            return False
-        sampling = sequence.group.request.sampling
-        num_output_tokens = len(sequence.output_token_ids) + sequence.num_pending_tokens
-        ends = num_output_tokens >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len
-        return ends or bool(sampling.bad_words_token_ids)
+        ends = sequence.num_tokens >= sequence.max_num_tokens
+        return sequence.num_pending_tokens > 0 and (ends or sequence.group.needs_every_token)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Grow the sequence, preempting from the back of `running`; False if it had to preempt itself."""
-        while not self.kv.grow(sequence, num_tokens):
+    def _make_room(self, sequence: Sequence, count: int) -> bool:
+        """Slots for `count` more tokens, preempting from the back of `running`; False if it had to preempt itself."""
+        while not self.kv.grow(sequence, sequence.num_computed_tokens + count):
             victim = self.running.pop()
             self._preempt(victim)
             if victim is sequence:
@@ -214,54 +208,55 @@ class Scheduler:
 
     @staticmethod
     def _grant(sequence: Sequence, count: int) -> ScheduledSequence:
-        return ScheduledSequence(
-            sequence.sequence_id,
-            num_computed_tokens=sequence.num_computed_tokens,
-            num_scheduled_tokens=count,
-            block_ids=tuple(sequence.block_ids),
-            samples=sequence.num_computed_tokens + count == sequence.num_tokens,
-        )
+        start = sequence.num_computed_tokens
+        sequence.num_computed_tokens = stop = start + count
+        samples = stop == sequence.num_tokens
+        if samples:
+            sequence.num_pending_tokens += 1
+            sequence.num_tokens += 1
+        return ScheduledSequence(sequence.sequence_id, start, count, sequence.block_ids, samples)
 
     def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepOutput:
         """Book a computed step. Finish reasons are decided here and only here (a stop string comes in through `finish`).
 
         Steps are booked in the order in which they were scheduled. A sequence that has ended since is passed over: its token is not wanted.
         """
-        events = self._booked
+        events, by_id, logprobs_of = self._booked, self._by_id, result.logprobs
         for granted in output.scheduled:
-            sequence = self._by_id.get(granted.sequence_id)
+            sequence = by_id.get(granted.sequence_id)
             if sequence is None:
                 continue
             if not granted.samples:
                 self.kv.remember(sequence)
                 continue
             sequence.num_pending_tokens -= 1
-            token = result.sampled.get(granted.sequence_id)
-            if token is None:
+            token_id = result.sampled.get(granted.sequence_id)
+            if token_id is None:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
                 log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
                 self.kv.forget(sequence)
                 events.append(self._end(sequence, FinishReason.ERROR, error=STEP_FAILED))
                 continue
-            sequence.output_token_ids.append(token.token_id)
+            sequence.output_token_ids.append(token_id)
             self.kv.remember(sequence)
             self._totals["generation"] += 1
-            reason = self._finish_reason(sequence, token.token_id)
-            logprobs = () if token.logprobs is None else (token.logprobs,)
-            if reason is not None:
-                events.append(self._end(sequence, reason, token_ids=(token.token_id,), logprobs=logprobs))
+            reason = self._finish_reason(sequence, token_id)
+            logprobs = (logprobs_of[granted.sequence_id],) if logprobs_of and granted.sequence_id in logprobs_of else ()
+            if reason is None:
+                group = sequence.group
+                events.append(GenerateEvent(group.request.key, sequence.index, (token_id,), logprobs, None, group.num_cached_tokens))
             else:
-                events.append(self._event(sequence, (token.token_id,), logprobs))
+                events.append(self._end(sequence, reason, token_ids=(token_id,), logprobs=logprobs))
         self._booked = []
         return StepOutput(tuple(events))
 
-    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+    @staticmethod
+    def _finish_reason(sequence: Sequence, token_id: int) -> FinishReason | None:
         """By cause: an end token on the last allowed position is a `STOP`."""
-        sampling = sequence.group.request.sampling
-        count = len(sequence.output_token_ids)
-        if count >= sampling.min_tokens and (token_id in sampling.eos_token_ids or token_id in sampling.stop_token_ids):
+        group = sequence.group
+        if token_id in group.end_token_ids and len(sequence.output_token_ids) >= group.request.sampling.min_tokens:
             return FinishReason.STOP
-        if count >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len:
+        if sequence.num_tokens - sequence.num_pending_tokens >= sequence.max_num_tokens:
             return FinishReason.LENGTH
         return None
 
@@ -322,5 +317,7 @@ class Scheduler:
         assert len(queued) == len(set(queued)) and set(queued) == unfinished == set(self._by_id)
         assert all(not s.block_ids and s.num_computed_tokens == 0 for s in self.waiting)
         assert all(s.num_computed_tokens < s.num_tokens for s in self.running)
+        for s in (*self.waiting, *self.running):
+            assert s.num_tokens == s.num_prompt_tokens + len(s.output_token_ids) + s.num_pending_tokens <= s.max_num_tokens
         assert len(self.running) <= self.max_num_seqs
         self.kv.check_invariants(list(self.running))

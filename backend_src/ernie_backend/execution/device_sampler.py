@@ -14,7 +14,7 @@ from ernie_kernels.triton import sampling, token_counts
 from ernie_kernels.triton.sampling import SamplingRows, SamplingWorkspace
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ModelRunnerOutput, SampledToken
+from ..core.outputs import ModelRunnerOutput
 from ..protocol import TokenLogprobs
 from .sampler import sampling_inputs
 from .sequence_state import SequenceState
@@ -27,16 +27,20 @@ class _HostCopies:
     token_ids: Tensor  # [R] int32
     logprobs: Tensor  # [R, 1 + MAX_LOGPROBS] float32
     top_ids: Tensor  # [R, MAX_LOGPROBS] int32
+    token_ids_array: np.ndarray
+    """The same memory as `token_ids`."""
+    arrived: Any
+    """The event after which they are there."""
 
 
 @dataclass(frozen=True)
 class PendingTokens:
     """A step whose tokens are on their way: row r is states[r]'s, whose placeholder stands at token_ids[places[r]]."""
 
-    states: tuple[SequenceState, ...]
-    places: tuple[int, ...]
+    states: list[SequenceState]
+    places: list[int]
     copies: _HostCopies
-    arrived: Any
+    with_logprobs: bool
 
 
 class DeviceSampler:
@@ -55,24 +59,19 @@ class DeviceSampler:
         self._logprobs_workspace = logprob_kernels.LogprobsWorkspace(**scratch)
         self._logprobs = xp.zeros([max_rows, 1 + most], "float32")
         self._top_ids = xp.zeros([max_rows, most], "int32")
-        copies = (([max_rows], "int32"), ([max_rows, 1 + most], "float32"), ([max_rows, most], "int32"))
-        self._copies = [_HostCopies(*(xp.pinned(shape, dtype) for shape, dtype in copies)) for _ in range(2)]
+        self._copies = [_host_copies(max_rows, most) for _ in range(2)]
         self._turn = 0
         self._slots: dict[int, int] = {}
         self._free_slots = list(range(max_rows))
-
-    def is_truncated(self, states: Sequence[SequenceState]) -> bool:
-        """Whether any row needs the kernels that look for the survivors of min_p, top_k and top_p."""
-        return any(state.truncates for state in states)
 
     def choose(self, rows: SamplingRows, num_rows: int, *, truncated: bool) -> None:
         """`sampled[:num_rows]` from `logits[:num_rows]`; only launches, so that it can be captured."""
         logits, chosen = self.logits[:num_rows], self.sampled[:num_rows]
         sampling.sample(logits, rows, self._token_counts, self._workspace, chosen, truncated=truncated, pdl=True)
 
-    def pack(self, states: Sequence[SequenceState], slots: np.ndarray) -> SamplingRows:
+    def pack(self, states: Sequence[SequenceState]) -> SamplingRows:
         """Rows of a step that is not a graph."""
-        packed = sampling.pack_rows(sampling_inputs(states), slots)
+        packed = sampling.pack_rows(sampling_inputs(states), self.assign_slots(states))
         if not len(packed["edit_ids"]):
             packed |= {"edit_ids": np.zeros(1, np.int32), "edit_values": np.zeros(1, np.float32)}  # an address to point to
         return SamplingRows(**{name: xp.from_numpy(array) for name, array in packed.items()})
@@ -96,38 +95,55 @@ class DeviceSampler:
     def forget(self, sequence_ids: Sequence[int]) -> None:
         self._free_slots.extend(self._slots.pop(i) for i in sequence_ids if i in self._slots)
 
-    def send(self, states: Sequence[SequenceState], rows: SamplingRows) -> PendingTokens:
-        """Start the way back of what `choose` has chosen; each state gets a placeholder, −1 − its row, until the token is known."""
-        count = len(states)
+    def send(self, states: list[SequenceState], rows: SamplingRows | None) -> PendingTokens:
+        """Start the way back of what `choose` has chosen; each state gets a placeholder, −1 − its row, until the token is known. `rows`:
+        what `choose` had, if any row wants log-probabilities."""
         self._turn = 1 - self._turn
         copies = self._copies[self._turn]
-        xp.copy_(copies.token_ids[:count], self.sampled[:count])
-        if any(state.sampling.logprobs is not None for state in states):
-            results = (self._logprobs[:count], self._top_ids[:count])
-            sampled = (self.logits[:count], rows.integers, self.sampled[:count])
-            logprob_kernels.top_logprobs(*sampled, self._logprobs_workspace, *results)
-            xp.copy_(copies.logprobs[:count], results[0])
-            xp.copy_(copies.top_ids[:count], results[1])
-        arrived = xp.record_event()
-        places = tuple(len(state.token_ids) for state in states)
+        xp.copy_(copies.token_ids, self.sampled)  # all of it: a slice would cost more than the bytes
+        if rows is not None:
+            self._send_logprobs(len(states), rows, copies)
+        copies.arrived.record()
+        places = []
         for row, state in enumerate(states):
+            places.append(len(state.token_ids))
             state.token_ids.append(-1 - row)
-        return PendingTokens(tuple(states), places, copies, arrived)
+        return PendingTokens(states, places, copies, rows is not None)
+
+    def _send_logprobs(self, count: int, rows: SamplingRows, copies: _HostCopies) -> None:
+        results = (self._logprobs[:count], self._top_ids[:count])
+        sampled = (self.logits[:count], rows.integers, self.sampled[:count])
+        logprob_kernels.top_logprobs(*sampled, self._logprobs_workspace, *results)
+        xp.copy_(copies.logprobs[:count], results[0])
+        xp.copy_(copies.top_ids[:count], results[1])
 
     def receive(self, pending: PendingTokens) -> ModelRunnerOutput:
         """Wait for the tokens; placeholders become ids."""
-        pending.arrived.synchronize()
-        sampled: dict[int, SampledToken] = {}
-        failed: dict[int, str] = {}
-        token_ids = xp.host_view(pending.copies.token_ids)[: len(pending.states)].tolist()
-        for row, (state, place, token_id) in enumerate(zip(pending.states, pending.places, token_ids, strict=True)):
-            state.token_ids[place] = max(token_id, 0)
-            if token_id < 0:
-                failed[state.sequence_id] = "the largest logit of this row is not finite: no token can be chosen"
-            else:
-                wanted = state.sampling.logprobs
-                sampled[state.sequence_id] = SampledToken(token_id, None if wanted is None else _logprobs(pending.copies, row, wanted))
-        return ModelRunnerOutput(sampled, failed)
+        states, copies = pending.states, pending.copies
+        copies.arrived.synchronize()
+        token_ids = copies.token_ids_array[: len(states)].tolist()
+        result = ModelRunnerOutput({}, {})
+        if min(token_ids) < 0:
+            for row, token_id in enumerate(token_ids):
+                if token_id < 0:
+                    result.failed[states[row].sequence_id] = "the largest logit of this row is not finite: no token can be chosen"
+                    token_ids[row] = 0
+        for state, place, token_id in zip(states, pending.places, token_ids, strict=True):
+            state.token_ids[place] = token_id
+            result.sampled[state.sequence_id] = token_id
+        for sequence_id in result.failed:
+            del result.sampled[sequence_id]
+        if pending.with_logprobs:
+            for row, state in enumerate(states):
+                if state.sampling.logprobs is not None:
+                    result.logprobs[state.sequence_id] = _logprobs(copies, row, state.sampling.logprobs)
+        return result
+
+
+def _host_copies(max_rows: int, most_logprobs: int) -> _HostCopies:
+    token_ids = xp.pinned([max_rows], "int32")
+    logprobs, top_ids = xp.pinned([max_rows, 1 + most_logprobs], "float32"), xp.pinned([max_rows, most_logprobs], "int32")
+    return _HostCopies(token_ids, logprobs, top_ids, xp.host_view(token_ids), xp.event())
 
 
 def _logprobs(copies: _HostCopies, row: int, wanted: int) -> TokenLogprobs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ernie_kernels import ops, xp
@@ -37,6 +38,7 @@ class ModelRunner:
     def __init__(self, model: LanguageModel, model_config: ModelConfig, engine_config: EngineConfig, num_blocks: int) -> None:
         """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
         assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
+        ops.set_batch_invariant(engine_config.deterministic)
         self.model = model
         self.model_config = model_config
         self.media: MediaInputs | None = None
@@ -87,6 +89,12 @@ class ModelRunner:
             return launched
         assert self.graphs is not None
         return self.graphs.sampler.receive(launched)
+
+    def launches(self, num_rows: int) -> tuple[Callable[..., AbstractContextManager[None]], Callable[[], None]]:
+        """For profiling, on a GPU: how to observe the launch of kernels, and a function that launches those of a decode step of the rows
+        that were sent last, one by one."""
+        assert self.graphs is not None, "a CPU launches no kernels"
+        return self.graphs.launches(num_rows)
 
     def warm_up(self, batch_sizes: Sequence[int] | None = None, prompt_lengths: Sequence[int] | None = None) -> None:
         """Compile what is compiled at first use, set the number of threads; on a GPU capture the graphs of `batch_sizes` and compute

@@ -9,6 +9,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from .. import launch
 from ..launch import Argument as Tensor
 
+LATE = 0
+
 
 def combine_add_rms_norm(
     parts: Tensor,  # [T, S, H] bfloat16 or float32
@@ -18,11 +20,13 @@ def combine_add_rms_norm(
     eps: float,
     out: Tensor,  # [T, H] bfloat16
     *,
+    uniform: bool = False,
     pdl: bool = True,
 ) -> None:
     """residual += Σⱼ w[t, j] · parts[t, j]; out = norm_weight · residual / sqrt(mean(residual²) + eps).
 
     w[t, j] = 1 for j ≥ k: the shared experts. Sums in float32 in the order of j; the norm sees the residual as stored (bfloat16).
+    `uniform`: the order of a row's sums does not depend on T.
     """
     num_tokens, num_parts, hidden = parts.shape
     weighted = 0 if part_weights is None else int(part_weights.shape[1])
@@ -40,7 +44,12 @@ def combine_add_rms_norm(
         PARTS=num_parts,
         WEIGHTED=weighted,
         BLOCK=triton.next_power_of_2(hidden),
-        num_warps=16 if num_tokens <= 16 and hidden > 1024 else 8 if hidden > 1024 else 4,  # few tokens: more loads under way
+        num_warps=16
+        if num_tokens <= 16 and hidden > 1024 and not uniform
+        else 8
+        if hidden > 1024
+        else 4,  # few tokens: more loads under way
+        LATE=LATE,
         pdl=pdl,
     )
 
@@ -57,6 +66,7 @@ def combine_kernel(
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
     BLOCK: tl.constexpr,
+    LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
@@ -65,7 +75,8 @@ def combine_kernel(
     norm_weight = tl.load(norm_weight_ptr + column, mask=inside, other=0.0)
     if PDL:
         gdc_wait()
-        gdc_launch_dependents()
+        if LATE == 0:
+            gdc_launch_dependents()
     base = residual_ptr + token * H + column
     total = tl.load(base, mask=inside, other=0.0).to(tl.float32)
     added = tl.zeros([BLOCK], tl.float32)
@@ -74,6 +85,8 @@ def combine_kernel(
         if j < WEIGHTED:
             part *= tl.load(part_weights_ptr + token * WEIGHTED + j)
         added += part
+    if PDL and LATE == 1:
+        gdc_launch_dependents()
     stored = (total + added).to(residual_ptr.dtype.element_ty)
     tl.store(base, stored, mask=inside)
     total = stored.to(tl.float32)
@@ -82,9 +95,9 @@ def combine_kernel(
 
 
 def combine_rows(parts: Tensor, part_weights: Tensor, rows: Tensor, out: Tensor) -> None:
-    """out[rows[t]] = Σⱼ w[t, j] · parts[t, j], w[t, j] = 1 for j ≥ k, in float32, rounded once.
+    """out[rows[t]] = Σⱼ w[t, j] · parts[t, j], w[t, j] = 1 for j ≥ k, in float32 in the order of j.
 
-    parts [T, S, H] bfloat16; part_weights [T, k] float32; rows [T] int32, all different; out [≥ T, H] bfloat16.
+    parts [T, S, H] bfloat16; part_weights [T, k] float32; rows [T] int32, all different; out [≥ T, H] float32.
     """
     num_tokens, num_parts, hidden = parts.shape
     weighted = part_weights.shape[1]

@@ -50,7 +50,8 @@ class VisionTower:
         self.in_blocks = config.position_grid == 0
         """Whether the four patches of a 2 × 2 block follow each other, instead of those of a row."""
         self.patch_embed: ops.LinearWeight = take("vision.patch_embed")
-        self.patch_bias: Tensor | None = take("vision.patch_embed.bias") if config.position_grid else None  # [hidden] float32
+        bias = take("vision.patch_embed.bias") if config.position_grid else xp.zeros([config.hidden_size], "float32")
+        self.patch_bias: Tensor = bias  # [hidden] float32
         self.positions: Tensor | None = take("vision.positions") if config.position_grid else None  # [grid², hidden] float32
         self.blocks = [VisionBlock(config, take, f"vision.blocks.{i}.") for i in range(config.num_layers)]
         self.norm = LayerNorm(config.norm_eps, take, "vision.norm")
@@ -64,10 +65,8 @@ class VisionTower:
         """pixels uint8 [t · h · w, channels · patch²] of the patches of `grid` (t, h, w), in the tower's order → [t · h · w, hidden]."""
         frames, height, width = grid
         x = ops.normalize_pixels(xp.from_numpy(pixels), self.mean, self.std)
-        if self.patch_bias is None:
-            x = ops.linear(x, self.patch_embed)
-        else:
-            x = ops.linear_bias(x, self.patch_embed, self.patch_bias)
+        x = ops.linear_bias(x, self.patch_embed, self.patch_bias)
+        if self.positions is not None:
             x = xp.reshape(xp.reshape(x, [frames, height * width, -1]) + self._learned(height, width), [frames * height * width, -1])
         cos_sin = self._angles(height, width)
         for block in self.blocks:
