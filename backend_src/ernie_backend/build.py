@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from .execution.models import LanguageModel
 
 log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""How long another thread may keep the interpreter once the engine's wants it. Beside a busy thread, a step of 2.1 ms took 7 to 12 with
+Python's 5 ms, and 2.1 with this."""
 
 
 @dataclass
@@ -60,6 +66,7 @@ def build_engine(config: EngineConfig) -> ServingEngine:
     model_config = ModelConfig.from_folder(config.model)
     config = config.resolved(model_config)
     core = build_core(config, model_config)
+    _share_interpreter()
     return serve_core(core, config, model_config)
 
 
@@ -102,6 +109,13 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     delivery.start()
     engine.start()
     return ServingEngine(config, model_config, engine, delivery, relay)
+
+
+def _share_interpreter() -> None:
+    """What the threads of this process owe the engine's, once all that stays has been built."""
+    gc.collect()
+    gc.freeze()  # 150,000 objects of libraries and model, which every full collection would look at: 40 ms without a step
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
 def _cache_blocks(config: EngineConfig, bytes_per_block: int, budget_bytes: int, *, on_gpu: bool) -> int:

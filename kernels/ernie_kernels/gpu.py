@@ -133,14 +133,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-def add_rms_norm(
-    x: Tensor | WeightedParts, residual: Tensor, weight: Tensor, eps: float, ahead: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor | WeightedParts, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     out = xp.empty(residual.shape, DTYPE)
     if isinstance(x, WeightedParts):
         combine.combine_add_rms_norm(x.parts, x.weights, residual, weight, eps, out, uniform=_uniform)
     else:
-        norm.add_rms_norm(x, residual, weight, eps, out, ahead=ahead)
+        norm.add_rms_norm(x, residual, weight, eps, out)
     return out, residual
 
 
@@ -275,11 +273,11 @@ def add_rms_norm_route(
     experts: ExpertWeights,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_tokens, hidden = x.shape
-    ahead = experts.gate_up[experts.num_experts - experts.num_shared :] if experts.num_shared and num_tokens <= MAX_TOKENS else None
     if num_tokens > moe_norm_router.MAX_TOKENS or hidden % moe_norm_router.BLOCK or _uniform:
-        normed, residual = add_rms_norm(x, residual, norm_weight, eps, ahead)
+        normed, residual = add_rms_norm(x, residual, norm_weight, eps)
         return normed, residual, *route(normed, gate, bias, k, norm_min)
     num_experts = gate.shape[0]
+    ahead = experts.gate_up[experts.num_experts - experts.num_shared :] if experts.num_shared else None
     out, weights, expert_ids = xp.empty(x.shape, DTYPE), xp.empty([num_tokens, k], "float32"), xp.empty([num_tokens, k], "int32")
     workspace = _workspace(*_route_sizes(num_tokens, num_experts, hidden, _uniform))
     router = (gate, _no_bias(num_experts) if bias is None else bias, norm_min)

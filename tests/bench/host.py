@@ -16,7 +16,7 @@ from ernie_backend.delivery import Delivery, Response
 from ernie_backend.engine import Engine
 from ernie_backend.execution import graph_runner
 from ernie_backend.execution.model_runner import ModelRunner
-from ernie_backend.protocol import GenerateRequest, SamplingParams
+from ernie_backend.protocol import FinishReason, GenerateRequest, SamplingParams
 from ernie_kernels import xp
 
 PROMPT_TOKENS = 64
@@ -71,13 +71,14 @@ class Sink:
         self.sent, self.key = sent, key
 
     def send(self, response: Response) -> None:
-        self.sent[self.key] += 1
+        if self.key in self.sent:
+            self.sent[self.key] += 1
 
 
 class Host:
     """An engine of `batch` decoding sequences; the caller's thread takes the place of all of its threads."""
 
-    def __init__(self, batch: int, max_steps: int, max_model_len: int) -> None:
+    def __init__(self, batch: int, max_steps: int, max_model_len: int, turnover: bool = False) -> None:
         xp.capture = lambda function: _NoGraph()  # type: ignore[assignment]
         graph_runner.feed_tokens = lambda *tensors: None
         _, config = make_config("ERNIE-4.5-0.3B", "pt", "bfloat16", ["num_hidden_layers=1", "vocab_size=1024"])
@@ -93,17 +94,31 @@ class Host:
         self.engine = Engine(self.core, self._hear, max_concurrency=4096)
         self.delivery = Delivery(settings.delivery_window_responses, abort=self._never, stop=self._never)
         self.sent: dict[str, int] = {}
-        rng = np.random.default_rng(0)
-        for number in range(batch):
-            ids = tuple(rng.integers(3, 1000, rng.integers(1, PROMPT_TOKENS + 1)).tolist())
-            drawn = {"temperature": 0.8, "top_p": 0.9} if number % 2 else {"temperature": 0.0}
-            sampling = SamplingParams(max_tokens=10 * max_steps, eos_token_ids=(EOS,), **drawn)  # type: ignore[arg-type]
-            request = GenerateRequest(f"{number:032x}", ids, sampling)
-            self.sent[request.key] = 0
-            self.delivery.register(request.key, Sink(self.sent, request.key), n=1, streamed=True)
-            self.core.add(request)
+        self.max_tokens = max_model_len - PROMPT_TOKENS
+        self.rng = np.random.default_rng(0)
+        self.made = 0
+        for _ in range(batch):
+            self._add()
+        self.turnover = False
         self.run(FIRST_STEPS)
         assert len(self.core.scheduler.running) == batch and len(self.output.events) == batch
+        self.turnover = turnover
+
+    def _add(self) -> None:
+        number, self.made = self.made, self.made + 1
+        ids = tuple(self.rng.integers(3, 1000, self.rng.integers(1, PROMPT_TOKENS + 1)).tolist())
+        drawn = {"temperature": 0.8, "top_p": 0.9} if number % 2 else {"temperature": 0.0}
+        sampling = SamplingParams(max_tokens=self.max_tokens, eos_token_ids=(EOS,), **drawn)  # type: ignore[arg-type]
+        request = GenerateRequest(f"{number:032x}", ids, sampling)
+        self.sent[request.key] = 0
+        self.delivery.register(request.key, Sink(self.sent, request.key), n=1, streamed=True)
+        self.core.add(request)
+
+    def _replace_oldest(self) -> None:
+        key = next(iter(self.sent))
+        self._hear(self.core.finish(key, FinishReason.ABORT))
+        del self.sent[key]
+        self._add()
 
     def _hear(self, output: StepOutput) -> None:
         self.output = output
@@ -117,6 +132,8 @@ class Host:
         """Seconds of the engine's turns, and of the delivery's."""
         engine = delivery = 0.0
         for step in range(steps):
+            if self.turnover:
+                self._replace_oldest()
             start = time.perf_counter()
             self.engine._turn()
             middle = time.perf_counter()
@@ -133,6 +150,8 @@ class Host:
             (self.engine, "_read_inbox", "inbox"),
             (self.core.scheduler, "schedule", "schedule"),
             (self.runner, "launch", "launch"),
+            (graph_runner, "build_input_batch", "input batch"),
+            (self.graphs.sampler, "pack", "sampling rows"),
             (self.graphs.rows, "fill", "fill rows"),
             (self.graphs.rows, "_send", "copy rows"),
             (self.graphs.sampler, "send", "send"),
@@ -144,9 +163,9 @@ class Host:
             clock.wrap(owner, name, part)
 
 
-def measure(batch: int, steps: int, rounds: int, max_model_len: int) -> dict[str, float]:
+def measure(batch: int, steps: int, rounds: int, max_model_len: int, turnover: bool) -> dict[str, float]:
     """µs per step; of several rounds the fastest, since what is slower is the machine's doing."""
-    host = Host(batch, (rounds * 2 + 1) * steps, max_model_len)
+    host = Host(batch, (rounds * 2 + 1) * steps, max_model_len, turnover)
     best = [min(times) / steps * 1e6 for times in zip(*(host.run(steps) for _ in range(rounds)), strict=True)]
     clock = Clock()
     host.wrap(clock)

@@ -83,9 +83,10 @@ def core(world: World, num_blocks: int = 256, **changes: object) -> EngineCore:
 @pytest.fixture(scope="module")
 def expected(world: World) -> tuple[list[GenerateRequest], dict[tuple[str, int], list[int]]]:
     jobs = requests(random.Random(7), VOCAB, 14)
+    engine = core(world, enable_prefix_caching=False)
     alone: dict[tuple[str, int], list[int]] = {}
-    for job in jobs:
-        alone |= run(core(world, enable_prefix_caching=False, max_num_seqs=4), [(0, job)])
+    for job in jobs:  # one after the other
+        alone |= run(engine, [(0, job)])
     return jobs, alone
 
 

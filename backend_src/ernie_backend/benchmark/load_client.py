@@ -132,9 +132,10 @@ class HttpClient:
                     total = json.loads(line[6:])["usage"]["completion_tokens"]
                 elif line.startswith(b'data: {"error"'):
                     answer.error = line[6:300].decode(errors="replace").strip()
-                else:
+                elif b'"finish_reason":null' in line:  # the chunk with the reason brings no token
                     answer.times.append(time.monotonic())
-        if answer.times:
+        if total:
+            answer.times = answer.times or [time.monotonic()]  # tokens without text, such as half a character, come without a chunk
             answer.tokens = [total / len(answer.times)] * len(answer.times)
 
     async def close(self) -> None:
@@ -142,8 +143,8 @@ class HttpClient:
 
 
 def _sampling(tokens: int) -> dict[str, Any]:
-    """Greedy answers of exactly `tokens` tokens."""
-    return {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    """Answers of exactly `tokens` tokens, sampled without truncation: a random model's greedy answer repeats one token for ever."""
+    return {"max_tokens": tokens, "temperature": 1.0, "top_p": 1.0, "ignore_eos": True}
 
 
 async def _ask(client: _Client, prompt: Sequence[int], tokens: int) -> Answer:

@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "server",
         help="tokens per second that a running server delivers to streaming clients",
-        description="Every stream asks again as soon as its answer is complete. Prompts are random ids, answers greedy and of full length.",
+        description="Every stream asks again once its answer is complete. Prompts are random ids, answers sampled and of full length.",
         allow_abbrev=False,
     )
     parser.add_argument("--url", required=True, metavar="HOST:PORT", help="Triton's gRPC port, or the OpenAI front end's")

@@ -60,8 +60,24 @@ class Seating:
         )
 
 
+@dataclass(frozen=True)
+class _Way:
+    """The first words of all rows' memory, from the host to the device."""
+
+    staging: np.ndarray
+    pinned: list[Tensor]
+    """Two, since one may still be on its way. Each of just this size: page-locked tensors are not to be sliced."""
+    pinned_arrays: list[np.ndarray]
+    device: Tensor
+
+    @classmethod
+    def of(cls, staging: np.ndarray, device: Tensor, words: int) -> _Way:
+        pinned = [xp.pinned([words], "int32") for _ in range(2)]
+        return cls(staging[:words], pinned, [xp.host_view(tensor) for tensor in pinned], device[:words])
+
+
 class DecodeRows:
-    """Host arrays, their page-locked copies (two, since one may still be on its way) and the device's memory, all with one layout."""
+    """Host arrays, page-locked copies of them, and the device's memory, all with one layout."""
 
     def __init__(self, max_rows: int, max_blocks: int, block_size: int) -> None:
         shapes = {
@@ -82,8 +98,6 @@ class DecodeRows:
         self._every_row = np.arange(max_rows)
         self._header_words = starts["block_tables"]
         self._staging = np.zeros(total, np.int32)
-        self._pinned = [xp.pinned([total], "int32") for _ in range(2)]
-        self._pinned_arrays = [xp.host_view(pinned) for pinned in self._pinned]
         self._device = xp.zeros([total], "int32")
         self._turn = 0
         self.host = {n: self._staging[starts[n] : starts[n] + words[n]].view(dtype).reshape(shape) for n, (dtype, shape) in shapes.items()}
@@ -92,8 +106,8 @@ class DecodeRows:
         }
         self.edit_ids = xp.zeros([EDITS_PER_ROW * max_rows], "int32")
         self.edit_values = xp.zeros([EDITS_PER_ROW * max_rows], "float32")
-        self._views: dict[int, tuple[Tensor, list[Tensor]]] = {}
-        """The first so many words of the device's memory and of the pinned copies: to slice a tensor costs as much as to copy it."""
+        self._ways: dict[int, _Way] = {}
+        """By number of rows."""
         self._seating = Seating.of([], [])
         self._tables: list[tuple[int, ...]] = [()] * max_rows
         """What each row of `block_tables` holds."""
@@ -149,13 +163,12 @@ class DecodeRows:
         return True
 
     def _send(self, num_rows: int) -> None:
-        words = self._header_words + num_rows * self.max_blocks
-        if words not in self._views:
-            self._views[words] = self._device[:words], [pinned[:words] for pinned in self._pinned]
-        device, pinned = self._views[words]
+        way = self._ways.get(num_rows)
+        if way is None:
+            way = self._ways[num_rows] = _Way.of(self._staging, self._device, self._header_words + num_rows * self.max_blocks)
         self._turn = 1 - self._turn
-        self._pinned_arrays[self._turn][:words] = self._staging[:words]
-        xp.copy_(device, pinned[self._turn])
+        way.pinned_arrays[self._turn][:] = way.staging
+        xp.copy_(way.device, way.pinned[self._turn])
 
     def _adopt(self, row: int, state: SequenceState) -> None:
         sampling = state.sampling

@@ -27,10 +27,13 @@ class _HostCopies:
     token_ids: Tensor  # [R] int32
     logprobs: Tensor  # [R, 1 + MAX_LOGPROBS] float32
     top_ids: Tensor  # [R, MAX_LOGPROBS] int32
-    token_ids_array: np.ndarray
-    """The same memory as `token_ids`."""
     arrived: Any
     """The event after which they are there."""
+
+    @classmethod
+    def of(cls, max_rows: int, most: int) -> _HostCopies:
+        token_ids, top_ids = xp.pinned([max_rows], "int32"), xp.pinned([max_rows, most], "int32")
+        return cls(token_ids, xp.pinned([max_rows, 1 + most], "float32"), top_ids, xp.event())
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class DeviceSampler:
         self._logprobs_workspace = logprob_kernels.LogprobsWorkspace(**scratch)
         self._logprobs = xp.zeros([max_rows, 1 + most], "float32")
         self._top_ids = xp.zeros([max_rows, most], "int32")
-        self._copies = [_host_copies(max_rows, most) for _ in range(2)]
+        self._copies = [_HostCopies.of(max_rows, most) for _ in range(2)]
         self._turn = 0
         self._slots: dict[int, int] = {}
         self._free_slots = list(range(max_rows))
@@ -100,7 +103,7 @@ class DeviceSampler:
         what `choose` had, if any row wants log-probabilities."""
         self._turn = 1 - self._turn
         copies = self._copies[self._turn]
-        xp.copy_(copies.token_ids, self.sampled)  # all of it: a slice would cost more than the bytes
+        xp.copy_(copies.token_ids, self.sampled)  # all rows: page-locked memory is not to be sliced
         if rows is not None:
             self._send_logprobs(len(states), rows, copies)
         copies.arrived.record()
@@ -114,14 +117,14 @@ class DeviceSampler:
         results = (self._logprobs[:count], self._top_ids[:count])
         sampled = (self.logits[:count], rows.integers, self.sampled[:count])
         logprob_kernels.top_logprobs(*sampled, self._logprobs_workspace, *results)
-        xp.copy_(copies.logprobs[:count], results[0])
-        xp.copy_(copies.top_ids[:count], results[1])
+        xp.copy_(copies.logprobs, self._logprobs)
+        xp.copy_(copies.top_ids, self._top_ids)
 
     def receive(self, pending: PendingTokens) -> ModelRunnerOutput:
         """Wait for the tokens; placeholders become ids."""
         states, copies = pending.states, pending.copies
         copies.arrived.synchronize()
-        token_ids = copies.token_ids_array[: len(states)].tolist()
+        token_ids = xp.host_view(copies.token_ids)[: len(states)].tolist()
         result = ModelRunnerOutput({}, {})
         if min(token_ids) < 0:
             for row, token_id in enumerate(token_ids):
@@ -138,12 +141,6 @@ class DeviceSampler:
                 if state.sampling.logprobs is not None:
                     result.logprobs[state.sequence_id] = _logprobs(copies, row, state.sampling.logprobs)
         return result
-
-
-def _host_copies(max_rows: int, most_logprobs: int) -> _HostCopies:
-    token_ids = xp.pinned([max_rows], "int32")
-    logprobs, top_ids = xp.pinned([max_rows, 1 + most_logprobs], "float32"), xp.pinned([max_rows, most_logprobs], "int32")
-    return _HostCopies(token_ids, logprobs, top_ids, xp.host_view(token_ids), xp.event())
 
 
 def _logprobs(copies: _HostCopies, row: int, wanted: int) -> TokenLogprobs:

@@ -10,7 +10,7 @@ import numpy as np
 from ernie_kernels import ops, xp
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ScheduledSequence, SchedulerOutput
+from ..core.outputs import SchedulerOutput
 from .sequence_state import SequenceState
 
 
@@ -30,7 +30,7 @@ class InputBatch:
     """T tokens of R sequences, in scheduling order."""
 
     token_ids: Tensor  # [T] int32
-    positions: Tensor  # [T] int32: how far rotary positions turn; behind an image less than the number of tokens before
+    positions: Tensor  # [T] int32: how far rotary positions turn, behind an image less than the tokens before; not read if `media` is given
     slot_mapping: Tensor  # [T] int32: block · block_size + offset
     attention: ops.AttentionMetadata
     logits_rows: Tensor | None  # [number of sampling sequences] int32: each one's last token; None if there are none
@@ -43,31 +43,32 @@ def build_input_batch(
 ) -> InputBatch:
     """The tensors of a step with at least one token. The scheduler's promises are asserted, not repaired."""
     scheduled = step.scheduled
-    counts = np.array([s.num_scheduled_tokens for s in scheduled], np.int32)
-    cu_seqlens_q = np.zeros(len(scheduled) + 1, np.int32)
-    np.cumsum(counts, out=cu_seqlens_q[1:])
-    token_ids = np.empty(cu_seqlens_q[-1], np.int32)
-    positions = np.empty_like(token_ids)
-    slot_mapping = np.empty_like(token_ids)
-    block_tables = np.zeros((len(scheduled), max(_blocks_used(s, block_size) for s in scheduled)), np.int32)
-    for row, sequence in enumerate(scheduled):
+    token_ids: list[int] = []
+    blocks: list[int] = []
+    for sequence in scheduled:
         start = sequence.num_computed_tokens
         stop = start + sequence.num_scheduled_tokens
-        state = states[sequence.sequence_id]
-        known = state.token_ids
-        assert sequence.num_scheduled_tokens > 0 and stop <= len(known) and sequence.samples == (stop == len(known)), (sequence, len(known))
-        used = _blocks_used(sequence, block_size)
+        known = states[sequence.sequence_id].token_ids
+        assert start < stop <= len(known) and sequence.samples == (stop == len(known)), (sequence, len(known))
+        used = -(-stop // block_size)
         assert used <= len(sequence.block_ids), (sequence, block_size)
-        block_tables[row, :used] = sequence.block_ids[:used]
-        here = slice(cu_seqlens_q[row], cu_seqlens_q[row + 1])
-        token_ids[here] = known[start:stop]
-        at = np.arange(start, stop, dtype=np.int32)
-        positions[here] = at if state.media is None else state.media.positions(start, stop)[0]
-        slot_mapping[here] = block_tables[row, at // block_size] * block_size + at % block_size
-    context_lens = np.array([s.num_computed_tokens + s.num_scheduled_tokens for s in scheduled], np.int32)
-    last_rows = np.array([cu_seqlens_q[row + 1] - 1 for row, s in enumerate(scheduled) if s.samples], np.int32)
+        token_ids += known[start:stop]
+        blocks += sequence.block_ids[:used]
+    counts = np.array([s.num_scheduled_tokens for s in scheduled], np.int32)
+    starts = np.array([s.num_computed_tokens for s in scheduled], np.int32)
+    context_lens = starts + counts
+    cu_seqlens_q = np.zeros(len(scheduled) + 1, np.int32)
+    np.cumsum(counts, out=cu_seqlens_q[1:])
+    blocks_used = -(-context_lens // block_size)
+    block_tables = np.zeros((len(scheduled), blocks_used.max()), np.int32)
+    block_tables[np.arange(block_tables.shape[1]) < blocks_used[:, None]] = blocks
+    row = np.repeat(np.arange(len(scheduled)), counts)  # of each token
+    places = np.arange(len(token_ids), dtype=np.int32) + (starts - cu_seqlens_q[:-1])[row]
+    slot_mapping = block_tables[row, places // block_size] * block_size + places % block_size
+    positions = places if media is not None else _rotary_positions(step, states, places, cu_seqlens_q)
+    last_rows = cu_seqlens_q[1:][[s.samples for s in scheduled]] - 1
     return InputBatch(
-        token_ids=xp.from_numpy(token_ids),
+        token_ids=xp.from_numpy(np.array(token_ids, np.int32)),
         positions=xp.from_numpy(positions),
         slot_mapping=xp.from_numpy(slot_mapping),
         attention=ops.AttentionMetadata(
@@ -86,5 +87,13 @@ def build_input_batch(
     )
 
 
-def _blocks_used(sequence: ScheduledSequence, block_size: int) -> int:
-    return -(-(sequence.num_computed_tokens + sequence.num_scheduled_tokens) // block_size)
+def _rotary_positions(step: SchedulerOutput, states: Mapping[int, SequenceState], places: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Of the tokens of a step that are all text: their places, or fewer behind images."""
+    positions = places
+    for row, sequence in enumerate(step.scheduled):
+        seen = states[sequence.sequence_id].media
+        if seen is not None:
+            positions = places.copy() if positions is places else positions
+            start = sequence.num_computed_tokens
+            positions[bounds[row] : bounds[row + 1]] = seen.positions(start, start + sequence.num_scheduled_tokens)[0]
+    return positions

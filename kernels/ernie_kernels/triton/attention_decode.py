@@ -37,7 +37,7 @@ class DecodePlan(NamedTuple):
 
 
 MAX_SPLITS = 128
-TRIGGER = 0
+_FEW_PAIRS = 4  # of requests and key heads
 _GROUP_PAD = 8  # the queries' side of a matrix instruction
 
 
@@ -52,13 +52,19 @@ def plan_decode(num_requests: int, num_kv_heads: int, max_context: int) -> Decod
      16 × 600     12.0 |  12.5 |  12.8  (4.44)       256 × 600    79.2 | 90.7 | 88.3  (71.1)
      16 × 8192    68.7 |  77.4 |  72.5  (60.7)
     1 × 8192 in 16, 32, 64 splits of tiles of 128: 14.7, 12.7, 15.3.
+
+    With rotary inside a step, µs of the whole step on an H100 (21B: 1 request; 0.3B: 1 and 64 requests), context 560. Tiles of 64, 1 stage
+    | of 128, 1 stage | of 128, 2 stages:
+      21B    2713 | 2740 | 2707        0.3B    437 | 437 | 481        0.3B, 64    1020 | 1159 | 1002
+    So one stage only for very few programs, which are nothing but latency; with 16 requests it costs 16 µs a layer.
     """
     pairs = num_requests * num_kv_heads
     if pairs * max_context < 250_000:
-        tiles = math.ceil(max_context / 128)
+        tile = 64 if pairs <= _FEW_PAIRS and max_context <= 4096 else 128
+        tiles = math.ceil(max_context / tile)
         wanted = min(round(264 / pairs), max(16, math.ceil(tiles / 2)))
         num_splits = max(1, min(wanted, tiles, MAX_SPLITS))
-        return DecodePlan(num_splits, 128, 1 if tiles <= 2 * num_splits else 2)
+        return DecodePlan(num_splits, tile, 1 if pairs <= _FEW_PAIRS and tiles <= 2 * num_splits else 2)
     tiles = math.ceil(max_context / 64)
     wanted = max(round(528 / pairs), math.ceil(tiles / 32))  # no program walks more than 2048 tokens: contexts differ in length
     return DecodePlan(max(1, min(wanted, tiles, MAX_SPLITS)), 64, 2)
@@ -154,7 +160,6 @@ def _launch(
         TILE=plan.tile,
         ROTARY=rotary,
         AHEAD=rotary and plan.num_stages == 1,
-        TRIGGER=TRIGGER,
     )
 
 
@@ -182,7 +187,6 @@ def _decode_attention_kernel(
     TILE: tl.constexpr,
     ROTARY: tl.constexpr,
     AHEAD: tl.constexpr,
-    TRIGGER: tl.constexpr,
     PDL: tl.constexpr,
 ):
     kv_head = tl.program_id(0)
@@ -195,8 +199,7 @@ def _decode_attention_kernel(
     if split >= num_active:
         return
     TOKEN: tl.constexpr = NUM_KV_HEADS * HEAD_DIM
-    last = context - 1
-    first_tile = split * tiles_per_split
+    last, first_tile = context - 1, split * tiles_per_split
     stop_tile = tl.minimum(first_tile + tiles_per_split, num_tiles)
     table = block_tables_ptr + request.to(tl.int64) * max_blocks
     in_tile = tl.arange(0, TILE)
@@ -210,12 +213,10 @@ def _decode_attention_kernel(
         blocks = tl.load(table + tl.minimum(tokens, last) // BLOCK_SIZE, mask=in_tile < context, other=0)
         if PDL:
             lines = (_rows(blocks, tokens, BLOCK_SIZE) * TOKEN + kv_head * HEAD_DIM)[:, None] + tl.arange(0, 2)[None, :] * 64
-            _prefetch(k_cache_ptr + lines)
-            _prefetch(v_cache_ptr + lines)
+            _prefetch(k_cache_ptr + lines, v_cache_ptr + lines)
     if PDL:
         gdc_wait()
-        if TRIGGER == 0:
-            gdc_launch_dependents()
+        gdc_launch_dependents()
 
     in_group = tl.arange(0, GROUP_PAD)
     is_head = in_group < GROUP
@@ -229,14 +230,12 @@ def _decode_attention_kernel(
             cos, sin = _cos_sin(cos_sin_ptr, positions_ptr + request, HEAD_DIM)
         q = rotate_pairs(q.to(tl.float32), cos, sin).to(k_cache_ptr.dtype.element_ty)
         if AHEAD:
-            new_k = rotate_pairs(tl.load(k_row).to(tl.float32), cos, sin).to(k_cache_ptr.dtype.element_ty)
-            new_v = tl.load(k_row + TOKEN)
+            new_k, new_v = _new_token(k_row, cos, sin, TOKEN)
         if (split == num_active - 1) & (context > 0):  # the one program of this key head that needs the new token
             slot = tl.load(table + last // BLOCK_SIZE).to(tl.int64) * BLOCK_SIZE + last % BLOCK_SIZE
             cache_row = slot * TOKEN + kv_head * HEAD_DIM + columns[None, :]
             if not AHEAD:
-                new_k = rotate_pairs(tl.load(k_row).to(tl.float32), cos, sin).to(k_cache_ptr.dtype.element_ty)
-                new_v = tl.load(k_row + TOKEN)
+                new_k, new_v = _new_token(k_row, cos, sin, TOKEN)
             tl.store(k_cache_ptr + cache_row, new_k)
             tl.store(v_cache_ptr + cache_row, new_v)
         if not AHEAD:
@@ -268,8 +267,6 @@ def _decode_attention_kernel(
             tokens += TILE
             is_wanted = (tokens < last) & (tile + 1 < stop_tile)
             k, v = _cached_tile(k_cache_ptr, v_cache_ptr, table, tokens, is_wanted, kv_head, columns, TOKEN, BLOCK_SIZE)
-    if PDL and TRIGGER == 1:
-        gdc_launch_dependents()
     weight_sum = tl.sum(weight_sums, axis=0)
     acc = acc / tl.where(weight_sum > 0.0, weight_sum, 1.0)[None, :]  # 0 for an empty context
 
@@ -320,6 +317,13 @@ def _cos_sin(cos_sin_ptr, position_ptr, HEAD_DIM: tl.constexpr):
 
 
 @triton.jit
+def _new_token(k_row, cos, sin, TOKEN: tl.constexpr):
+    """Its rotated key and its value [1, HEAD_DIM]."""
+    k = tl.load(k_row)
+    return rotate_pairs(k.to(tl.float32), cos, sin).to(k.dtype), tl.load(k_row + TOKEN)
+
+
+@triton.jit
 def _cached_tile(k_cache_ptr, v_cache_ptr, table, tokens, is_wanted, kv_head, columns, TOKEN: tl.constexpr, BLOCK_SIZE: tl.constexpr):
     """Keys and values [TILE, HEAD_DIM] of `tokens`, 0 where they are not wanted."""
     blocks = tl.load(table + tokens // BLOCK_SIZE, mask=is_wanted, other=0)
@@ -335,5 +339,6 @@ def _rows(blocks, tokens, BLOCK_SIZE: tl.constexpr):
 
 
 @triton.jit
-def _prefetch(addresses):
-    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1)
+def _prefetch(keys, values):
+    request: tl.constexpr = "prefetch.global.L2 [$1]; prefetch.global.L2 [$2]; mov.u32 $0, 0;"
+    tl.inline_asm_elementwise(request, "=r,l,l", [keys, values], dtype=tl.int32, is_pure=False, pack=1)

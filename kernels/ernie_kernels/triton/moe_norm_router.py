@@ -16,8 +16,9 @@ from ..launch import Argument as Tensor
 from .gemm_common import prefetch_share
 from .moe_router import Workspace, choose
 
-PREFETCH_PROGRAMS = 64
-WAIT_AHEAD = False
+PREFETCH_PROGRAMS = 128
+"""That only ask for `ahead`. A step of 21B at one token on an H100 takes 65 µs less with them than without; 64 take 20 µs more, 32 290."""
+
 BLOCK = 512
 """What a token's length must be a multiple of."""
 
@@ -76,7 +77,6 @@ def combine_norm_route(
         E=num_experts,
         PREFETCH_PROGRAMS=PREFETCH_PROGRAMS,
         LANES=32 * num_warps,
-        WAIT=WAIT_AHEAD,
         num_warps=num_warps,
         pdl=pdl,
     )
@@ -106,14 +106,11 @@ def combine_norm_route_kernel(
     E: tl.constexpr,
     PREFETCH_PROGRAMS: tl.constexpr,
     LANES: tl.constexpr,
-    WAIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
     expert, token = tl.program_id(0), tl.program_id(1)
     if expert >= E:
         if PDL and token == 0:
-            if WAIT:
-                gdc_wait()
             prefetch_share(ahead_ptr, ahead_bytes, expert - E, PREFETCH_PROGRAMS, LANES)
         return
     column = tl.arange(0, BLOCK)

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
-
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .. import launch
 from ..launch import Argument as Tensor
-from .gemm_common import prefetch_share
-
-PREFETCH_PROGRAMS = 64
-WAIT_AHEAD = False
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, *, pdl: bool = True) -> None:
     """out = x / √(mean(x²) + eps) · weight, in float32, rounded once. x, out [T, H], weight [H]; any of float32, bfloat16."""
-    assert weight.shape[0] == x.shape[1] and tuple(out.shape) == tuple(x.shape)
-    _norm(x, x, weight, eps, out, None, add=False, pdl=pdl)
+    num_tokens, hidden = x.shape
+    assert weight.shape[0] == hidden and tuple(out.shape) == tuple(x.shape)
+    _norm(x, x, weight, eps, out, num_tokens, hidden, False, pdl)
 
 
-def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, *, ahead: Tensor | None = None, pdl: bool = True
-) -> None:
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, *, pdl: bool = True) -> None:
     """residual += x; out = residual / √(mean(residual²) + eps) · weight. x, residual, out [T, H], weight [H].
 
-    The sum is rounded to residual's dtype before it is squared, so that what the next layer adds to is what was normalised. With pdl
-    `ahead`, bfloat16 weights that a later kernel needs, is fetched into L2 meanwhile.
+    The sum is rounded to residual's dtype before it is squared, so that what the next layer adds to is what was normalised.
     """
-    assert weight.shape[0] == x.shape[1] and tuple(out.shape) == tuple(residual.shape) == tuple(x.shape)
-    _norm(x, residual, weight, eps, out, ahead, add=True, pdl=pdl)
+    num_tokens, hidden = x.shape
+    assert weight.shape[0] == hidden and tuple(out.shape) == tuple(residual.shape) == tuple(x.shape)
+    _norm(x, residual, weight, eps, out, num_tokens, hidden, True, pdl)
 
 
 def embedding(ids: Tensor, table: Tensor, out: Tensor, *, pdl: bool = True) -> None:
@@ -41,25 +34,13 @@ def embedding(ids: Tensor, table: Tensor, out: Tensor, *, pdl: bool = True) -> N
     launch.run(_embedding_kernel, (num_tokens,), ids, table, out, pdl=pdl, HIDDEN=hidden, BLOCK=triton.next_power_of_2(hidden))
 
 
-def _norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, ahead: Tensor | None, *, add: bool, pdl: bool) -> None:
-    num_tokens, hidden = x.shape
-    ahead_bytes = 0 if ahead is None else 2 * math.prod(ahead.shape)
+def _norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, num_tokens: int, hidden: int, add: bool, pdl: bool) -> None:
     block = triton.next_power_of_2(hidden)
     # H200, H = 2560, add_rms_norm with pdl, 2 | 4 | 8 warps: T = 1 1.13 | 1.06 | 1.04 µs, 256 2.48 | 2.42 | 2.42, 8192 42.4 | 42.4 | 42.1
     # (reading and writing: 38.1).
     num_warps = 4 if block <= 2048 else 8
     launch.run(
-        _norm_kernel,
-        (num_tokens + (PREFETCH_PROGRAMS if ahead_bytes else 0),),
-        *(x, residual, weight, out, out if ahead is None else ahead, num_tokens, ahead_bytes, eps),
-        num_warps=num_warps,
-        pdl=pdl,
-        HIDDEN=hidden,
-        BLOCK=block,
-        ADD=add,
-        PREFETCH_PROGRAMS=PREFETCH_PROGRAMS,
-        LANES=32 * num_warps,
-        WAIT=WAIT_AHEAD,
+        _norm_kernel, (num_tokens,), x, residual, weight, out, eps, num_warps=num_warps, pdl=pdl, HIDDEN=hidden, BLOCK=block, ADD=add
     )
 
 
@@ -69,24 +50,12 @@ def _norm_kernel(
     residual_ptr,  # [T, HIDDEN], written if ADD
     weight_ptr,  # [HIDDEN]
     out_ptr,  # [T, HIDDEN]
-    ahead_ptr,
-    T,
-    ahead_bytes,
     eps,
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
-    PREFETCH_PROGRAMS: tl.constexpr,
-    LANES: tl.constexpr,
-    WAIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    if tl.program_id(0) >= T:
-        if PDL:
-            if WAIT:
-                gdc_wait()
-            prefetch_share(ahead_ptr, ahead_bytes, tl.program_id(0) - T, PREFETCH_PROGRAMS, LANES)
-        return
     row = tl.program_id(0).to(tl.int64) * HIDDEN
     columns = tl.arange(0, BLOCK)
     inside = columns < HIDDEN

@@ -107,7 +107,8 @@ class TensorFramework(Protocol):
 
     # GPU only
     def pinned(self, shape: Sequence[int], dtype: str) -> Tensor:
-        """Page-locked host memory, zeroed; `host_view` shows it as an array."""
+        """Page-locked host memory, zeroed; `host_view` shows it as an array. Only for `copy_`, and whole: what slices or computes may first
+        move it to the GPU for good (Paddle does)."""
         ...
 
     def synchronize(self) -> None: ...
