@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ernie_backend.text.vl_templates",
     ),
     "ernie_backend.benchmark": (
-        *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config")),
+        *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config", "model_config")),
         "ernie_kernels",
     ),
     "ernie_backend.cli.bench_server": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
