@@ -22,9 +22,21 @@ class MediaInputs:
     def __init__(self, encode: Callable[[MediaItem], Tensor], cache: EncoderCache) -> None:
         self.encode = encode
         self.cache = cache
+        self._visual_ends: dict[int, int] = {}
+        """Of the living sequences that have images or videos: how far these go."""
+
+    def meet(self, state: SequenceState) -> None:
+        """A sequence with images or videos has come."""
+        assert state.media is not None
+        self._visual_ends[state.sequence_id] = state.media.visual_end
+
+    def concerns(self, step: SchedulerOutput) -> bool:
+        """Whether a token of the step may be visual. Costs nothing where no living sequence has seen anything."""
+        ends = self._visual_ends
+        return bool(ends) and any(s.num_computed_tokens < ends.get(s.sequence_id, 0) for s in step.scheduled)
 
     def prepare(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> MediaBatch | None:
-        """Positions, kinds and encoded rows of the step's tokens; None: they are all text."""
+        """Positions, kinds and encoded rows of the step's tokens, in its order; None: they are all text."""
         ranges = [(states[s.sequence_id], s.num_computed_tokens, s.num_computed_tokens + s.num_scheduled_tokens) for s in step.scheduled]
         visual = np.concatenate(
             [np.zeros(stop - start, bool) if state.media is None else state.media.visual(start, stop) for state, start, stop in ranges]
@@ -62,6 +74,7 @@ class MediaInputs:
 
     def forget(self, state: SequenceState) -> None:
         """A sequence has ended, perhaps in the middle of an item."""
+        self._visual_ends.pop(state.sequence_id, None)
         for item in () if state.media is None else state.media.items:
             self.cache.release(item.content_hash, state.sequence_id)
 

@@ -78,9 +78,9 @@ class ModelRunner:
             self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
             return ModelRunnerOutput({}, {})
-        media = None if self.media is None else self.media.prepare(step, self.states)
         if self.graphs is not None:
-            return self.graphs.launch(step, self.states, media) or ModelRunnerOutput({}, {})
+            return self.graphs.launch(step, self.states, self.media) or ModelRunnerOutput({}, {})
+        media = self.media.prepare(step, self.states) if self.media is not None and self.media.concerns(step) else None
         return self._compute(build_input_batch(step, self.states, self.block_size, media))
 
     def collect(self, launched: PendingTokens | ModelRunnerOutput) -> ModelRunnerOutput:
@@ -140,7 +140,10 @@ class ModelRunner:
     def _state(self, new: NewSequence) -> SequenceState:
         assert self.media is not None or not new.media, "preprocess refuses images for a model that does not see"
         media = SequenceMedia(new.media, new.prompt_token_ids, self.model_config) if new.media else None
-        return SequenceState(new, self._seed(new), media)
+        state = SequenceState(new, self._seed(new), media)
+        if media is not None and self.media is not None:
+            self.media.meet(state)
+        return state
 
     def _seed(self, new: NewSequence) -> int:
         """The request's seed, else the next of the engine's own: the same requests in the same order draw the same again."""

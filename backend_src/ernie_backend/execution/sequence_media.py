@@ -45,6 +45,7 @@ class SequenceMedia:
                 if 0 <= beside < num_tokens and prompt_token_ids[beside] in config.media_delimiter_ids:
                     self.is_visual[beside] = True
             done = end
+        self.visual_end = int(np.flatnonzero(self.is_visual)[-1]) + 1 if self.items else 0
         position = self._text(done, num_tokens, position)
         self.shift = position - num_tokens
         """Position of an output token less its index."""
