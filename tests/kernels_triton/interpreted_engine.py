@@ -117,8 +117,9 @@ def main(kind: str) -> None:
         for i, ((ids, media), params) in enumerate(zip(prompts, sampling, strict=True))
     ]
 
-    def answers(steps_ahead: int) -> dict[str, list[int]]:
-        engine = EngineConfig("random", max_model_len=128, max_num_seqs=2, max_num_batched_tokens=16).resolved(config)
+    def answers(steps_ahead: int, requests: list[GenerateRequest], deterministic: bool = False) -> dict[str, list[int]]:
+        settings = {"max_model_len": 128, "max_num_seqs": 2, "max_num_batched_tokens": 16, "deterministic": deterministic}
+        engine = EngineConfig("random", **settings).resolved(config)  # type: ignore[arg-type]
         runner = ModelRunner(model, config, engine, num_blocks=4)
         runner.steps_ahead = steps_ahead
         core = EngineCore(Scheduler(engine, 4), runner)
@@ -132,7 +133,11 @@ def main(kind: str) -> None:
             core.scheduler.check_invariants()
         return found
 
-    print(json.dumps([answers(0), answers(1)]))
+    if config.vision is None:
+        print(json.dumps([answers(0, requests), answers(1, requests)]))
+        return
+    alone = [answers(0, [request], deterministic=True) for request in requests]
+    print(json.dumps([{key: ids for one in alone for key, ids in one.items()}, answers(1, requests, deterministic=True)]))
 
 
 if __name__ == "__main__":

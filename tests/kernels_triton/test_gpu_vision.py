@@ -1,4 +1,4 @@
-"""Models that see on the GPU's path, kernels interpreted: logits against transformers, and the engine a step ahead or in turn."""
+"""Models that see on the GPU's path, kernels interpreted: logits against transformers, and batched answers against lone ones."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ def test_logits(name: str, tmp_path) -> None:
     assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.02
 
 
-def test_a_step_ahead_equals_in_turn() -> None:
-    in_turn, ahead = json.loads(run("interpreted_engine", "ocr").splitlines()[-1])
-    assert in_turn == ahead and [len(in_turn[key]) for key in ("0", "1")] == [3, 3]
+@pytest.mark.parametrize("name", list(CASES))
+def test_batched_a_step_ahead_equals_alone(name: str) -> None:
+    """With an order of sums that does not depend on the batch: text beside images, chunks of images beside single tokens."""
+    alone, batched = json.loads(run("interpreted_engine", name).splitlines()[-1])
+    assert alone == batched and [len(alone[key]) for key in ("0", "1")] == [3, 3]
