@@ -20,7 +20,7 @@ from .errors import ConfigError
 from .relay import RelayReceiver
 
 if TYPE_CHECKING:
-    from .execution.models.ernie45 import Ernie45ForCausalLM
+    from .execution.models import LanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
     return EngineCore(Scheduler(config, num_blocks), runner)
 
 
-def _model(config: EngineConfig, model_config: ModelConfig) -> Ernie45ForCausalLM:
+def _model(config: EngineConfig, model_config: ModelConfig) -> LanguageModel:
     """The checkpoint's, or one with random weights if the configuration says so."""
     from .execution.random_model import random_model, weight_bytes
     from .execution.weights import load_model

@@ -16,10 +16,12 @@ from .metadata import AttentionMetadata
 from .triton import activation, attention_decode, attention_prefill, combine, moe_norm_router, moe_router, norm, norm_linear, rotary
 from .triton import linear as linear_kernels
 from .triton import moe_experts as experts_kernels
+from .triton import vision_attention as vision_attention_kernels
+from .triton import vision_elementwise as vision_kernels
 from .triton.attention_decode import DecodePlan, DecodeWorkspace
 from .triton.linear import MAX_TOKENS
 from .triton.moe_router import Workspace
-from .weights import BFLOAT16_BITS, EmbeddingWeight, ExpertWeights, LinearWeight, check_weight
+from .weights import BFLOAT16_BITS, EmbeddingWeight, ExpertWeights, LinearWeight, RoutedExperts, check_weight
 from .xp import Tensor
 
 DTYPE = "bfloat16"
@@ -34,7 +36,7 @@ class WeightedParts:
     """What the experts answered, not yet summed: y[t] = Σⱼ weights[t, j] · parts[t, j] + Σ of the parts behind the k weighted ones."""
 
     parts: Tensor  # [T, k + n, H]
-    weights: Tensor  # [T, k] float32
+    weights: Tensor | None  # [T, k] float32; None: k = 0
 
 
 _uniform = False
@@ -75,6 +77,7 @@ def join_shared_experts(experts: ExpertWeights, gate_up: LinearWeight, down: Lin
     _, doubled, hidden = experts.gate_up.shape
     width = doubled // 2
     count = gate_up.out_features // doubled
+    assert gate_up.out_features == count * doubled, "a shared width that is a multiple of the experts'"
     gates_and_ups = xp.reshape(gate_up.array, [2, count, width, hidden])
     shared_gate_up = xp.reshape(xp.concat([gates_and_ups[0], gates_and_ups[1]], axis=1), [count, doubled, hidden])
     shared_down = xp.contiguous(xp.transpose(xp.reshape(down.array, [hidden, count, width]), [1, 0, 2]))
@@ -152,6 +155,39 @@ def add_rms_norm_linear(
     return out, total
 
 
+# vision --------------------------------------------------------------------------------------------------------------------------
+
+
+def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    out = xp.empty(pixels.shape, DTYPE)
+    vision_kernels.normalize_pixels(pixels, mean, std, out)
+    return out
+
+
+def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    y = xp.matmul_transposed(x, w.array)
+    vision_kernels.add_bias(y, bias, residual)
+    return y
+
+
+def linear_gelu(x: Tensor, w: LinearWeight, bias: Tensor, kind: str) -> Tensor:
+    y = xp.matmul_transposed(x, w.array)
+    vision_kernels.add_bias(y, bias, kind=kind)
+    return y
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    out = xp.empty(x.shape, DTYPE)
+    vision_kernels.layer_norm(x, weight, bias, eps, out)
+    return out
+
+
+def vision_attention(qkv: Tensor, cos_sin: Tensor, num_heads: int, scale: float) -> Tensor:
+    out = xp.empty([qkv.shape[0], num_heads * cos_sin.shape[1]], DTYPE)
+    vision_attention_kernels.vision_attention(qkv, cos_sin, scale, out)
+    return out
+
+
 # attention -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +195,17 @@ def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mappin
     q = xp.empty([qkv.shape[0], _num_heads(qkv, k_cache), k_cache.shape[3]], DTYPE)
     rotary.rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache, q)
     return q
+
+
+def rope_rows(cos_sin: Tensor, positions: Tensor, axes: tuple[int, ...]) -> Tensor:
+    out = xp.empty([positions.shape[1], cos_sin.shape[1]], "float32")
+    rotary.rope_rows(cos_sin, positions, _axes(axes), out)
+    return out
+
+
+@cache
+def _axes(axes: tuple[int, ...]) -> Tensor:
+    return xp.from_numpy(np.array(axes, np.int32))
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: AttentionMetadata, scale: float) -> Tensor:
@@ -277,6 +324,17 @@ def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertW
     parts = xp.empty([num_tokens, routing.slots_per_token, hidden], DTYPE)
     experts_kernels.experts_down(act, experts.down, routing, parts, uniform=_uniform)
     return WeightedParts(parts, weights)
+
+
+def moe_by_modality(x: Tensor, rows: tuple[Tensor, ...], routed: tuple[RoutedExperts, ...], k: int, norm_min: float) -> WeightedParts:
+    """Sums in float32, so that a token gets the same bits beside an image as among text."""
+    out = xp.empty(x.shape, "float32")
+    for where, group in zip(rows, routed, strict=True):
+        if where.shape[0]:
+            own = xp.take(x, where, axis=0)
+            answers = moe_experts(own, *route(own, group.gate, group.bias, k, norm_min), group.experts)
+            combine.combine_rows(answers.parts, answers.weights, where, out)
+    return WeightedParts(xp.reshape(out, [x.shape[0], 1, x.shape[1]]), None)
 
 
 # scratch memory: taken once per size, outside of any graph, and never given back, since graphs hold its address ------------------------

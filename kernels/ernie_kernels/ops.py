@@ -17,7 +17,8 @@ from . import xp
 from .metadata import AttentionMetadata
 from .reference.rotary import rope_table
 from .reference.sampling import SamplingInputs, SamplingResult
-from .weights import EmbeddingWeight, ExpertWeights, LinearWeight
+from .reference.vision import axial_rope_table
+from .weights import EmbeddingWeight, ExpertWeights, LinearWeight, RoutedExperts
 from .xp import Tensor
 
 __all__ = [
@@ -25,24 +26,32 @@ __all__ = [
     "EmbeddingWeight",
     "ExpertWeights",
     "LinearWeight",
+    "RoutedExperts",
     "SamplingInputs",
     "SamplingResult",
     "add_rms_norm",
     "add_rms_norm_linear",
     "add_rms_norm_route",
     "attention",
+    "axial_rope_table",
     "cache_dtype",
     "embedding",
     "join_shared_experts",
+    "layer_norm",
     "linear",
+    "linear_bias",
+    "linear_gelu",
     "linear_swiglu",
     "lm_head",
+    "moe_by_modality",
     "moe_experts",
+    "normalize_pixels",
     "pack_embedding",
     "pack_experts",
     "pack_linear",
     "paged_attention",
     "rms_norm",
+    "rope_rows",
     "rope_table",
     "rotary_kv_write",
     "route",
@@ -50,6 +59,7 @@ __all__ = [
     "set_batch_invariant",
     "swiglu",
     "tied_head",
+    "vision_attention",
     "warm_up",
 ]
 
@@ -68,7 +78,7 @@ def _choose() -> Any:
 _device = _choose()
 
 cache_dtype: str = _device.CACHE_DTYPE
-"""Of keys and values in the cache, as `attention` wants them."""
+"""Of keys and values in the cache, as `attention` wants them, and of activations."""
 
 
 def warm_up(num_threads: int | None = None) -> None:
@@ -125,6 +135,29 @@ def linear_swiglu(x: Tensor, gate_up: LinearWeight) -> Tensor:
     return _device.linear_swiglu(x, gate_up)
 
 
+def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    """y = x Wᵀ + b, + residual if that is given. x [T, in], b [out] float32, residual [T, out] → [T, out]."""
+    return _device.linear_bias(x, w, bias, residual)
+
+
+def linear_gelu(x: Tensor, w: LinearWeight, bias: Tensor, kind: str) -> Tensor:
+    """y = gelu(x Wᵀ + b); `kind` is `gelu` (exact: v · Φ(v)), `gelu_pytorch_tanh` or `quick_gelu` (v · σ(1.702 v)).
+
+    x [T, in], b [out] float32 → [T, out].
+    """
+    return _device.linear_gelu(x, w, bias, kind)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """y = (x − mean) / √(variance + eps) · weight + bias. x [T, H], weight, bias [H] float32 → [T, H]."""
+    return _device.layer_norm(x, weight, bias, eps)
+
+
+def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """y = (x / 255 − mean) / std. pixels [N, W] uint8; mean, std [W] float32 → [N, W]."""
+    return _device.normalize_pixels(pixels, mean, std)
+
+
 def embedding(ids: Tensor, w: EmbeddingWeight) -> Tensor:
     """y[t] = W[ids[t]]. ids [T] int32 → [T, hidden]."""
     return _device.embedding(ids, w)
@@ -151,6 +184,23 @@ def add_rms_norm_linear(
 def swiglu(gate_up: Tensor) -> Tensor:
     """y = silu(g) · u with g‖u = gate_up. [T, 2·I] → [T, I]."""
     return _device.swiglu(gate_up)
+
+
+def rope_rows(cos_sin: Tensor, positions: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A rotary table of a row per token, for tokens that have three positions each: row t, frequency j = cos_sin[positions[axes[j], t], j].
+
+    cos_sin [P, d] from `rope_table`; positions [3, T] int32 < P; axes: d / 2 times 0, 1 or 2 → [T, d].
+    """
+    return _device.rope_rows(cos_sin, positions, axes)
+
+
+def vision_attention(qkv: Tensor, cos_sin: Tensor, num_heads: int, scale: float) -> Tensor:
+    """o = softmax(scale · rotary(q) rotary(k)ᵀ) v within each frame and head: every patch looks at every other of its frame.
+
+    qkv [T · S, 3 · heads · d], columns q‖k‖v, T frames of S patches; cos_sin [S, d] from `axial_rope_table` → [T · S, heads · d]. Rotation
+    on halves: (a, b) = (x[j], x[j + d/2]) → (a·cos − b·sin, b·cos + a·sin). On a GPU qkv takes the turned q and k.
+    """
+    return _device.vision_attention(qkv, cos_sin, num_heads, scale)
 
 
 def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
@@ -216,6 +266,14 @@ def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertW
     Shared experts that were joined add theirs. On a GPU the sum is left to `add_rms_norm`, the only operator that takes what this returns.
     """
     return _device.moe_experts(x, weights, expert_ids, experts)
+
+
+def moe_by_modality(x: Tensor, rows: tuple[Tensor, ...], routed: tuple[RoutedExperts, ...], k: int, norm_min: float) -> Tensor:
+    """`route` and `moe_experts` of routed[m] for the tokens of rows[m]; shared experts that were joined add theirs.
+
+    x [T, H]; rows: int32, each token in exactly one of them, any may be empty → [T, H]; on a GPU for `add_rms_norm` only, as `moe_experts`.
+    """
+    return _device.moe_by_modality(x, rows, routed, k, norm_min)
 
 
 def sample(logits: Tensor, inputs: SamplingInputs) -> SamplingResult:

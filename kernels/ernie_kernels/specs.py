@@ -1,68 +1,22 @@
 """One `OpSpec` per operator: inputs of odd and real shapes, tolerance, bytes and floating-point operations; knows no test and no timer.
+Those of models that see stand in `vision_specs.py`.
 
 Sampling has no spec: its numpy code on the host is reference and implementation at once, and its own tests stand beside it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from . import ops, xp
 from .metadata import AttentionMetadata
+from .op_spec import Inputs, OpSpec, Sizes, element_size, int32, normal, weight_array
 from .reference import activation, attention, linear, moe, norm, rotary
 from .reference.rotary import rope_table
+from .vision_specs import VISION_SPECS
 from .weights import EmbeddingWeight, ExpertWeights, LinearWeight
 
-Inputs = dict[str, Any]
-Sizes = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class OpSpec:
-    """Everything that tests and timings need to know of one operator."""
-
-    name: str
-    reference: Callable[..., Any]
-    op: Callable[..., Any]  # what `ops` binds
-    make: Callable[..., Inputs]  # (rng, **sizes) → the operator's arguments by name
-    test_sizes: tuple[Sizes, ...]  # odd, small
-    bench_sizes: tuple[Sizes, ...]  # ERNIE-4.5-0.3B, and experts of 21B-A3B
-    work: Callable[..., tuple[int, int]]  # (**sizes) → bytes that must cross memory, floating-point operations
-    tolerance: float = 1e-5  # largest |op − reference| and |reference − float64|, in units of the largest |result|
-    writes: tuple[str, ...] = ()  # arguments changed in place
-
-    def run(self, function: Callable[..., Any], inputs: Inputs) -> list[np.ndarray]:
-        """The results of `function`, then what it wrote in place, as arrays; `inputs` stay as they are."""
-        fresh = {name: xp.from_numpy(xp.to_numpy(inputs[name])) for name in self.writes}
-        results = function(**{**inputs, **fresh})
-        results = results if isinstance(results, tuple) else (results,)
-        return [xp.to_numpy(x) for x in (*results, *fresh.values())]
-
-
-def normal(rng: np.random.Generator, *shape: int) -> Any:
-    """A float32 tensor of standard normal values."""
-    return xp.from_numpy(rng.standard_normal(shape, np.float32))
-
-
-def weight_array(rng: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
-    """Values of size about 1/√depth as a weight of dtype "float32" or "bfloat16" (there: a random sign and fraction, one exponent)."""
-    if dtype == "float32":
-        return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
-    exponent = 127 - math.ceil(math.log2(shape[-1]) / 2)
-    return rng.integers(0, 2**16, shape, np.uint16) & np.uint16(0x807F) | np.uint16(exponent << 7)
-
-
-def int32(values: Any) -> Any:
-    return xp.from_numpy(np.asarray(values, np.int32))
-
-
-def _element_size(dtype: str) -> int:
-    return {"float32": 4, "bfloat16": 2}[dtype]
+__all__ = ["SPECS", "Inputs", "OpSpec", "Sizes", "int32", "make_metadata", "make_paged_attention", "normal", "weight_array"]
 
 
 def make_linear(rng: np.random.Generator, tokens: int, depth: int, width: int, dtype: str) -> Inputs:
@@ -70,7 +24,7 @@ def make_linear(rng: np.random.Generator, tokens: int, depth: int, width: int, d
 
 
 def work_linear(tokens: int, depth: int, width: int, dtype: str) -> tuple[int, int]:
-    return width * depth * _element_size(dtype) + 4 * tokens * (depth + width), 2 * tokens * width * depth
+    return width * depth * element_size(dtype) + 4 * tokens * (depth + width), 2 * tokens * width * depth
 
 
 def make_embedding(rng: np.random.Generator, tokens: int, vocab: int, hidden: int, dtype: str) -> Inputs:
@@ -78,7 +32,7 @@ def make_embedding(rng: np.random.Generator, tokens: int, vocab: int, hidden: in
 
 
 def work_embedding(tokens: int, vocab: int, hidden: int, dtype: str) -> tuple[int, int]:
-    return tokens * hidden * (_element_size(dtype) + 4), 0
+    return tokens * hidden * (element_size(dtype) + 4), 0
 
 
 def make_rms_norm(rng: np.random.Generator, tokens: int, hidden: int) -> Inputs:
@@ -166,7 +120,7 @@ def make_moe_experts(rng: np.random.Generator, tokens: int, hidden: int, interme
 def work_moe_experts(tokens: int, hidden: int, intermediate: int, experts: int, k: int, dtype: str) -> tuple[int, int]:
     """Bytes of as many experts as are expected to be met by at least one token."""
     met = experts * (1 - (1 - k / experts) ** tokens)
-    return int(met * 3 * intermediate * hidden * _element_size(dtype)), 6 * tokens * k * intermediate * hidden
+    return int(met * 3 * intermediate * hidden * element_size(dtype)), 6 * tokens * k * intermediate * hidden
 
 
 _TEXT_HEADS = {"heads": 16, "kv_heads": 2, "head_dim": 128, "block_size": 64}  # ERNIE-4.5-0.3B
@@ -284,4 +238,5 @@ SPECS: tuple[OpSpec, ...] = (
         bench_sizes=tuple({"tokens": tokens, **_EXPERTS_21B} for tokens in _BATCHES),
         work=work_moe_experts,
     ),
+    *VISION_SPECS,
 )

@@ -78,6 +78,15 @@ class ExpertWeights:
         return self.gate_up.nbytes + self.down.nbytes
 
 
+@dataclass(frozen=True)
+class RoutedExperts:
+    """A router and the experts that it chooses from."""
+
+    gate: Any  # [num_experts, hidden] float32 tensor
+    bias: Any | None  # [num_experts] float32 tensor
+    experts: ExpertWeights
+
+
 def check_weight(array: np.ndarray, ndim: int) -> np.ndarray:
     """`array` as rows that lie one after another in memory (copied only if they do not). TypeError, ValueError: wrong dtype or rank."""
     if array.dtype not in (np.float32, BFLOAT16_BITS):

@@ -141,3 +141,76 @@ def test_strings_of_config_pbtxt_and_json_give_the_same(tmp_path: Path) -> None:
     assert json.loads(config.to_json())["max_num_seqs"] == 16
     with pytest.raises(ConfigError, match="Cannot read"):
         EngineConfig.from_json_file(tmp_path / "absent.json")
+
+
+VL = {
+    **MOE,
+    "architectures": ["Ernie4_5_VLMoeForConditionalGeneration"],
+    **{"moe_num_experts": [64, 64], "moe_intermediate_size": [1536, 512], "moe_layer_start_index": [1, 1], "moe_layer_end_index": [29, 28]},
+    "vision_config": {"depth": 2, "embed_dim": 1280, "hidden_size": 3584},
+}
+OCR = {**DENSE, "architectures": ["PaddleOCRVLForConditionalGeneration"], "vision_config": {}}
+
+
+def test_a_model_that_sees() -> None:
+    config = ModelConfig.from_json(VL)
+    vision = config.vision
+    assert vision is not None
+    assert (vision.hidden_size, vision.intermediate_size, vision.head_dim, vision.activation) == (1280, 5120, 80, "quick_gelu")
+    assert (config.num_experts, config.moe_intermediate_size, config.vision_moe_intermediate_size) == (64, 1536, 512)
+    assert config.sparse_layers == tuple(range(1, 18))
+    assert config.rope_axes == (1, 2) * 22 + (0,) * 20
+    assert config.media_delimiter_ids == (101304, 101305, 101306, 101307) and config.image_token_id == 100295
+    assert ModelConfig.from_json({**VL, "architectures": None, "model_type": "ernie4_5_moe_vl"}) == config
+
+
+def test_a_model_that_reads_pages() -> None:
+    config = ModelConfig.from_json(OCR)
+    vision = config.vision
+    assert vision is not None and (vision.head_dim, vision.position_grid, vision.activation) == (72, 27, "gelu_pytorch_tanh")
+    assert config.rope_axes == (0,) * 16 + (1,) * 24 + (2,) * 24 and config.media_delimiter_ids == ()
+
+
+def test_what_the_text_config_says_counts_where_the_top_says_nothing() -> None:
+    text = {**MOE, "moe_intermediate_size": [1536, 512], "tie_word_embeddings": True, "eos_token_id": 7}
+    top = {"architectures": VL["architectures"], "tie_word_embeddings": False, "eos_token_id": None, "vision_config": {}}
+    config = ModelConfig.from_json({**top, "text_config": text})
+    assert (config.hidden_size, config.tie_word_embeddings, config.eos_token_ids) == (1024, False, (7,))
+
+
+def test_pixel_statistics_come_from_the_preprocessor(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(OCR))
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1]}')
+    vision = ModelConfig.from_folder(tmp_path).vision
+    assert vision is not None and (vision.image_mean, vision.image_std) == ((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    (tmp_path / "processor_config.json").write_text('{"image_processor": {"image_mean": [0.1, 0.2, 0.3]}}')
+    vision = ModelConfig.from_folder(tmp_path).vision
+    assert vision is not None and vision.image_mean == (0.1, 0.2, 0.3)
+    (tmp_path / "processor_config.json").write_text('{"image_processor": {"image_std": [0, 0, 0]}}')
+    with pytest.raises(CheckpointError, match=r"processor_config.json: image_std is \[0, 0, 0\]"):
+        ModelConfig.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({**VL, "moe_num_experts": [64, 32]}, "moe_num_experts"),
+        ({**VL, "moe_intermediate_size": 1536}, "moe_intermediate_size"),
+        ({**VL, "rope_3d": False}, "rope_3d"),
+        ({**VL, "freq_allocation": 64}, "freq_allocation"),
+        ({**VL, "freq_allocation": 21}, "freq_allocation"),
+        ({**VL, "rope_scaling": {"mrope_section": [22, 22, 21]}}, "mrope_section"),
+        ({**VL, "rope_scaling": {"mrope_section": [24, 20, 20]}}, "mrope_section"),
+        ({**VL, "spatial_conv_size": 3}, "spatial_conv_size"),
+        ({**VL, "vision_config": {"hidden_act": "gelu"}}, "hidden_act"),
+        ({**VL, "vision_config": {"embed_dim": 1284}}, "hidden_size"),
+        ({**VL, "vision_config": "big"}, "vision_config"),
+        ({**VL, "mlp_layer_types": ["dense", "sparse"]}, "mlp_layer_types"),
+        ({**OCR, "rope_is_neox_style": False}, "rope_is_neox_style"),
+        ({**OCR, "vision_config": {"spatial_merge_size": 4}}, "spatial_merge_size"),
+    ],
+)
+def test_refused_config_json_of_models_that_see(given: dict[str, object], param: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        ModelConfig.from_json(given)
+    assert caught.value.param == param

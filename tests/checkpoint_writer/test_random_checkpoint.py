@@ -9,7 +9,9 @@ import shutil
 
 import numpy as np
 import pytest
+import sentencepiece
 
+from ernie_backend.checkpoint_writer.published import MODELS, make_config
 from ernie_backend.checkpoint_writer.random_weights import to_bfloat16
 from ernie_backend.cli import random_checkpoint
 from ernie_backend.config import ModelConfig
@@ -17,10 +19,21 @@ from ernie_backend.errors import ConfigError
 from ernie_backend.execution.safetensors_file import CheckpointFolder
 
 from ..execution.hand_scheduler import all_logits, make_runner
+from ..parity.vision_checkpoints import make_prompt
 
 DENSE = ["--set", "hidden_size=64", "num_hidden_layers=2", "intermediate_size=96", "vocab_size=600", "num_attention_heads=2"]
 MOE = [*DENSE, "--set", "num_key_value_heads=1", "--set", "moe_num_experts=4", "moe_k=2", "moe_intermediate_size=16"]
-LIKE = {"ERNIE-4.5-0.3B": DENSE, "ERNIE-4.5-21B-A3B": MOE, "ERNIE-4.5-300B-A47B": [*MOE, "--set", "moe_layer_start_index=1"]}
+TOWER = ["--set", "vision_config.depth=2", "vision_config.embed_dim=64", "vision_config.num_heads=2", "vision_config.mlp_ratio=2"]
+VL = [*DENSE, *TOWER, "--set", "num_key_value_heads=1", "moe_num_experts=[4,4]", "moe_k=2", "moe_intermediate_size=[16,8]"]
+OCR_TOWER = [f"vision_config.{setting}" for setting in ("hidden_size=72", "num_attention_heads=1", "intermediate_size=50", "image_size=56")]
+LIKE = {
+    "ERNIE-4.5-0.3B": DENSE,
+    "ERNIE-4.5-21B-A3B": MOE,
+    "ERNIE-4.5-300B-A47B": [*MOE, "--set", "moe_layer_start_index=1"],
+    "ERNIE-4.5-VL-28B-A3B": VL,
+    "ERNIE-4.5-VL-424B-A47B": [*VL, "--set", "moe_layer_start_index=[1,1]"],
+    "PaddleOCR-VL-0.9B": [*DENSE, "--set", *OCR_TOWER, "vision_config.num_hidden_layers=2"],
+}
 
 
 def command(*arguments: str) -> int:
@@ -37,11 +50,16 @@ def write(folder, like: str = "ERNIE-4.5-0.3B", *more: str) -> None:
 @pytest.mark.parametrize("like", list(LIKE))
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_both_flavours_of_a_seed_are_the_same_model(tmp_path, like, dtype):
+    """PaddleOCR-VL has one flavour; models that see are shown an image, too."""
     logits = []
+    prompt, media = [5, 6, 7, 300, 8], ()
+    if "VL" in like:
+        seen = make_prompt(1, [3, (1, 4, 4), 5])
+        prompt, media = seen.token_ids, seen.media
     for name, more in (("pt", []), ("paddle", []), ("sharded", ["--max-shard-size", "50KB"]), ("other", ["--seed", "1"])):
-        flavour = "paddle" if name == "paddle" else "pt"
+        flavour = "paddle" if name == "paddle" and "OCR" not in like else "pt"
         write(tmp_path / name, like, "--flavour", flavour, "--dtype", dtype, *more)
-        logits.append(all_logits(make_runner(tmp_path / name), [5, 6, 7, 300, 8]))
+        logits.append(all_logits(make_runner(tmp_path / name), prompt, media))
     assert np.array_equal(logits[0], logits[1]) and np.array_equal(logits[0], logits[2])
     assert np.abs(logits[0] - logits[3]).max() > 0.05
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 3
@@ -66,6 +84,34 @@ def test_published_layout(tmp_path):
     assert {path.name for path in (tmp_path / "pt").iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json")
     }
+
+
+def test_models_that_see_name_their_tokens_and_pixels(tmp_path):
+    """In a small vocabulary the media tokens stand elsewhere, and config.json says where; PaddleOCR-VL's delimiters are one later."""
+    for like, start, end in (
+        ("ERNIE-4.5-VL-28B-A3B", "image_start_token_id", "image_end_token_id"),
+        ("PaddleOCR-VL-0.9B", "vision_start_token_id", "vision_end_token_id"),
+    ):
+        folder = tmp_path / like
+        write(folder, like)
+        config = json.loads((folder / "config.json").read_text())
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        model = ModelConfig.from_folder(folder)
+        assert processor.id_to_piece(model.image_token_id) == "<|IMAGE_PLACEHOLDER|>"
+        assert [processor.id_to_piece(config[key]) for key in (start, end)] == ["<|IMAGE_START|>", "<|IMAGE_END|>"]
+        assert json.loads((folder / "preprocessor_config.json").read_text())["image_std"] == list(model.vision.image_std)
+        assert "<|IMAGE_START|>" in json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
+    published = {name: make_config(name, "pt", "bfloat16", [])[0] for name in MODELS}
+    assert (
+        published["ERNIE-4.5-VL-28B-A3B"]["image_start_token_id"] == 101304 and published["ERNIE-4.5-VL-424B-A47B"]["im_patch_id"] == 100295
+    )
+    assert published["PaddleOCR-VL-0.9B"]["vision_start_token_id"] == 101305 and published["PaddleOCR-VL-0.9B"]["image_token_id"] == 100295
+    assert published["ERNIE-4.5-VL-28B-A3B"] == published["ERNIE-4.5-VL-28B-A3B-Thinking"]
+
+
+def test_ocr_has_one_flavour(tmp_path):
+    with pytest.raises(ConfigError, match="published in one layout"):
+        write(tmp_path / "new", "PaddleOCR-VL-0.9B", "--flavour", "paddle")
 
 
 def test_no_weights_writes_all_the_rest(tmp_path, capsys):
@@ -101,6 +147,7 @@ def test_bfloat16_rounds_to_nearest_even():
         (["--set", "colour=1"], "unknown key 'colour'"),
         (["--set", "moe_k=2"], "unknown key 'moe_k'"),
         (["--set", "hidden_size"], "needs KEY=VALUE"),
+        (["--set", "vision_config.depth=2"], "unknown key 'vision_config.depth'"),
         (["--set", "hidden_size=wide"], "hidden_size: needs a value like 1024, got 'wide'"),
         (["--set", "num_hidden_layers=0"], "num_hidden_layers is 0"),
         (["--set", "num_key_value_heads=3"], "num_key_value_heads is 3"),

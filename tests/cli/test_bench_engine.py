@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from ernie_backend.benchmark.image_bench import encode_floor_seconds
 from ernie_backend.benchmark.roofline import Ceilings, ModelWork, decode_floor_seconds, distinct_experts, prefill_floor_seconds
 from ernie_backend.benchmark.transformers_peer import TransformersPeer
 from ernie_backend.checkpoint_writer.published import make_config
@@ -78,11 +80,45 @@ def test_a_closed_loop_keeps_its_requests_in_flight(tmp_path):
         assert row["prompt_step_ms"] > 0 and row["decode_step_ms"] > 0 and row["floor_tokens_per_second"] > 0
 
 
+def test_images_are_encoded_and_answered(tmp_path, capsys):
+    out = tmp_path / "numbers.json"
+    tower = [f"vision_config.{setting}" for setting in ("depth=1", "embed_dim=32", "num_heads=2", "mlp_ratio=2")]
+    sizes = [setting for setting in _TINY if "moe" not in setting and "head_dim" not in setting]
+    experts = ["head_dim=64", "moe_intermediate_size=[32,16]", "moe_num_experts=[4,4]", "moe_k=2"]
+    like = ["bench", "engine", "--like", "ERNIE-4.5-VL-28B-A3B", "--set", *sizes, *experts, *tower, "--batch", "", "--prefill", ""]
+    assert main([*like, "--image", "120x60,28x28", "--image-requests", "3", "--image-output", "4", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["images"]
+    assert [(row["width"], row["height"], row["patches"], row["tokens"]) for row in rows] == [(120, 60, 32, 8), (28, 28, 4, 1)]
+    for row in rows:
+        assert row["requests"] == 3 and row["encode_ms"] > 0 and row["seconds"] > 0 and row["floor_seconds"] > 0
+    assert "encode ms" in capsys.readouterr().out
+    assert main(["bench", "engine", "--like", "ERNIE-4.5-0.3B", "--image", "28x28"]) == 2
+    assert "--image: ERNIE-4.5-0.3B takes no images" in capsys.readouterr().err
+
+
+def test_the_floor_of_an_image():
+    """A picture of 1024 × 1024: 10.9 TFLOP in the tower at 5,184 patches."""
+    _, config = make_config("ERNIE-4.5-VL-28B-A3B", "pt", "bfloat16", [])
+    ceilings = Ceilings(copy=4.3e12, read=4.3e12, matmul=788e12)
+    tower = replace(config, hidden_size=1, vision=replace(config.vision, num_layers=32))
+    assert encode_floor_seconds(config, ceilings, (1, 72, 72)) > 13.9e-3
+    connector = encode_floor_seconds(replace(tower, vision=replace(config.vision, num_layers=0)), ceilings, (1, 72, 72))
+    assert encode_floor_seconds(tower, ceilings, (1, 72, 72)) - connector == pytest.approx(13.9e-3, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
         *[("--batch", "1,x"), ("--batch", "0"), ("--prefill", "10"), ("--prefill", "0x5"), ("--dtype", "bfloat16")],
-        *[("--closed-loop", "1024"), ("--closed-loop", "0x5"), ("--closed-loop", "131072x1"), ("--concurrency", "0")],
+        *[
+            ("--closed-loop", "1024"),
+            ("--closed-loop", "0x5"),
+            ("--image", "1024"),
+            ("--image-requests", "0"),
+            ("--closed-loop", "131072x1"),
+            ("--concurrency", "0"),
+        ],
+        *[("--image", "1024"), ("--image-requests", "0")],
         *[("--peer-batch", "3"), ("--peer-batch", "1")],  # not out of --batch; without --peer
     ],
 )

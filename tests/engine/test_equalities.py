@@ -1,6 +1,7 @@
 """The four equalities on a real model and the real scheduler: batched = alone, chunked = whole, prefix hit = cold, preempted = undisturbed.
 
-Token-identical, greedy and seeded sampling, on random schedules: requests of random lengths arrive while others run.
+Token-identical, greedy and seeded sampling, on random schedules: requests of random lengths arrive while others run. Models that see get
+text, images and videos mixed, some with the same words about other pixels.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ernie_backend.config import EngineConfig, ModelConfig
@@ -16,9 +18,10 @@ from ernie_backend.core.engine_core import EngineCore
 from ernie_backend.core.outputs import StepOutput
 from ernie_backend.core.scheduler import Scheduler
 from ernie_backend.execution.model_runner import ModelRunner
-from ernie_backend.execution.models.ernie45 import Ernie45ForCausalLM
+from ernie_backend.execution.models import LanguageModel
 from ernie_backend.execution.weights import load_model
 from ernie_backend.protocol import FinishReason, GenerateRequest, SamplingParams
+from tests.parity import vision_checkpoints
 from tests.parity.transformers_checkpoints import CASES, make_model
 
 BLOCK_SIZE = 16
@@ -30,7 +33,7 @@ class World:
 
     folder: Path
     config: ModelConfig
-    model: Ernie45ForCausalLM
+    model: LanguageModel
 
     def core(self, num_blocks: int = 128, **changes: object) -> EngineCore:
         settings: dict[str, object] = {
@@ -59,7 +62,11 @@ def run(core: EngineCore, arrivals: list[tuple[int, GenerateRequest]]) -> dict[t
         collect(core.step(), tokens)
         core.scheduler.check_invariants()
         step += 1
-    assert core.stats().num_blocks_used == 0 and not core.runner.states  # type: ignore[attr-defined]
+    runner = core.runner
+    assert isinstance(runner, ModelRunner) and core.stats().num_blocks_used == 0 and not runner.states
+    if runner.media is not None:
+        runner.media.cache.check_invariants()
+        assert runner.media.cache.num_bytes <= runner.media.cache.capacity_bytes, "nobody holds anything any more"
     return tokens
 
 
@@ -82,17 +89,43 @@ def requests(rng: random.Random, vocab_size: int, count: int) -> list[GenerateRe
     return made
 
 
-@pytest.fixture(scope="module", params=["dense-tied-gqa2", "moe-shared-1-dense"])
+STEMS: list[list[int | tuple[int, int, int]]] = [[20, (1, 4, 6), 30], [7, (1, 8, 8), 3, (1, 6, 4), 2], [41], [(1, 10, 10), 5, (1, 2, 2), 9]]
+FILMS: list[list[int | tuple[int, int, int]]] = [[4, (4, 8, 8), 6, (1, 4, 4), 3], [3, (8, 4, 4), 20]]
+
+
+def requests_with_media(rng: random.Random, videos: bool, count: int) -> list[GenerateRequest]:
+    """As `requests`; the common beginnings hold images."""
+    made = []
+    stems = STEMS + FILMS if videos else STEMS
+    for i in range(count):
+        seed = i % len(stems)
+        prompt = vision_checkpoints.make_prompt(seed, [*stems[seed], rng.randrange(1, 20)])
+        media = prompt.media
+        if i % 4 == 3 and media:  # the same words about other pixels
+            other = vision_checkpoints.make_item(np.random.default_rng(100 + i), media[0].grid, media[0].kind, media[0].start)
+            media = (other, *media[1:])
+        sampling = SamplingParams(max_tokens=rng.randrange(4, 24), temperature=0.0)
+        if i % 2:
+            sampling = replace(sampling, temperature=0.9, top_p=0.9, top_k=50, repetition_penalty=1.1, seed=i)
+        made.append(GenerateRequest(f"r{i}", tuple(prompt.token_ids), sampling, n=3 if i % 5 == 1 else 1, media=media))
+    return made
+
+
+@pytest.fixture(scope="module", params=["dense-tied-gqa2", "moe-shared-1-dense", "vl", "ocr"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp(request.param)
-    make_model(CASES[request.param], seed=3).save_pretrained(folder)
+    sees = request.param in vision_checkpoints.CASES
+    (vision_checkpoints.make_model(request.param) if sees else make_model(CASES[request.param], seed=3)).save_pretrained(folder)
     config = ModelConfig.from_folder(folder)
     return World(folder, config, load_model(folder, config, progress=False))
 
 
 @pytest.fixture(scope="module")
 def expected(world: World) -> tuple[list[GenerateRequest], dict[tuple[str, int], list[int]]]:
-    jobs = requests(random.Random(7), world.config.vocab_size, 14)
+    if world.config.vision is None:
+        jobs = requests(random.Random(7), world.config.vocab_size, 14)
+    else:
+        jobs = requests_with_media(random.Random(7), world.config.architecture == "vl", 14)
     answers = {(job.key, index): ids for job in jobs for index, ids in enumerate(world.alone(job))}
     assert all(len(ids) for ids in answers.values())
     return jobs, answers

@@ -11,7 +11,7 @@ from ernie_backend.core.outputs import NewSequence, ScheduledSequence, Scheduler
 from ernie_backend.execution.input_batch import build_input_batch
 from ernie_backend.execution.model_runner import ModelRunner
 from ernie_backend.execution.weights import load_model
-from ernie_backend.protocol import SamplingParams
+from ernie_backend.protocol import MediaItem, SamplingParams
 from ernie_kernels import xp
 
 BLOCK_SIZE = 8
@@ -35,6 +35,7 @@ class HandScheduler:
         prompts: list[list[int]],
         sampling: list[SamplingParams] | None = None,
         seeds: list[int | None] | None = None,
+        media: list[tuple[MediaItem, ...]] | None = None,
     ) -> None:
         self.runner = runner
         self.prompts = prompts
@@ -47,7 +48,8 @@ class HandScheduler:
         self.failed: dict[int, str] = {}
         self.finished: tuple[int, ...] = ()
         sampling, seeds = sampling or [GREEDY] * len(prompts), seeds or [None] * len(prompts)
-        self.unseen = {i: NewSequence(i, tuple(prompt), sampling[i], seeds[i]) for i, prompt in enumerate(prompts)}
+        media = media or [()] * len(prompts)
+        self.unseen = {i: NewSequence(i, tuple(prompt), sampling[i], seeds[i], media[i]) for i, prompt in enumerate(prompts)}
 
     def step(self, counts: dict[int, int]) -> None:
         """One step in which sequence i computes counts[i] tokens (fewer if fewer are known)."""
@@ -82,11 +84,12 @@ class HandScheduler:
         return self.tokens[i][len(self.prompts[i]) :]
 
 
-def all_logits(runner: ModelRunner, token_ids: list[int]) -> np.ndarray:
+def all_logits(runner: ModelRunner, token_ids: list[int], media: tuple[MediaItem, ...] = ()) -> np.ndarray:
     """Logits [T, vocab] at every position of one prompt, computed in a single step."""
-    hand = HandScheduler(runner, [token_ids])
+    hand = HandScheduler(runner, [token_ids], media=[media])
     output = hand.output({0: len(token_ids)})
     runner.execute(output)
     assert runner.states[0].token_ids.pop() >= 0
-    batch = build_input_batch(SchedulerOutput((), output.scheduled, ()), runner.states, BLOCK_SIZE)
+    step = SchedulerOutput((), output.scheduled, ())
+    batch = build_input_batch(step, runner.states, BLOCK_SIZE, runner.media.prepare(step, runner.states) if runner.media else None)
     return xp.to_numpy(runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin)))

@@ -17,7 +17,7 @@ from ernie_backend.execution.input_batch import build_input_batch
 from ernie_backend.execution.model_runner import ModelRunner
 from ernie_backend.execution.models.ernie45 import Ernie45ForCausalLM
 from ernie_backend.execution.sampler import sampling_inputs
-from ernie_backend.execution.weight_map import Kind, detect_layout, sources, weights
+from ernie_backend.execution.weight_map import Kind, detect_naming, sources, weights
 from ernie_backend.protocol import SamplingParams
 from ernie_kernels import ops, xp
 from ernie_kernels.reference import sampling as reference_sampling
@@ -85,7 +85,7 @@ class World:
 
 def _take(peer: torch.nn.Module, config: ModelConfig):
     state = peer.state_dict()
-    layout, prefix = detect_layout(state)
+    naming = detect_naming(state)
     filled = {}
     for weight in weights(config):
         if weight.kind is Kind.EXPERTS:
@@ -93,7 +93,7 @@ def _take(peer: torch.nn.Module, config: ModelConfig):
             filled[weight.name] = {"gate_up": torch.empty(count, 2 * width, hidden), "down": torch.empty(count, hidden, width)}
         else:
             filled[weight.name] = torch.empty(weight.shape)
-    for source in sources(config, layout, prefix):
+    for source in sources(config, naming):
         target = filled[source.weight]
         target = target[source.part] if source.part else target
         target = target if source.expert is None else target[source.expert]

@@ -103,3 +103,59 @@ def moe_experts(x, weights, expert_ids, experts) -> list[np.ndarray]:
         for weight, expert in zip(wide(weights)[t], wide(expert_ids)[t], strict=True):
             output[t] += weight * (down[expert] @ swiglu((gate_up[expert] @ row)[None])[0][0])
     return [output]
+
+
+def linear_bias(x, w, bias, residual) -> list[np.ndarray]:
+    return [linear(x, w)[0] + wide(bias) + (0 if residual is None else wide(residual))]
+
+
+def linear_gelu(x, w, bias, kind) -> list[np.ndarray]:
+    (values,) = linear_bias(x, w, bias, None)
+    if kind == "gelu":
+        return [np.vectorize(lambda v: v * 0.5 * math.erfc(-v / math.sqrt(2)))(values)]
+    if kind == "quick_gelu":
+        return [values / (1 + np.exp(-1.702 * values))]
+    return [np.vectorize(lambda v: v / (1 + math.exp(-2 * math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))(values)]  # tanh as a logistic
+
+
+def layer_norm(x, weight, bias, eps) -> list[np.ndarray]:
+    rows = wide(x)
+    return [np.stack([(row - row.mean()) / math.sqrt(row.var() + eps) * wide(weight) + wide(bias) for row in rows])]
+
+
+def rope_rows(cos_sin, positions, axes) -> list[np.ndarray]:
+    angles = wide(positions).T[:, list(axes)] * 500000.0 ** (-np.arange(len(axes)) / len(axes))
+    return [np.concatenate([np.cos(angles), np.sin(angles)], axis=1)]
+
+
+def vision_attention(qkv, cos_sin, num_heads, scale) -> list[np.ndarray]:
+    cos_sin = wide(cos_sin)
+    patches, dim = cos_sin.shape
+    phase = cos_sin[:, : dim // 2] + 1j * cos_sin[:, dim // 2 :]
+
+    def turned(head: np.ndarray) -> np.ndarray:  # [patches, d]: each pair of halves as a complex number
+        complex_head = (head[:, : dim // 2] + 1j * head[:, dim // 2 :]) * phase
+        return np.concatenate([complex_head.real, complex_head.imag], axis=1)
+
+    frames = wide(qkv).reshape(-1, patches, 3, num_heads, dim)
+    output = np.empty((len(frames), patches, num_heads, dim))
+    for t, frame in enumerate(frames):
+        for head in range(num_heads):
+            q, k = turned(frame[:, 0, head]), turned(frame[:, 1, head])
+            for i in range(patches):
+                output[t, i, head] = softmax(k @ q[i] * scale) @ frame[:, 2, head]
+    return [output.reshape(len(frames) * patches, num_heads * dim)]
+
+
+def moe_by_modality(x, rows, routed, k, norm_min) -> list[np.ndarray]:
+    output = np.zeros(x.shape)
+    for where, group in zip(rows, routed, strict=True):
+        for t in wide(where):
+            row = wide(x)[t : t + 1]
+            weights, ids = route(row, group.gate, group.bias, k, norm_min)
+            output[t] = moe_experts(row, weights, ids, group.experts)[0][0]
+    return [output]
+
+
+def normalize_pixels(pixels, mean, std) -> list[np.ndarray]:
+    return [(wide(pixels) / 255 - wide(mean)) / wide(std)]

@@ -26,6 +26,8 @@ from ernie_kernels.triton import (
     sampling,
     token_counts,
     token_feed,
+    vision_attention,
+    vision_elementwise,
 )
 from ernie_kernels.triton.attention_decode import DecodePlan, DecodeWorkspace
 
@@ -137,6 +139,33 @@ def _combine(t: Make, tokens: int) -> None:
     combine.combine_add_rms_norm(parts, weights, residual, norm_weight, 1e-5, out)
 
 
+def _combine_rows(t: Make, tokens: int) -> None:
+    parts, weights = t("bfloat16", tokens, 12, 2560), t("float32", tokens, 6)
+    combine.combine_rows(parts, weights, t("int32", tokens), t("float32", 2 * tokens, 2560))
+
+
+def _vision_attention(t: Make, frames: int, patches: int, head_dim: int) -> None:
+    qkv, out = t("bfloat16", frames * patches, 3 * 16 * head_dim), t("bfloat16", frames * patches, 16 * head_dim)
+    vision_attention.vision_attention(qkv, t("float32", patches, head_dim), head_dim**-0.5, out)
+
+
+def _add_bias(t: Make, width: int, kind: str, add: bool) -> None:
+    x = t("bfloat16", 5476, width)
+    vision_elementwise.add_bias(x, t("float32", width), t("bfloat16", 5476, width) if add else None, kind)
+
+
+def _layer_norm(t: Make, tokens: int, hidden: int) -> None:
+    vision_elementwise.layer_norm(t("bfloat16", tokens, hidden), *(t("float32", hidden),) * 2, 1e-6, t("bfloat16", tokens, hidden))
+
+
+def _normalize_pixels(t: Make, patches: int, width: int) -> None:
+    vision_elementwise.normalize_pixels(t("uint8", patches, width), *(t("float32", width),) * 2, t("bfloat16", patches, width))
+
+
+def _rope_rows(t: Make, tokens: int) -> None:
+    rotary.rope_rows(t("float32", 4096, 128), t("int32", 3, tokens), t("int32", 64), t("float32", tokens, 128))
+
+
 CASES: dict[str, Case] = {
     "rms_norm 0.3B": Case(1, lambda t: norm.rms_norm(t("bfloat16", 7, 1024), t("bfloat16", 1024), 1e-5, t("bfloat16", 7, 1024))),
     "add_rms_norm 21B": Case(
@@ -174,5 +203,17 @@ CASES: dict[str, Case] = {
     **{f"experts {tokens}": Case(3, lambda t, tokens=tokens: _experts(t, tokens)) for tokens in (16, 256, 512, 1024)},
     "combine_add_rms_norm": Case(1, lambda t: _combine(t, 64)),
     "swiglu": Case(1, lambda t: activation.swiglu(t("bfloat16", 700, 6144), t("bfloat16", 700, 3072))),
+    "vision_attention VL": Case(2, lambda t: _vision_attention(t, 1, 5476, 80)),
+    "vision_attention VL video": Case(2, lambda t: _vision_attention(t, 16, 1564, 80)),
+    "vision_attention OCR": Case(2, lambda t: _vision_attention(t, 1, 7200, 72)),
+    "add_bias quick_gelu VL": Case(1, lambda t: _add_bias(t, 5120, "quick_gelu", False)),
+    "add_bias gelu OCR": Case(1, lambda t: _add_bias(t, 4304, "gelu_pytorch_tanh", False)),
+    "add_bias gelu resampler": Case(1, lambda t: _add_bias(t, 5120, "gelu", False)),
+    "add_bias residual VL": Case(1, lambda t: _add_bias(t, 1280, "", True)),
+    "layer_norm VL": Case(1, lambda t: _layer_norm(t, 5476, 1280)),
+    "layer_norm resampler": Case(1, lambda t: _layer_norm(t, 1369, 5120)),
+    "normalize_pixels": Case(1, lambda t: _normalize_pixels(t, 5476, 588)),
+    "rope_rows": Case(1, lambda t: _rope_rows(t, 1500)),
+    "combine_rows VL": Case(1, lambda t: _combine_rows(t, 1369)),
     "feed_tokens": Case(1, lambda t: token_feed.feed_tokens(t("int32", 64), t("int32", 64), t("int32", 64))),
 }

@@ -1,10 +1,12 @@
 """The GPU engine on a CPU: real runner, sampler and kernels, interpreted; a graph replays by running again. Prints JSON (test_gpu_engine).
 
-python -m tests.kernels_triton.interpreted_engine {dense,moe}, under ERNIE_TENSOR_FRAMEWORK=torch or paddle.
+python -m tests.kernels_triton.interpreted_engine {dense,moe,vl,ocr}, under ERNIE_TENSOR_FRAMEWORK=torch or paddle (whose CPU build has no
+product of bfloat16 matrices, which images need).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -16,6 +18,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from ernie_backend.config import ModelConfig
+from ernie_backend.protocol import MediaItem, MediaKind
 from ernie_kernels import xp
 
 
@@ -55,19 +58,42 @@ def pretend_to_be_a_gpu() -> None:
     sys.modules[f"ernie_kernels.xp._{xp.name}"].on_gpu = True  # type: ignore[attr-defined]
 
 
+_VL_TOWER = ("depth=1", "embed_dim=160", "num_heads=2", "mlp_ratio=2")
+_OCR_TOWER = ("num_hidden_layers=1", "hidden_size=144", "num_attention_heads=2", "intermediate_size=100")
+MODELS: dict[str, tuple[str, list[str]]] = {
+    "dense": ("ERNIE-4.5-0.3B", []),
+    "moe": ("ERNIE-4.5-21B-A3B", ["moe_intermediate_size=256", "moe_num_experts=4", "moe_k=2"]),
+    "vl": (
+        "ERNIE-4.5-VL-28B-A3B",
+        ["moe_intermediate_size=[256,256]", "moe_num_experts=[4,4]", "moe_k=2", *(f"vision_config.{setting}" for setting in _VL_TOWER)],
+    ),
+    "ocr": ("PaddleOCR-VL-0.9B", [f"vision_config.{setting}" for setting in _OCR_TOWER]),
+}
+
+
+def see(rng: np.random.Generator, *grids: tuple[int, int, int]) -> tuple[list[int], tuple[MediaItem, ...]]:
+    """A prompt of text and images of these grids."""
+    ids, media = rng.integers(0, 600, 3).tolist(), []
+    for _, height, width in grids:
+        pixels = rng.integers(0, 256, height * width * 588, np.uint8).tobytes()
+        count = height * width // 4
+        media.append(MediaItem(MediaKind.IMAGE, pixels, (1, height, width), len(ids), count, hashlib.md5(pixels).digest()))
+        ids += [*[630] * count, *rng.integers(0, 600, 2).tolist()]
+    return ids, tuple(media)
+
+
 def small_config(kind: str) -> ModelConfig:
     from ernie_backend.checkpoint_writer.published import make_config
 
     sizes = [
-        f"num_hidden_layers={2 if kind == 'moe' else 1}",
+        f"num_hidden_layers={2 if kind in ('moe', 'vl') else 1}",
         "hidden_size=512",
         "intermediate_size=512",
         "vocab_size=640",
         "num_key_value_heads=1",
     ]
-    experts = ["moe_intermediate_size=256", "moe_num_experts=4", "moe_k=2"] if kind == "moe" else []
-    like = "ERNIE-4.5-21B-A3B" if kind == "moe" else "ERNIE-4.5-0.3B"
-    return make_config(like, "pt", "bfloat16", [*sizes, "num_attention_heads=4", *experts])[1]
+    like, more = MODELS[kind]
+    return make_config(like, "pt", "bfloat16", [*sizes, "num_attention_heads=4", *more])[1]
 
 
 def main(kind: str) -> None:
@@ -90,10 +116,17 @@ def main(kind: str) -> None:
         SamplingParams(max_tokens=3, temperature=0.9, top_p=0.9, repetition_penalty=1.2, presence_penalty=0.5, seed=3, logprobs=1),
         SamplingParams(max_tokens=4, temperature=1.0, seed=4, min_tokens=2, eos_token_ids=tuple(range(0, 640, 2))),
     ]
-    requests = [GenerateRequest(str(i), tuple(rng.integers(0, 640, (3, 18, 2)[i]).tolist()), params) for i, params in enumerate(sampling)]
+    prompts: list[tuple[list[int], tuple[MediaItem, ...]]] = [(rng.integers(0, 640, length).tolist(), ()) for length in (3, 18, 2)]
+    if config.vision is not None:
+        prompts = [see(rng, *grids) for grids in (((1, 4, 6),), (), ((1, 2, 4), (1, 4, 4)))]
+    requests = [
+        GenerateRequest(str(i), tuple(ids), params, media=media)
+        for i, ((ids, media), params) in enumerate(zip(prompts, sampling, strict=True))
+    ]
 
-    def answers(steps_ahead: int) -> dict[str, list[int]]:
-        engine = EngineConfig("random", max_model_len=128, max_num_seqs=2, max_num_batched_tokens=16).resolved(config)
+    def answers(steps_ahead: int, requests: list[GenerateRequest], deterministic: bool = False) -> dict[str, list[int]]:
+        settings = {"max_model_len": 128, "max_num_seqs": 2, "max_num_batched_tokens": 16, "deterministic": deterministic}
+        engine = EngineConfig("random", **settings).resolved(config)  # type: ignore[arg-type]
         runner = ModelRunner(model, config, engine, num_blocks=4)
         runner.steps_ahead = steps_ahead
         core = EngineCore(Scheduler(engine, 4), runner)
@@ -107,7 +140,11 @@ def main(kind: str) -> None:
             core.scheduler.check_invariants()
         return found
 
-    print(json.dumps([answers(0), answers(1)]))
+    if config.vision is None:
+        print(json.dumps([answers(0, requests), answers(1, requests)]))
+        return
+    alone = [answers(0, [request], deterministic=True) for request in requests]
+    print(json.dumps([{key: ids for one in alone for key, ids in one.items()}, answers(1, requests, deterministic=True)]))
 
 
 if __name__ == "__main__":

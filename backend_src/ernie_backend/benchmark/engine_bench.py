@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..execution.kv_cache import kv_cache_bytes_per_block
 from ..execution.memory import cache_budget_bytes
 from ..execution.model_runner import ModelRunner
-from ..execution.models.ernie45 import Ernie45ForCausalLM
+from ..execution.models import LanguageModel
 from ..protocol import FinishReason, GenerateRequest, SamplingParams
 from .roofline import Ceilings, decode_floor_seconds, prefill_floor_seconds
 from .step_profile import ProfileRow, profile_step
@@ -62,7 +62,7 @@ class EngineBench:
 
     def __init__(
         self,
-        model: Ernie45ForCausalLM,
+        model: LanguageModel,
         config: ModelConfig,
         ceilings: Ceilings,
         sampling: SamplingParams,

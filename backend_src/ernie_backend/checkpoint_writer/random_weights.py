@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..config import ModelConfig
 from ..execution.safetensors_file import INDEX_FILE, SINGLE_FILE
-from ..execution.weight_map import Kind, Layout, Source, sources, weights
+from ..execution.weight_map import Kind, Source, published_naming, sources, weights
 
 STANDARD_DEVIATION = 0.02
 BIAS_STANDARD_DEVIATION = 0.005
@@ -42,14 +42,13 @@ class RandomWeights:
     """The tensors of one random checkpoint: how large they are, and their values."""
 
     def __init__(self, config: ModelConfig, flavour: str, dtype: str, seed: int) -> None:
-        layout, prefix = (Layout.PT, "model.") if flavour == "pt" else (Layout.PADDLE, "ernie.")
-        self.sources = list(sources(config, layout, prefix))
+        self.sources = list(sources(config, published_naming(config, flavour)))
         self.kinds = {weight.name: weight.kind for weight in weights(config)}
         self.dtype = {"bfloat16": "BF16", "float32": "F32"}[dtype]
         self.seed = seed
         self.projections: dict[tuple[str, str, int | None], list[Source]] = defaultdict(list)
         """What is fused in the -Paddle flavour, as the -PT flavour has it: q, k, v or gate, up."""
-        for source in sources(config, Layout.PT, "model."):
+        for source in sources(config, published_naming(config, "pt")):
             self.projections[source.weight, source.part, source.expert].append(source)
 
     def nbytes(self, source: Source) -> int:
@@ -86,7 +85,8 @@ class RandomWeights:
         return names
 
     def _write_shard(self, path: Path, shard: Shard, bar: tqdm) -> None:
-        header: dict[str, object] = {"__metadata__": {"format": "pt" if self.sources[0].tensor.startswith("model.") else "np"}}
+        is_paddle = any(source.tensor.startswith("ernie.") for source in self.sources)
+        header: dict[str, object] = {"__metadata__": {"format": "np" if is_paddle else "pt"}}
         offset = 0
         for source in shard.sources:
             end = offset + self.nbytes(source)
@@ -120,12 +120,13 @@ class RandomWeights:
     def _rows(self, projection: Source) -> Iterator[np.ndarray]:
         """The projection's values as rows [out, in], some at a time."""
         dtype = self._stored_dtype(projection)
-        shape = projection.shape if len(projection.shape) == 2 else (1, *projection.shape)
+        shape = projection.shape[::-1] if projection.transposed else projection.shape
+        shape = (1, *shape) if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([self.seed, zlib.crc32(projection.tensor.encode())])))
         at_once = max(1, _ELEMENTS_AT_ONCE // shape[1])
         for start in range(0, shape[0], at_once):
             count = min(at_once, shape[0] - start)
-            if "norm" in projection.tensor:
+            if "norm" in projection.weight and not projection.weight.endswith(".bias"):
                 values = np.ones((count, shape[1]), np.float32)
             else:
                 values = rng.standard_normal((count, shape[1]), dtype=np.float32)

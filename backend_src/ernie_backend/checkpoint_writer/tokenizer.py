@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ConfigError
+from .chat_templates import TEXT
 from .corpus import pseudo_words, sentences
 from .sentencepiece_file import PieceKind, model_bytes
 
@@ -23,56 +24,36 @@ TRAINED_PIECES = 2000
 """Merges taken from training at most; enough that English text has about one token per word."""
 
 _FIRST_MEDIA_ID = 100295
-_NAMED: dict[int, str] = {
-    # ids of the published vocabulary where known (100273, 100295 and the media tokens); the others have a place of our choosing between
-    **{100272: "<|end_of_sentence|>", 100273: "<|begin_of_sentence|>"},
-    **{
-        100274 + i: name
-        for i, name in enumerate(
-            ["<think>", "</think>", "<response>", "</response>", "<tool_call>", "</tool_call>", "<|im_start|>", "<|im_end|>"]
-            + [f"<mask:{i}>" for i in range(8)]
-        )
-    },
-    **{100290 + i: f"<|RESERVED_{i}|>" for i in range(5)},
-    **{100295: "<|IMAGE_PLACEHOLDER|>", 100296: "<|AUDIO_PLACEHOLDER|>"},
-    **{100297 + i: f"<|LOC_{i}|>" for i in range(1001)},
-    **{
-        101298 + i: f"<|{name}|>"
-        for i, name in enumerate(
-            ["LOC_BEGIN", "LOC_END", "LOC_SEP", "CROP_COL_SEP", "CROP_ROW_SEP", "IMAGE_SEP", "IMAGE_START", "IMAGE_END"]
-        )
-    },
-    **{101306 + i: f"<|{name}|>" for i, name in enumerate(["VIDEO_START", "VIDEO_END", "ASR_START", "ASR_END"])},
-    **{i: f"<|IMAGE_UNUSED_{i}|>" for i in range(101310, _FIRST_MEDIA_ID + 2048)},
-    **{i: f"<|AUDIO_UNUSED_{i}|>" for i in range(_FIRST_MEDIA_ID + 2048, 103367)},
-    103367: "<|VIDEO_PLACEHOLDER|>",
-}
-_SMALL = [name for name in _NAMED.values() if "UNUSED" not in name and "RESERVED" not in name and not name.startswith("<|LOC_")]
-"""What a small vocabulary has of them, at its end."""
-
-CHAT_TEMPLATE = """\
-{%- set begin = cls_token if cls_token is defined else '<|begin_of_sentence|>' -%}
-{%- set end = sep_token if sep_token is defined else '<|end_of_sentence|>' -%}
-{{- begin -}}
-{%- for message in messages -%}
-    {%- if message['role'] == 'system' -%}
-        {{- message['content'] + '\\n' -}}
-    {%- elif message['role'] == 'user' -%}
-        {{- 'User: ' + message['content'] + '\\n' -}}
-    {%- elif message['role'] == 'assistant' -%}
-        {{- 'Assistant: ' + message['content'] + end -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt is not defined or add_generation_prompt -%}
-    {{- 'Assistant: ' -}}
-{%- endif -%}
-"""
+IMAGE_START_ID = 101304
+"""In ERNIE's vocabulary; PaddleOCR-VL's has it one later."""
 
 
-def write_tokenizer(folder: str | Path, vocab_size: int) -> None:
+def _named(image_start: int) -> dict[int, str]:
+    """Ids of the published vocabulary where known (100273, 100295, the media tokens); the others have a place of our choosing between."""
+    names = {100272: "<|end_of_sentence|>", 100273: "<|begin_of_sentence|>"}
+    listed = ["<think>", "</think>", "<response>", "</response>", "<tool_call>", "</tool_call>", "<|im_start|>", "<|im_end|>"]
+    names |= {100274 + i: name for i, name in enumerate([*listed, *(f"<mask:{i}>" for i in range(8))])}
+    names |= {100290 + i: f"<|RESERVED_{i}|>" for i in range(5)}
+    names |= {_FIRST_MEDIA_ID: "<|IMAGE_PLACEHOLDER|>", _FIRST_MEDIA_ID + 1: "<|AUDIO_PLACEHOLDER|>"}
+    names |= {100297 + i: f"<|LOC_{i}|>" for i in range(1001)}
+    listed = ["LOC_BEGIN", "LOC_END", "LOC_SEP", "CROP_COL_SEP", "CROP_ROW_SEP", "IMAGE_SEP"]
+    names |= {101298 + i: f"<|{name}|>" for i, name in enumerate(listed)}
+    listed = ["IMAGE_START", "IMAGE_END", "VIDEO_START", "VIDEO_END", "ASR_START", "ASR_END"]
+    names |= {image_start + i: f"<|{name}|>" for i, name in enumerate(listed)}
+    last_image = _FIRST_MEDIA_ID + 2048
+    names |= {i: f"<|IMAGE_UNUSED_{i}|>" for i in range(101304, last_image) if i not in names}
+    return names | {i: f"<|AUDIO_UNUSED_{i}|>" for i in range(last_image, 103367)} | {103367: "<|VIDEO_PLACEHOLDER|>"}
+
+
+def _small(names: dict[int, str]) -> list[str]:
+    """What a small vocabulary has of them, at its end."""
+    return [name for _, name in sorted(names.items()) if "UNUSED" not in name and "RESERVED" not in name and not name.startswith("<|LOC_")]
+
+
+def write_tokenizer(folder: str | Path, vocab_size: int, chat_template: str = TEXT, image_start: int = IMAGE_START_ID) -> None:
     """Write `tokenizer.model` and `tokenizer_config.json` into `folder`. `ConfigError` if `vocab_size` is too small."""
     folder = Path(folder)
-    (folder / "tokenizer.model").write_bytes(_model_bytes(vocab_size))
+    (folder / "tokenizer.model").write_bytes(_model_bytes(vocab_size, image_start))
     config = {
         "tokenizer_class": "Ernie4_5_Tokenizer",
         "unk_token": "<unk>",
@@ -83,7 +64,7 @@ def write_tokenizer(folder: str | Path, vocab_size: int) -> None:
         "sep_token": "<|end_of_sentence|>",
         "mask_token": "<mask:1>",
         "additional_special_tokens": [
-            name for name in special_tokens(vocab_size).values() if not name.startswith("<|LOC_") and "UNUSED" not in name
+            name for name in special_tokens(vocab_size, image_start).values() if not name.startswith("<|LOC_") and "UNUSED" not in name
         ],
         "add_bos_token": False,
         "add_eos_token": False,
@@ -91,34 +72,36 @@ def write_tokenizer(folder: str | Path, vocab_size: int) -> None:
         "clean_up_tokenization_spaces": False,
         "legacy": True,
         "model_max_length": 131072,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def special_tokens(vocab_size: int) -> dict[int, str]:
+def special_tokens(vocab_size: int, image_start: int = IMAGE_START_ID) -> dict[int, str]:
     """id → name of ERNIE's special tokens: at the published ids if they fit, else at the vocabulary's end (without ids 0 to 2)."""
+    names = _named(image_start)
     if vocab_size >= PUBLISHED_VOCAB_SIZE:
-        return dict(_NAMED)
-    return {vocab_size - len(_SMALL) + i: name for i, name in enumerate(_SMALL)}
+        return names
+    small = _small(names)
+    return {vocab_size - len(small) + i: name for i, name in enumerate(small)}
 
 
 def check_vocab_size(vocab_size: int) -> None:
     """Raise `ConfigError` if the indispensable does not fit: bytes, digits, the training text's characters, the special tokens."""
     characters, _ = _trained_pieces()
-    least = 3 + BYTE_PIECES + 10 + len(characters) + len(_SMALL)
+    least = 3 + BYTE_PIECES + 10 + len(characters) + len(_small(_named(IMAGE_START_ID)))
     if vocab_size < least:
         text = f"vocab_size must be at least {least} for a tokenizer with ERNIE's special tokens, got {vocab_size}."
         raise ConfigError(text, param="vocab_size")
 
 
-def _model_bytes(vocab_size: int) -> bytes:
+def _model_bytes(vocab_size: int, image_start: int) -> bytes:
     """The serialised sentencepiece model of exactly `vocab_size` pieces."""
     check_vocab_size(vocab_size)
-    return model_bytes(_pieces(vocab_size))
+    return model_bytes(_pieces(vocab_size, image_start))
 
 
-def _pieces(vocab_size: int) -> Iterator[tuple[str, PieceKind]]:
+def _pieces(vocab_size: int, image_start: int) -> Iterator[tuple[str, PieceKind]]:
     """Every piece of the vocabulary in the order of its id."""
     yield "<unk>", PieceKind.UNKNOWN
     yield "<s>", PieceKind.CONTROL
@@ -127,7 +110,7 @@ def _pieces(vocab_size: int) -> Iterator[tuple[str, PieceKind]]:
         yield f"<0x{byte:02X}>", PieceKind.BYTE
     for digit in "0123456789":
         yield digit, PieceKind.USER_DEFINED  # one token per digit, whatever stands beside it
-    special = special_tokens(vocab_size)
+    special = special_tokens(vocab_size, image_start)
     normal = _normal_pieces()
     for token_id in range(3 + BYTE_PIECES + 10, vocab_size):
         name = special.get(token_id)

@@ -48,6 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--prefill", default=_PREFILL_CASES, metavar="NxLEN,…", help="prompts × length; empty: none (default: %(default)s)")
     parser.add_argument("--closed-loop", metavar="PROMPTxOUTPUT", help="also keep requests of such lengths in flight: 1024x1024")
     parser.add_argument("--concurrency", default="64,128,256,512", metavar="N,N,…", help="… so many at once (default: %(default)s)")
+    parser.add_argument("--image", metavar="WxH,…", help="also encode images of these pixels, and answer requests with one each")
+    parser.add_argument("--image-requests", type=int, default=16, metavar="N", help="… so many at once (default: %(default)s)")
+    parser.add_argument("--image-output", type=int, default=128, metavar="N", help="… with so many tokens (default: %(default)s)")
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192, help="tokens in one step (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy (default)")
     parser.add_argument("--top-p", type=float, default=1.0, help="with --temperature (default: %(default)s)")
@@ -101,20 +104,26 @@ class _Plan:
         self.batches = numbers(args.batch, "--batch") if args.batch else []
         self.cases = _cases(args.prefill)
         self.concurrencies = numbers(args.concurrency, "--concurrency")
-        self.loop = _lengths(args.closed_loop) if args.closed_loop else None
+        self.loop = _pair(args.closed_loop, "--closed-loop", "prompt x output tokens such as 1024x1024") if args.closed_loop else None
+        sizes = args.image.split(",") if args.image else []
+        self.images = [_pair(size, "--image", "width x height in pixels such as 1024x1024") for size in sizes]
+        if args.image_requests < 1 or args.image_output < 2:
+            raise ConfigError("--image-requests must be at least 1 and --image-output at least 2.", param="image_requests")
         self.peer_batches = numbers(args.peer_batch, "--peer-batch") if args.peer_batch else self.batches
         if not set(self.peer_batches) <= set(self.batches):
             raise ConfigError(f"--peer-batch must be out of --batch, got {args.peer_batch!r}.", param="peer_batch")
         if args.peer_batch and not args.peer:
             raise ConfigError("--peer-batch needs --peer.", param="peer_batch")
-        if args.profile and not self.batches:
-            raise ConfigError("--profile shows decode steps: it needs a --batch.", param="profile")
+        if args.profile and not self.batches and not self.images:
+            raise ConfigError("--profile shows decode steps and images: it needs a --batch or an --image.", param="profile")
 
     def check(self, config: ModelConfig) -> None:
         """Against the model."""
         limit = config.max_position_embeddings
         if self.loop and sum(self.loop) > limit:
             raise ConfigError(f"--closed-loop {self.args.closed_loop} exceeds the model's context of {limit} tokens.", param="closed_loop")
+        if self.images and config.vision is None:
+            raise ConfigError(f"--image: {self.args.like} takes no images.", param="image")
 
 
 class _Report:
@@ -143,7 +152,9 @@ def _ours(plan: _Plan, config: ModelConfig, ceilings: Ceilings, report: _Report)
     report.put(prefill=_prefill(bench, plan))
     if plan.loop:
         report.put(closed_loop=_closed_loop(bench, plan, plan.loop))
-    if plan.args.profile:
+    if plan.images:
+        _images(bench, plan, report)
+    if plan.args.profile and plan.batches:
         report.put(profiles=_profiles(bench, plan))
 
 
@@ -182,6 +193,26 @@ def _closed_loop(bench: EngineBench, plan: _Plan, lengths: tuple[int, int]) -> l
         left = f"{row.concurrency:14} {row.output_tokens_per_second:13.0f} {_number(row.decode_step_ms):>10} {mixed:>16}"
         print(f"{left} {row.preemptions:10} {row.floor_tokens_per_second:12.0f} {row.ratio:6.2f}", flush=True)
     return rows
+
+
+def _images(bench: EngineBench, plan: _Plan, report: _Report) -> None:
+    from ..benchmark.image_bench import ImageBench
+
+    images, args = ImageBench(bench), plan.args
+    rows: list[dict[str, Any]] = []
+    print(f"images; then {args.image_requests} requests with one each, {args.image_output} tokens out")
+    print(f"{'pixels':>14} {'tokens':>7} {'encode ms':>10} {'floor ms':>9} {'ratio':>6} {'requests s':>11} {'floor s':>8} {'ratio':>6}")
+    for row in images.measure(plan.images, args.image_requests, args.image_output, args.max_num_batched_tokens):
+        rows.append(asdict(row))
+        left = f"{f'{row.width}x{row.height}':>14} {row.tokens:7} {row.encode_ms:10.2f} {row.encode_floor_ms:9.2f} {row.encode_ratio:6.2f}"
+        print(f"{left} {row.seconds:11.3f} {row.floor_seconds:8.3f} {row.ratio:6.2f}", flush=True)
+        report.put(images=rows)
+    if args.profile:
+        kernels = images.profile(*plan.images[0])
+        report.put(image_profile=kernels)
+        print(f"kernels of an image of {plan.images[0][0]}x{plan.images[0][1]}: {sum(us for *_, us in kernels):.0f} µs")
+        for name, launches, us in kernels[:20]:
+            print(f"  {us:9.1f} µs {launches:5} × {name[:100]}", flush=True)
 
 
 def _profiles(bench: EngineBench, plan: _Plan) -> list[dict[str, Any]]:
@@ -223,10 +254,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _lengths(text: str) -> tuple[int, int]:
+def _pair(text: str, flag: str, what: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if match is None:
-        raise ConfigError(f"--closed-loop must be prompt x output tokens such as 1024x1024, got {text!r}.", param="closed_loop")
+        raise ConfigError(f"{flag} must be {what}, got {text!r}.", param=flag.lstrip("-").replace("-", "_"))
     return int(match[1]), int(match[2])
 
 

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..execution.safetensors_file import INDEX_FILE
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+SET_HELP = "change a key of config.json: --set num_hidden_layers=2 vision_config.depth=2"
 _OTHER_FILES_BYTES = 16 * 10**6
 """Room for the tokenizer, the index and the configuration."""
 
@@ -29,7 +30,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--flavour", choices=("pt", "paddle"), default="pt", help="the published layout (default: pt)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; it must be empty or absent")
     parser.add_argument(
-        "--set", action="append", nargs="+", default=[], metavar="KEY=VALUE", help="change a key of config.json: --set num_hidden_layers=2"
+        "--set",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of config.json: --set num_hidden_layers=2 vision_config.depth=2",
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="how weights are stored (default: bfloat16)")
     parser.add_argument("--seed", type=int, default=0, help="both flavours of one seed are the same model (default: 0)")
@@ -42,7 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder. Raises `ConfigError` before anything is written if a value, the folder or the disk does not suit."""
-    from ..checkpoint_writer.published import GENERATION_CONFIG, make_config
+    from ..checkpoint_writer.chat_templates import template_like
+    from ..checkpoint_writer.published import GENERATION_CONFIG, image_start, make_config, preprocessor_config
     from ..checkpoint_writer.random_weights import RandomWeights
     from ..checkpoint_writer.tokenizer import check_vocab_size, write_tokenizer
 
@@ -56,10 +63,13 @@ def run(args: argparse.Namespace) -> int:
     weight_bytes = 0 if args.no_weights else random_weights.total_bytes()
     _check_disk(folder, weight_bytes + _OTHER_FILES_BYTES)
     _prepare_folder(folder, args.force)
-    write_tokenizer(folder, model.vocab_size)
+    write_tokenizer(folder, model.vocab_size, template_like(args.like), image_start(args.like))
     files = [] if args.no_weights else random_weights.write(folder, max_shard_bytes)
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(folder / "generation_config.json", GENERATION_CONFIG | special)
+    preprocessor = preprocessor_config(config)
+    if preprocessor is not None:
+        _write_json(folder / "preprocessor_config.json", preprocessor)
     _write_json(folder / "config.json", config)  # last: without it the folder is not taken for a model
     content = f"{weight_bytes / 1e9:.2f} GB, files: {', '.join(files)}" if files else "no weights: serve it with --load-format dummy"
     print(f"{folder}: {args.like} in the {args.flavour} layout, {content}")

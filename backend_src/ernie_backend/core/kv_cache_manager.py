@@ -1,10 +1,12 @@
-"""Which blocks a sequence holds: prefix hits, growth, release. Knows token ids and block ids, no tensors and no policy."""
+"""Which blocks a sequence holds: prefix hits, growth, release. Knows token ids, images by hash, and block ids; no tensors, no policy."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterable
 
+from ..protocol import MediaItem
 from .block_pool import BlockPool
 from .request import Sequence
 
@@ -92,12 +94,17 @@ class KVCacheManager:
         sequence.num_slots = len(block_ids) * self.block_size
 
     def _hashes(self, sequence: Sequence, count: int) -> list[bytes]:
-        """Chained hashes of the first `count` full blocks. blake2b: a collision would show one user another user's cache."""
+        """Chained hashes of the first `count` full blocks. blake2b: a collision would show one user another user's cache.
+
+        A block's content is its ids and, where they stand for images or videos, what these show and which part of them is here.
+        """
         known = sequence.block_hashes
         while len(known) < count:
             start = len(known) * self.block_size
-            ids = array("i", sequence.token_slice(start, start + self.block_size))
-            known.append(hashlib.blake2b(ids.tobytes(), digest_size=16, key=known[-1] if known else b"").digest())
+            end = start + self.block_size
+            ids = array("i", sequence.token_slice(start, end))
+            media = _media_between(sequence.group.request.media, start, end)
+            known.append(hashlib.blake2b(ids.tobytes() + media, digest_size=16, key=known[-1] if known else b"").digest())
         return known[:count]
 
     def check_invariants(self, sequences: list[Sequence]) -> None:
@@ -111,3 +118,12 @@ class KVCacheManager:
                 held[block_id] = held.get(block_id, 0) + 1
         counts = {b: refs for b, refs in enumerate(self.pool._ref_counts) if refs}
         assert counts == held, (counts, held)
+
+
+def _media_between(items: Iterable[MediaItem], start: int, end: int) -> bytes:
+    """What the items with tokens in [start, end), delimiters included, show there. Nothing where there is none, so that text stays text."""
+    parts = []
+    for item in items:
+        if item.start - 1 < end and item.start + item.num_tokens + 1 > start:
+            parts.append(item.content_hash + array("q", (item.start - start, *item.grid)).tobytes())
+    return b"".join(parts)

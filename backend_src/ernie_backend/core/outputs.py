@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..protocol import GenerateEvent, SamplingParams, TokenLogprobs
+from ..protocol import GenerateEvent, MediaItem, SamplingParams, TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class NewSequence:
     sampling: SamplingParams
     seed: int | None
     """The choice's own seed (request seed + index), or None for a draw that need not repeat."""
+    media: tuple[MediaItem, ...] = ()
+    """Images and videos of the prompt, in the order of their places."""
 
 
 class ScheduledSequence(NamedTuple):

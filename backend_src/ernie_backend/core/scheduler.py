@@ -204,7 +204,7 @@ class Scheduler:
     def _introduce(sequence: Sequence) -> NewSequence:
         sampling = sequence.group.request.sampling
         seed = None if sampling.seed is None else (sampling.seed + sequence.index) & (2**63 - 1)
-        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed)
+        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, sequence.group.request.media)
 
     @staticmethod
     def _grant(sequence: Sequence, count: int) -> ScheduledSequence:

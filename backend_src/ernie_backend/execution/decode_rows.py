@@ -38,6 +38,7 @@ class Seating:
     states: list[SequenceState]
     """By row."""
     prompt_lengths: np.ndarray  # [rows] int32
+    position_shifts: np.ndarray  # [rows] int32: of rotary positions behind images
     penalised: bool
     truncates: bool
     edits_logits: bool
@@ -51,6 +52,7 @@ class Seating:
             [row_of[state] for state in scheduled],
             states,
             np.array([state.num_prompt_tokens for state in states], np.int32),
+            np.array([state.position_shift for state in states], np.int32),
             penalised=any(state.penalised for state in states),
             truncates=any(state.truncates for state in states),
             edits_logits=any(state.edits_logits for state in states),
@@ -144,18 +146,19 @@ class DecodeRows:
         count, host, known = len(starts), self.host, self._tables
         if not self._set_edits(seating, slots):
             return False
-        positions = host["positions"][:count]
-        positions[seating.rows] = starts
-        host["context_lens"][:count] = positions + 1
-        host["integers"][:count, _POSITION] = positions + 1 - seating.prompt_lengths
+        places = np.empty(count, np.int32)
+        places[seating.rows] = starts
+        host["context_lens"][:count] = places + 1
+        host["positions"][:count] = places + seating.position_shifts
+        host["integers"][:count, _POSITION] = places + 1 - seating.prompt_lengths
         host["integers"][:count, _SLOT] = slots
         host["token_ids"][:count] = [state.token_ids[-1] for state in seating.states]
         for row, table in zip(seating.rows, tables, strict=True):
             if table is not known[row]:
                 known[row] = table
                 host["block_tables"][row, : len(table)] = table
-        blocks = host["block_tables"][self._every_row[:count], positions // self.block_size]
-        host["slot_mapping"][:count] = blocks * self.block_size + positions % self.block_size
+        blocks = host["block_tables"][self._every_row[:count], places // self.block_size]
+        host["slot_mapping"][:count] = blocks * self.block_size + places % self.block_size
         self._send(num_rows)
         return True
 

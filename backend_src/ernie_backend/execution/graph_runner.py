@@ -26,7 +26,8 @@ from .decode_rows import DecodeRows
 from .device_sampler import DeviceSampler, PendingTokens
 from .input_batch import InputBatch, build_input_batch
 from .kv_cache import LayerCache
-from .models.ernie45 import Ernie45ForCausalLM
+from .media_inputs import MediaInputs
+from .models import LanguageModel
 from .sequence_state import SequenceState
 
 _WARM_UP_LENGTHS = (1, 2, 9, 16, 24, 32, 40, 64, 100, 128, 256, 500, 512, 520, 640, 1024, 2000, 2048, 4096, 8192)
@@ -44,7 +45,7 @@ class GraphRunner:
 
     def __init__(
         self,
-        model: Ernie45ForCausalLM,
+        model: LanguageModel,
         model_config: ModelConfig,
         engine_config: EngineConfig,
         caches: Sequence[LayerCache],
@@ -63,10 +64,11 @@ class GraphRunner:
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
 
-    def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> PendingTokens | None:
+    def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState], media: MediaInputs | None = None) -> PendingTokens | None:
         """Start a step with at least one token; None: it samples nothing."""
         sequence_ids, starts, counts, tables, samples = zip(*step.scheduled, strict=True)
-        if all(samples) and max(counts) == 1:
+        sees = media is not None and media.concerns(step)
+        if not sees and all(samples) and max(counts) == 1:
             bucket = next(size for size in self.buckets if size >= len(starts))
             seating = self.rows.seat([states[sequence_id] for sequence_id in sequence_ids])
             slots = self.sampler.assign_slots(seating.states) if seating.penalised else self._no_slots[: len(starts)]
@@ -76,7 +78,8 @@ class GraphRunner:
         # The short ones first: attention serves them apart (`ops.attention`).
         step = replace(step, scheduled=tuple(sorted(step.scheduled, key=lambda s: s.num_scheduled_tokens > 1)))
         sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
-        return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling)
+        seen = media.prepare(step, states) if media is not None and sees else None
+        return self._launch_eagerly(build_input_batch(step, states, self.block_size, seen), sampling)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
         """One decode step of the rows that were sent, as a graph; the first of its kind launch by launch, and then captured.

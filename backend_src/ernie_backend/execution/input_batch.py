@@ -15,18 +15,32 @@ from .sequence_state import SequenceState
 
 
 @dataclass(frozen=True)
+class MediaBatch:
+    """What a step needs besides if some of its T tokens belong to images or videos."""
+
+    positions: Tensor  # [3, T] int32: frame, row, column; equal for text
+    text_rows: Tensor  # int32: tokens of text …
+    visual_rows: Tensor  # … and of images and videos, their delimiters included; together 0 … T − 1
+    embedding_rows: Tensor | None  # [M] int32: the placeholders; None if there are only delimiters
+    embeddings: Tensor | None  # [M, hidden]: what stands there instead of the placeholder's embedding
+
+
+@dataclass(frozen=True)
 class InputBatch:
     """T tokens of R sequences, in scheduling order."""
 
     token_ids: Tensor  # [T] int32
-    positions: Tensor  # [T] int32
+    positions: Tensor  # [T] int32: how far rotary positions turn, behind an image less than the tokens before; not read if `media` is given
     slot_mapping: Tensor  # [T] int32: block · block_size + offset
     attention: ops.AttentionMetadata
     logits_rows: Tensor | None  # [number of sampling sequences] int32: each one's last token; None if there are none
     sampling_sequence_ids: tuple[int, ...]
+    media: MediaBatch | None = None
 
 
-def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int) -> InputBatch:
+def build_input_batch(
+    step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int, media: MediaBatch | None = None
+) -> InputBatch:
     """The tensors of a step with at least one token. The scheduler's promises are asserted, not repaired."""
     scheduled = step.scheduled
     token_ids: list[int] = []
@@ -49,8 +63,9 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
     block_tables = np.zeros((len(scheduled), blocks_used.max()), np.int32)
     block_tables[np.arange(block_tables.shape[1]) < blocks_used[:, None]] = blocks
     row = np.repeat(np.arange(len(scheduled)), counts)  # of each token
-    positions = np.arange(len(token_ids), dtype=np.int32) + (starts - cu_seqlens_q[:-1])[row]
-    slot_mapping = block_tables[row, positions // block_size] * block_size + positions % block_size
+    places = np.arange(len(token_ids), dtype=np.int32) + (starts - cu_seqlens_q[:-1])[row]
+    slot_mapping = block_tables[row, places // block_size] * block_size + places % block_size
+    positions = places if media is not None else _rotary_positions(step, states, places, cu_seqlens_q)
     num_single = int(np.argmax(counts > 1))  # 0 as well where none has more
     last_rows = cu_seqlens_q[1:][[s.samples for s in scheduled]] - 1
     return InputBatch(
@@ -71,4 +86,17 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
         ),
         logits_rows=xp.from_numpy(last_rows) if last_rows.size else None,
         sampling_sequence_ids=tuple(s.sequence_id for s in scheduled if s.samples),
+        media=media,
     )
+
+
+def _rotary_positions(step: SchedulerOutput, states: Mapping[int, SequenceState], places: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Of the tokens of a step that are all text: their places, or fewer behind images."""
+    positions = places
+    for row, sequence in enumerate(step.scheduled):
+        seen = states[sequence.sequence_id].media
+        if seen is not None:
+            positions = places.copy() if positions is places else positions
+            start = sequence.num_computed_tokens
+            positions[bounds[row] : bounds[row + 1]] = seen.positions(start, start + sequence.num_scheduled_tokens)[0]
+    return positions

@@ -9,7 +9,8 @@ from ernie_kernels.xp import Tensor
 
 from ..config import ModelConfig
 
-_BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2}[ops.cache_dtype]
+BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2}[ops.cache_dtype]
+"""Of keys and values, and of activations."""
 
 
 @dataclass(frozen=True)
@@ -28,4 +29,4 @@ def allocate_kv_cache(config: ModelConfig, num_blocks: int, block_size: int) -> 
 
 def kv_cache_bytes_per_block(config: ModelConfig, block_size: int) -> int:
     """Bytes that one block takes in all layers together."""
-    return config.kv_elements_per_token * block_size * _BYTES_PER_ELEMENT
+    return config.kv_elements_per_token * block_size * BYTES_PER_ELEMENT

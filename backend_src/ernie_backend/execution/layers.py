@@ -12,7 +12,7 @@ from ernie_kernels import ops
 from ernie_kernels.xp import Tensor
 
 from ..config import ModelConfig
-from .input_batch import InputBatch
+from .input_batch import InputBatch, MediaBatch
 from .kv_cache import LayerCache
 
 Take: TypeAlias = Callable[[str], Any]
@@ -68,31 +68,74 @@ class GatedMLP:
         self.gate_up: ops.LinearWeight = take(name + "gate_up")
         self.down: ops.LinearWeight = take(name + "down")
 
-    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """(the result, x + residual)."""
+    def forward(self, x: Tensor, residual: Tensor, media: MediaBatch | None) -> tuple[Tensor, Tensor]:
+        """(the result, x + residual); media or not, all tokens are computed alike."""
         activated, residual = self.norm.linear_swiglu(x, residual, self.gate_up)
         return ops.linear(activated, self.down), residual
 
 
 class MixtureOfExperts:
     """The k experts that the router chooses for each token, weighted, plus the shared experts for all tokens, where there are any; of the
-    norm of x + residual, as in `GatedMLP`."""
+    norm of x + residual, as in `GatedMLP`.
+
+    A model with experts for what it sees has a second router and set of experts for the tokens of images and videos; the shared experts
+    serve both.
+    """
 
     def __init__(self, norm: RMSNorm, config: ModelConfig, take: Take, name: str) -> None:
         self.norm = norm
         self.experts_per_token = config.experts_per_token
         self.norm_min = config.moe_norm_min
-        self.gate: Tensor = take(name + "router.gate")  # [num_experts, hidden] float32
-        self.bias: Tensor | None = take(name + "router.bias") if config.has_correction_bias else None  # [num_experts] float32
-        self.experts: ops.ExpertWeights = take(name + "experts")
+        kinds = ("", "vision_") if config.vision_moe_intermediate_size else ("",)
+        biases: list[Tensor | None] = [None] * len(kinds)
+        if config.has_correction_bias:
+            bias = take(name + "router.bias")  # [num_experts] float32, or a row for each kind
+            biases = [bias[row] for row in range(len(kinds))] if len(kinds) > 1 else [bias]
+        experts = [take(f"{name}{kind}experts") for kind in kinds]
         if config.num_shared_experts:  # n side by side are one MLP n times as wide
-            self.experts = ops.join_shared_experts(self.experts, take(name + "shared.gate_up"), take(name + "shared.down"))
+            shared = take(name + "shared.gate_up"), take(name + "shared.down")
+            experts = [ops.join_shared_experts(own, *shared) for own in experts]
+        gates = [take(f"{name}{kind}router.gate") for kind in kinds]  # [num_experts, hidden] float32
+        self.routed = tuple(ops.RoutedExperts(*parts) for parts in zip(gates, biases, experts, strict=True))
 
-    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, residual: Tensor, media: MediaBatch | None) -> tuple[Tensor, Tensor]:
         """(the result, which only `RMSNorm.add_forward` may read (see `ops.moe_experts`); x + residual)."""
-        router = (self.gate, self.bias, self.experts_per_token, self.norm_min)
-        x, residual, weights, expert_ids = ops.add_rms_norm_route(x, residual, self.norm.weight, self.norm.eps, *router, self.experts)
-        return ops.moe_experts(x, weights, expert_ids, self.experts), residual
+        if media is not None and len(self.routed) > 1:
+            x, residual = self.norm.add_forward(x, residual)
+            rows = (media.text_rows, media.visual_rows)
+            return ops.moe_by_modality(x, rows, self.routed, self.experts_per_token, self.norm_min), residual
+        text = self.routed[0]
+        router = (text.gate, text.bias, self.experts_per_token, self.norm_min)
+        x, residual, weights, expert_ids = ops.add_rms_norm_route(x, residual, self.norm.weight, self.norm.eps, *router, text.experts)
+        return ops.moe_experts(x, weights, expert_ids, text.experts), residual
+
+
+class BiasedLinear:
+    """x Wᵀ + b, and what is fused with it."""
+
+    def __init__(self, take: Take, name: str) -> None:
+        self.weight: ops.LinearWeight = take(name)
+        self.bias: Tensor = take(name + ".bias")  # [out] float32
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x Wᵀ + b, + residual if that is given."""
+        return ops.linear_bias(x, self.weight, self.bias, residual)
+
+    def gelu_forward(self, x: Tensor, kind: str) -> Tensor:
+        """gelu(x Wᵀ + b)."""
+        return ops.linear_gelu(x, self.weight, self.bias, kind)
+
+
+class LayerNorm:
+    """(x − mean) / √(variance + eps) · weight + bias."""
+
+    def __init__(self, eps: float, take: Take, name: str) -> None:
+        self.eps = eps
+        self.weight: Tensor = take(name + ".weight")  # [hidden] float32
+        self.bias: Tensor = take(name + ".bias")  # [hidden] float32
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class Embedding:

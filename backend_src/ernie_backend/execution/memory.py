@@ -7,6 +7,8 @@ import os
 from ernie_kernels import xp
 
 from ..config import EngineConfig, ModelConfig
+from ..model_config import VisionConfig
+from .models.vision_tower import PATCHES_AT_ONCE
 
 CPU_CACHE_SHARE = 0.5
 """Of the memory that is still free once the model is loaded: the rest is for activations, the other processes and the page cache."""
@@ -20,7 +22,10 @@ def cache_budget_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
         return int(_free_host_bytes() * CPU_CACHE_SHARE)
     total = xp.total_memory_bytes()
     used = total - xp.free_memory_bytes()
-    return int(total * config.gpu_memory_utilization) - used - step_bytes(config, model_config) - _GPU_RESERVE_BYTES
+    needed = step_bytes(config, model_config) + _GPU_RESERVE_BYTES
+    if model_config.vision is not None:
+        needed += encoder_bytes(model_config.vision) + config.encoder_cache_bytes
+    return int(total * config.gpu_memory_utilization) - used - needed
 
 
 def step_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
@@ -30,9 +35,18 @@ def step_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
     attention = (3 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     widths = 4 * model.hidden_size + attention + 3 * model.intermediate_size
     if model.num_experts:
-        widths += (model.experts_per_token + model.num_shared_experts) * (model.moe_intermediate_size + model.hidden_size)
+        shared = model.num_shared_experts * model.moe_intermediate_size
+        kinds = [width for width in (model.moe_intermediate_size, model.vision_moe_intermediate_size) if width]
+        widths += max((model.experts_per_token + shared // width) * (width + model.hidden_size) for width in kinds)
     logits, adjusted, counts = 4, 4, 4
     return 2 * widths * config.max_num_batched_tokens + (logits + adjusted + counts) * model.vocab_size * config.max_num_seqs
+
+
+def encoder_bytes(vision: VisionConfig) -> int:
+    """Activations of the tower and what follows it in bfloat16, for as many patches as it takes at once."""
+    qkv, attended, residual, normed, resampler = 3, 1, 2, 1, 6
+    widths = (qkv + attended + residual + normed + resampler) * vision.hidden_size + 2 * vision.intermediate_size
+    return 2 * widths * PATCHES_AT_ONCE
 
 
 def _free_host_bytes() -> int:

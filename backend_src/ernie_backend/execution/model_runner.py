@@ -10,11 +10,16 @@ from ernie_kernels import ops, xp
 
 from ..config import EngineConfig, ModelConfig
 from ..core.outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput
-from ..protocol import SamplingParams
+from ..model_config import MERGE_SIZE
+from ..protocol import MediaItem, MediaKind, SamplingParams
+from .encoder_cache import EncoderCache
 from .input_batch import InputBatch, build_input_batch
-from .kv_cache import allocate_kv_cache
-from .models.ernie45 import Ernie45ForCausalLM
+from .kv_cache import BYTES_PER_ELEMENT, allocate_kv_cache
+from .media_inputs import MediaInputs
+from .models import LanguageModel
+from .models.vision_language import VisionLanguageModel
 from .sampler import sample
+from .sequence_media import SequenceMedia
 from .sequence_state import SequenceState
 
 if TYPE_CHECKING:
@@ -30,11 +35,16 @@ _WARM_UP_ID = -1
 class ModelRunner:
     """Owns the KV cache and, from a sequence's first step until it is finished, its ids: a preempted one recomputes from them."""
 
-    def __init__(self, model: Ernie45ForCausalLM, model_config: ModelConfig, engine_config: EngineConfig, num_blocks: int) -> None:
+    def __init__(self, model: LanguageModel, model_config: ModelConfig, engine_config: EngineConfig, num_blocks: int) -> None:
         """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
         assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
         ops.set_batch_invariant(engine_config.deterministic)
         self.model = model
+        self.model_config = model_config
+        self.media: MediaInputs | None = None
+        if isinstance(model, VisionLanguageModel):
+            row_bytes = model_config.hidden_size * BYTES_PER_ELEMENT
+            self.media = MediaInputs(model.encode, EncoderCache(engine_config.encoder_cache_bytes, row_bytes))
         self.cpu_threads = engine_config.cpu_threads
         self.block_size = engine_config.block_size_tokens
         self.num_blocks = num_blocks
@@ -59,16 +69,19 @@ class ModelRunner:
         """Start a step: on a GPU without waiting for it, nor for the tokens of the step before. `collect` in the order of launches, at most
         two at a time."""
         for sequence_id in step.finished_sequence_ids:
-            self.states.pop(sequence_id, None)
+            state = self.states.pop(sequence_id, None)
+            if state is not None and self.media is not None:
+                self.media.forget(state)
         for new in step.new_sequences:
-            self.states[new.sequence_id] = SequenceState(new, self._seed(new))
+            self.states[new.sequence_id] = self._state(new)
         if self.graphs is not None:
             self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
             return ModelRunnerOutput({}, {})
         if self.graphs is not None:
-            return self.graphs.launch(step, self.states) or ModelRunnerOutput({}, {})
-        return self._compute(build_input_batch(step, self.states, self.block_size))
+            return self.graphs.launch(step, self.states, self.media) or ModelRunnerOutput({}, {})
+        media = self.media.prepare(step, self.states) if self.media is not None and self.media.concerns(step) else None
+        return self._compute(build_input_batch(step, self.states, self.block_size, media))
 
     def collect(self, launched: PendingTokens | ModelRunnerOutput) -> ModelRunnerOutput:
         """What a launched step has chosen; waits for it."""
@@ -87,6 +100,8 @@ class ModelRunner:
         """Compile what is compiled at first use, set the number of threads; on a GPU capture the graphs of `batch_sizes` and compute
         prompts of `prompt_lengths` (None: of every kind). Writes into the first blocks, which hold nothing yet."""
         ops.warm_up(self.cpu_threads)
+        if self.media is not None:
+            self._warm_up_media()
         if self.graphs is not None:
             self.graphs.warm_up(batch_sizes, prompt_lengths, self.max_tokens_in_step)
             return
@@ -99,12 +114,36 @@ class ModelRunner:
             self.execute(SchedulerOutput((), (ScheduledSequence(_WARM_UP_ID, length - 1, 1, blocks, samples=True),), ()))
         del self.states[_WARM_UP_ID]
 
+    def _warm_up_media(self) -> None:
+        """A prompt with a picture of a multiple of 16 patches, and one with another: kernels tell the two apart."""
+        assert self.media is not None and self.model_config.vision is not None
+        sampling = SamplingParams(max_tokens=2)
+        for grid in ((1, 4, 4), (1, 4, 6)):
+            count = grid[1] * grid[2] // MERGE_SIZE**2
+            if count + 2 > self.max_tokens_in_step:
+                return
+            pixels = bytes(grid[1] * grid[2] * self.model_config.vision.patch_width)
+            item = MediaItem(MediaKind.IMAGE, pixels, grid, 1, count, str(grid).encode())
+            new = NewSequence(_WARM_UP_ID, (0,) * (count + 2), sampling, seed=0, media=(item,))
+            blocks = tuple(range(-(-(count + 2) // self.block_size)))
+            self.execute(SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, count + 2, blocks, samples=True),), ()))
+            self.execute(SchedulerOutput((), (), (_WARM_UP_ID,)))
+        self.media.cache.clear()
+
     def _compute(self, batch: InputBatch) -> ModelRunnerOutput:
         hidden = self.model.forward(batch, self.caches, self.cos_sin)
         if batch.logits_rows is None:
             return ModelRunnerOutput({}, {})
         logits = self.model.logits(xp.take(hidden, batch.logits_rows, axis=0))
         return sample(logits, [self.states[sequence_id] for sequence_id in batch.sampling_sequence_ids])
+
+    def _state(self, new: NewSequence) -> SequenceState:
+        assert self.media is not None or not new.media, "preprocess refuses images for a model that does not see"
+        media = SequenceMedia(new.media, new.prompt_token_ids, self.model_config) if new.media else None
+        state = SequenceState(new, self._seed(new), media)
+        if media is not None and self.media is not None:
+            self.media.meet(state)
+        return state
 
     def _seed(self, new: NewSequence) -> int:
         """The request's seed, else the next of the engine's own: the same requests in the same order draw the same again."""

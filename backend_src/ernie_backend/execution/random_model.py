@@ -8,15 +8,15 @@ from ernie_kernels import ops, xp
 
 from ..config import ModelConfig
 from .layers import Take
-from .models.ernie45 import Ernie45ForCausalLM
+from .models import LanguageModel, make_model
 from .weight_map import Kind, weights
 
 STANDARD_DEVIATION = 0.02
 
 
-def random_model(config: ModelConfig) -> Ernie45ForCausalLM:
-    """Linears, experts, router and embedding N(0, 0.02²), norms 1, no correction bias."""
-    return Ernie45ForCausalLM(config, random_weights(config))
+def random_model(config: ModelConfig) -> LanguageModel:
+    """Linears, experts, routers and embeddings N(0, 0.02²), norms 1, biases 0."""
+    return make_model(config, random_weights(config))
 
 
 def random_weights(config: ModelConfig) -> Take:
@@ -32,9 +32,9 @@ def random_weights(config: ModelConfig) -> Take:
         if weight.kind is Kind.EXPERTS:
             count, width, hidden = weight.shape
             return ops.ExpertWeights(_matrix((count, 2 * width, hidden)), _matrix((count, hidden, width)))
-        if name.endswith("router.gate"):
+        if name.endswith("router.gate") or name == "vision.positions":
             return xp.random_normal(weight.shape, STANDARD_DEVIATION, "float32")
-        return xp.zeros(weight.shape, "float32") + (0.0 if name.endswith("router.bias") else 1.0)
+        return xp.zeros(weight.shape, "float32") + (0.0 if name.endswith(".bias") else 1.0)
 
     return take
 

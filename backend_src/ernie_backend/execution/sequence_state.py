@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.outputs import NewSequence
+from .sequence_media import SequenceMedia
 
 
 class SequenceState:
     """Owns the sequence's ids: the prompt, and what was sampled since. Preemption leaves it as it is. On a GPU the newest id may be a
     placeholder below 0 until it has come from the device."""
 
-    def __init__(self, new: NewSequence, seed: int) -> None:
+    def __init__(self, new: NewSequence, seed: int, media: SequenceMedia | None = None) -> None:
         sampling = new.sampling
         self.sequence_id = new.sequence_id
         self.token_ids = list(new.prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
+        self.media = media
         self.sampling = sampling
         self.seed = seed % 2**64
         self.ends = (*sampling.eos_token_ids, *sampling.stop_token_ids)
@@ -30,6 +32,11 @@ class SequenceState:
         if sampling.logit_bias:
             ids, values = zip(*sampling.logit_bias, strict=True)
             self.logit_bias = np.array(ids, np.int64), np.array(values, np.float32)
+
+    @property
+    def position_shift(self) -> int:
+        """Rotary position of an output token less its place in the sequence: an image takes fewer positions than tokens."""
+        return 0 if self.media is None else self.media.shift
 
     @property
     def num_output_tokens(self) -> int:

@@ -19,9 +19,9 @@ from ernie_kernels import ops, xp
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
-from .models.ernie45 import Ernie45ForCausalLM
+from .models import LanguageModel, make_model
 from .safetensors_file import DTYPES, CheckpointFolder, SafetensorsFile, StoredTensor, abridged
-from .weight_map import Kind, Source, Weight, detect_layout, head_source, is_ignored, sources, weights
+from .weight_map import Kind, Source, Weight, detect_naming, head_source, is_ignored, sources, weights, with_head_as_stored
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,13 @@ _TILE = (512, 16)
 """Rows and columns that a transposing copy moves at once. [2560, 24576] bfloat16: 61 ms; (64, 64): 140 ms; in one go: 374 ms."""
 
 
-def load_model(folder: str | Path, config: ModelConfig, progress: bool = True) -> Ernie45ForCausalLM:
+def load_model(folder: str | Path, config: ModelConfig, progress: bool = True) -> LanguageModel:
     """The model of a folder in any layout of `weight_map`. Raises `CheckpointError` naming file, tensor, expected and found."""
-    loader = WeightLoader(CheckpointFolder(folder), config)
+    stored = CheckpointFolder(folder)
+    config = with_head_as_stored(config, stored.tensors)
+    loader = WeightLoader(stored, config)
     loader.read(progress)
-    model = Ernie45ForCausalLM(config, loader.take)
+    model = make_model(config, loader.take)
     loader.check_taken()
     return model
 
@@ -43,9 +45,9 @@ class WeightLoader:
 
     def __init__(self, folder: CheckpointFolder, config: ModelConfig) -> None:
         self.folder = folder
-        self.layout, prefix = detect_layout(folder.tensors)
-        self.sources = {source.tensor: source for source in sources(config, self.layout, prefix)}
-        self.tied_head = head_source(config, self.layout) if config.tie_word_embeddings else None
+        self.naming = detect_naming(folder.tensors)
+        self.sources = {source.tensor: source for source in sources(config, self.naming)}
+        self.tied_head = head_source(config, self.naming) if config.tie_word_embeddings else None
         self._check_headers()
         self.weights = {weight.name: weight for weight in weights(config)}
         self.parts_missing: dict[str, int] = defaultdict(int)
@@ -94,13 +96,13 @@ class WeightLoader:
             self._check_tensor(found[self.tied_head.tensor], self.tied_head)
         if missing or extra:
             lists = [f"{len(names)} {what}: {abridged(names)}" for names, what in ((missing, "missing"), (extra, "without a use")) if names]
-            layout = f"read as the {self.layout.value} layout of the model in config.json"
+            layout = f"read as the {self.naming.layout.value} layout of the model in config.json"
             raise CheckpointError(f"The tensors in {str(self.folder.folder)!r}, {layout}, do not fit: {'; '.join(lists)}.", param="model")
         for name, source in self.sources.items():
             self._check_tensor(found[name], source)
         ignored = sum(is_ignored(name) for name in found)
         if ignored:
-            log.info("Ignoring %d tensors of the multi-token-prediction head", ignored)
+            log.info("Ignoring %d tensors that answering does not need (multi-token prediction, unused parts of the tower)", ignored)
 
     @staticmethod
     def _check_tensor(tensor: StoredTensor, source: Source) -> None:
@@ -134,7 +136,9 @@ class WeightLoader:
     def _read_tensor(self, file: SafetensorsFile, source: Source) -> None:
         target = self._target(source)
         stored = file.tensors[source.tensor]
-        if not source.transposed and target.dtype == DTYPES[stored.dtype]:
+        if source.pairs_in_halves:
+            copy_transformed(target, side_by_side(file.read(source.tensor), source.pairs_in_halves), source.transposed)
+        elif not source.transposed and target.dtype == DTYPES[stored.dtype]:
             file.read_into(source.tensor, target)
         else:
             copy_transformed(target, file.read(source.tensor), source.transposed)
@@ -170,6 +174,12 @@ class WeightLoader:
         if weight.kind is Kind.EXPERTS:
             return ops.pack_experts(array.gate_up, array.down)
         return xp.from_numpy(array)
+
+
+def side_by_side(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """[heads · d, in], each head as two halves x, y → x₀ y₀ x₁ y₁ … A key and its query move alike, so that their products stay."""
+    halves = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def copy_transformed(target: np.ndarray, stored: np.ndarray, transposed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Causal grouped-query attention that reads the paged cache in place; knows no scheduling.
+"""Causal grouped-query attention that reads the paged cache in place, and attention of all with all; knows no scheduling.
 
 Keys are walked in tiles that begin at multiples of the tile's length, so a query row meets the same tiles in the same order whether its
 tokens come one by one, in chunks or all at once, and whoever else is in the step: its result is the same to the last bit.
@@ -36,6 +36,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: Atten
         metadata.cu_seqlens_q_host,
         metadata.context_lens_host,
         metadata.block_tables_host,
+        True,
         np.float32(scale),
         max(1, _QUERY_ROWS // (num_heads // num_kv_heads)),
         xp.host_view(output),
@@ -44,8 +45,31 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: Atten
     return output
 
 
+def frame_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """o = softmax(scale · q kᵀ) v within each frame and head. q, k, v [T, S, heads, d] → [T · S, heads · d].
+
+    The frames are blocks of a cache, and each is a request whose block is its own.
+    """
+    frames, patches, num_heads, head_dim = q.shape
+    output = xp.empty([frames * patches, num_heads * head_dim], "float32")
+    _paged_attention(
+        xp.host_view(xp.contiguous(q)).reshape(frames * patches, num_heads, head_dim),
+        xp.host_view(xp.contiguous(k)),
+        xp.host_view(xp.contiguous(v)),
+        np.arange(frames + 1, dtype=np.int32) * np.int32(patches),
+        np.full(frames, patches, np.int32),
+        np.arange(frames, dtype=np.int32)[:, None],
+        False,
+        np.float32(scale),
+        _QUERY_ROWS,
+        xp.host_view(output),
+        num_threads(),
+    )
+    return output
+
+
 @kernel(parallel=True)
-def _paged_attention(q, k_cache, v_cache, cu_seqlens_q, context_lens, block_tables, scale, tile_tokens, output, parts):
+def _paged_attention(q, k_cache, v_cache, cu_seqlens_q, context_lens, block_tables, causal, scale, tile_tokens, output, parts):
     num_heads, head_dim = q.shape[1:]
     num_kv_heads = k_cache.shape[2]
     group = num_heads // num_kv_heads
@@ -61,17 +85,19 @@ def _paged_attention(q, k_cache, v_cache, cu_seqlens_q, context_lens, block_tabl
             for first in range(cu_seqlens_q[request], stop, tile_tokens):
                 count = min(tile_tokens, stop - first)
                 position = context_lens[request] - stop + first
+                length = position + count if causal else context_lens[request]
                 for kv_head in range(num_kv_heads):
                     piece += 1
                     if piece % parts == part:
                         _attend(
-                            q, k_cache, v_cache, block_tables[request], first, count, position, kv_head, scale, scores, sums, norms, output
-                        )
+                            q, k_cache, v_cache, block_tables[request], first, count, position, length, causal, kv_head, scale,
+                            scores, sums, norms, output,
+                        )  # fmt: skip
 
 
 @kernel()
-def _attend(q, k_cache, v_cache, block_table, first, count, position, kv_head, scale, scores, sums, norms, output):
-    """Tokens first … first + count − 1, whose first stands at `position`, under one key head, over all keys that they may see."""
+def _attend(q, k_cache, v_cache, block_table, first, count, position, length, causal, kv_head, scale, scores, sums, norms, output):
+    """Tokens first … first + count − 1, whose first stands at `position`, under one key head, over those of `length` keys that they see."""
     num_heads, head_dim = q.shape[1:]
     _, block_size, num_kv_heads, _ = k_cache.shape
     group = num_heads // num_kv_heads
@@ -79,12 +105,12 @@ def _attend(q, k_cache, v_cache, block_table, first, count, position, kv_head, s
     norms[:, 0] = -np.inf  # per row: the largest score so far …
     norms[:, 1] = _ZERO  # … and the sum of exp(score − largest)
     sums[:] = _ZERO
-    for key in range(0, position + count, key_tile):
+    for key in range(0, length, key_tile):
         block, slot = block_table[key // block_size], key % block_size
         cache_row = (block * block_size + slot) * num_kv_heads + kv_head
-        columns = min(key_tile, position + count - key)
+        columns = min(key_tile, length - key)
         for i in range(count):
-            visible = min(columns, position + i + 1 - key)
+            visible = min(columns, position + i + 1 - key) if causal else columns
             if visible <= 0:
                 continue
             for head in range(0, group, 4):

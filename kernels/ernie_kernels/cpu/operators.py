@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import xp
 from ..metadata import AttentionMetadata
+from ..reference import activation, norm, rotary, sampling, vision
 from ..reference import linear as reference_linear
-from ..reference import sampling
-from ..weights import EmbeddingWeight, ExpertWeights, LinearWeight, check_weight
+from ..weights import EmbeddingWeight, ExpertWeights, LinearWeight, RoutedExperts, check_weight
 from ..xp import Tensor
 from . import attention as attention_kernels
 from . import moe, warm
@@ -24,6 +24,9 @@ warm_up = warm.compile_kernels
 paged_attention = attention_kernels.paged_attention
 embedding = reference_linear.embedding
 lm_head = linear
+rope_rows = rotary.rope_rows
+normalize_pixels = vision.normalize_pixels
+layer_norm = norm.layer_norm
 CACHE_DTYPE = "float32"
 
 
@@ -49,6 +52,19 @@ def join_shared_experts(experts: ExpertWeights, gate_up: LinearWeight, down: Lin
 
 def linear_swiglu(x: Tensor, gate_up: LinearWeight) -> Tensor:
     return swiglu(linear(x, gate_up))
+
+
+def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    y = linear(x, w) + bias
+    return y if residual is None else y + residual
+
+
+def linear_gelu(x: Tensor, w: LinearWeight, bias: Tensor, kind: str) -> Tensor:
+    return activation.gelu(linear_bias(x, w, bias), kind)
+
+
+def vision_attention(qkv: Tensor, cos_sin: Tensor, num_heads: int, scale: float) -> Tensor:
+    return attention_kernels.frame_attention(*vision.rotated_qkv(qkv, cos_sin, num_heads), scale)
 
 
 def attention(
@@ -90,6 +106,15 @@ def add_rms_norm_route(
 def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertWeights) -> Tensor:
     routed = moe.moe_experts(x, weights, expert_ids, experts)
     return routed if experts.shared is None else routed + linear(linear_swiglu(x, experts.shared[0]), experts.shared[1])
+
+
+def moe_by_modality(x: Tensor, rows: tuple[Tensor, ...], routed: tuple[RoutedExperts, ...], k: int, norm_min: float) -> Tensor:
+    y = xp.empty(x.shape, "float32")
+    for where, group in zip(rows, routed, strict=True):
+        if where.shape[0]:
+            part = xp.take(x, where, axis=0)
+            xp.put_(y, where, moe_experts(part, *route(part, group.gate, group.bias, k, norm_min), group.experts))
+    return y
 
 
 def sample(logits: Tensor, inputs: sampling.SamplingInputs) -> sampling.SamplingResult:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from .. import xp
 from ..weights import EmbeddingWeight, LinearWeight, as_float32
 from ..xp import Tensor
+from .activation import gelu
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
     """y = x Wᵀ. x [T, in] float32 → [T, out] float32."""
     return xp.matmul(x, xp.transpose(xp.from_numpy(as_float32(w.array)), (1, 0)))
+
+
+def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    """y = x Wᵀ + b, + residual if that is given. x [T, in], b [out], residual [T, out] float32 → [T, out] float32."""
+    y = linear(x, w) + bias
+    return y if residual is None else y + residual
+
+
+def linear_gelu(x: Tensor, w: LinearWeight, bias: Tensor, kind: str) -> Tensor:
+    """y = gelu(x Wᵀ + b). Shapes as in `ops.linear_gelu`."""
+    return gelu(linear_bias(x, w, bias), kind)
 
 
 def embedding(ids: Tensor, w: EmbeddingWeight) -> Tensor:

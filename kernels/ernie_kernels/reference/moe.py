@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import xp
-from ..weights import ExpertWeights, LinearWeight
+from ..weights import ExpertWeights, LinearWeight, RoutedExperts
 from ..xp import Tensor
 from .activation import swiglu
 from .linear import linear
@@ -36,4 +36,14 @@ def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertW
         hidden = swiglu(linear(xp.take(x, rows, axis=0), LinearWeight(experts.gate_up[expert])))
         scale = xp.take(flat_weights, xp.from_numpy((tokens * k + ranks).astype(np.int32)), axis=0)
         xp.add_at_(output, rows, linear(hidden, LinearWeight(experts.down[expert])) * scale)
+    return output
+
+
+def moe_by_modality(x: Tensor, rows: tuple[Tensor, ...], routed: tuple[RoutedExperts, ...], k: int, norm_min: float) -> Tensor:
+    """Every token through the router and the experts of its kind: rows[m] through routed[m]. Shapes as in `ops.moe_by_modality`."""
+    output = xp.zeros(x.shape, "float32")
+    for where, group in zip(rows, routed, strict=True):
+        if where.shape[0]:
+            part = xp.take(x, where, axis=0)
+            xp.put_(output, where, moe_experts(part, *route(part, group.gate, group.bias, k, norm_min), group.experts))
     return output

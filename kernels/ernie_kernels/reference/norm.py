@@ -1,4 +1,4 @@
-"""RMS normalisation; knows no layer."""
+"""RMS and layer normalisation; knows no layer."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     """s = x + residual; → (rms_norm(s), s). x, residual [T, H], weight [H], float32."""
     total = x + residual
     return rms_norm(total, weight, eps), total
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """y = (x − mean) / √(mean((x − mean)²) + eps) · weight + bias. x [T, H], weight, bias [H], float32 → [T, H]."""
+    centred = x - xp.mean(x, axis=-1)
+    return centred * xp.rsqrt(xp.mean(centred * centred, axis=-1) + eps) * weight + bias

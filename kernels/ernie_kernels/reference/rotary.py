@@ -1,4 +1,4 @@
-"""Rotary position embedding on interleaved pairs (2j, 2j + 1), as ERNIE-4.5's text models use it; knows no cache layout."""
+"""Rotary position embedding on interleaved pairs (2j, 2j + 1), as ERNIE-4.5's language models use it; knows no cache layout."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def rope_table(head_dim: int, theta: float, max_positions: int) -> Tensor:
     frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     angles = np.arange(max_positions, dtype=np.float64)[:, None] * frequencies
     return xp.from_numpy(np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
+
+
+def rope_rows(cos_sin: Tensor, positions: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """row t, frequency j: cos_sin[positions[axes[j], t], j]. Shapes as in `ops.rope_rows`."""
+    of_axis = np.array([[axis == a for axis in axes] * 2 for a in range(3)], np.float32)
+    rows = [xp.take(cos_sin, positions[a], axis=0) * xp.from_numpy(of_axis[a : a + 1]) for a in range(3)]  # the others are exact zeros
+    return rows[0] + rows[1] + rows[2]
 
 
 def apply_rotary(x: Tensor, cos_sin: Tensor, positions: Tensor) -> Tensor:

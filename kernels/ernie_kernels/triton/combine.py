@@ -1,4 +1,4 @@
-"""The end of a block: weighted sum of a token's parts, residual and RMSNorm in one kernel; knows not where the parts come from."""
+"""The end of a block: weighted sum of a token's parts, alone or with residual and RMSNorm; knows not where the parts come from."""
 
 from __future__ import annotations
 
@@ -87,3 +87,33 @@ def combine_kernel(
     total = stored.to(tl.float32)
     scale = tl.rsqrt(tl.sum(total * total) / H + eps)
     tl.store(out_ptr + token * H + column, (total * scale * norm_weight.to(tl.float32)).to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def combine_rows(parts: Tensor, part_weights: Tensor, rows: Tensor, out: Tensor) -> None:
+    """out[rows[t]] = Σⱼ w[t, j] · parts[t, j], w[t, j] = 1 for j ≥ k, in float32 in the order of j.
+
+    parts [T, S, H] bfloat16; part_weights [T, k] float32; rows [T] int32, all different; out [≥ T, H] float32.
+    """
+    num_tokens, num_parts, hidden = parts.shape
+    weighted = part_weights.shape[1]
+    assert weighted <= num_parts and rows.shape[0] == num_tokens and out.shape[1] == hidden
+    arguments = (parts, part_weights, rows, out, hidden)
+    block = triton.next_power_of_2(hidden)
+    launch.run(_combine_rows_kernel, (num_tokens,), *arguments, PARTS=num_parts, WEIGHTED=weighted, BLOCK=block, num_warps=8)
+
+
+@triton.jit
+def _combine_rows_kernel(
+    parts_ptr, part_weights_ptr, rows_ptr, out_ptr, H, PARTS: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr
+):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < H
+    total = tl.zeros([BLOCK], tl.float32)
+    for j in tl.static_range(PARTS):
+        part = tl.load(parts_ptr + (token * PARTS + j) * H + column, mask=inside, other=0.0).to(tl.float32)
+        if j < WEIGHTED:
+            part *= tl.load(part_weights_ptr + token * WEIGHTED + j)
+        total += part
+    row = tl.load(rows_ptr + token).to(tl.int64)
+    tl.store(out_ptr + row * H + column, total.to(out_ptr.dtype.element_ty), mask=inside)

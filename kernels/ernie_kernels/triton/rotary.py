@@ -1,4 +1,5 @@
-"""Rotary embedding of queries and keys on interleaved pairs, fused with the write into the paged cache, on the GPU; knows no attention."""
+"""Rotary embedding of queries and keys on interleaved pairs, fused with the write into the paged cache, and the table for tokens that have
+three positions, on the GPU; knows no attention."""
 
 from __future__ import annotations
 
@@ -94,3 +95,30 @@ def _rotary_kv_write_kernel(
     value_heads = key_heads - NUM_KV_HEADS
     v_row = v_cache_ptr + slot * NUM_KV_HEADS * HEAD_DIM + value_heads[:, None] * HEAD_DIM + columns
     tl.store(v_row, raw, mask=(is_written & (value_heads >= 0))[:, None])
+
+
+def rope_rows(cos_sin: Tensor, positions: Tensor, axes: Tensor, out: Tensor) -> None:
+    """out[t, j] = cos_sin[positions[axes[j mod d / 2], t], j]. cos_sin [P, d], out [T, d] float32; positions [3, T], axes [d / 2] int32."""
+    num_tokens, head_dim = out.shape
+    assert cos_sin.shape[1] == head_dim == 2 * axes.shape[0] and tuple(positions.shape) == (3, num_tokens)
+    block = triton.next_power_of_2(head_dim)
+    launch.run(_rope_rows_kernel, (num_tokens,), cos_sin, positions, axes, out, num_tokens, HEAD_DIM=head_dim, BLOCK=block)
+
+
+@triton.jit
+def _rope_rows_kernel(
+    cos_sin_ptr,  # [P, HEAD_DIM] float32
+    positions_ptr,  # [3, T] int32
+    axes_ptr,  # [HEAD_DIM / 2] int32
+    out_ptr,  # [T, HEAD_DIM] float32
+    num_tokens,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < HEAD_DIM
+    axis = tl.load(axes_ptr + columns % (HEAD_DIM // 2))
+    position = tl.load(positions_ptr + axis.to(tl.int64) * num_tokens + token).to(tl.int64)
+    row = tl.load(cos_sin_ptr + position * HEAD_DIM + columns, mask=inside, other=0.0)
+    tl.store(out_ptr + token * HEAD_DIM + columns, row, mask=inside)

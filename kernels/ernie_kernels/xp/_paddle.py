@@ -147,6 +147,18 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x)
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    return F.sigmoid(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    return paddle.tanh(x)
+
+
+def erf(x: Tensor) -> Tensor:
+    return paddle.erf(x)
+
+
 def where(condition: Tensor, a: Tensor, b: float) -> Tensor:
     return paddle.where(condition, a, paddle.full([], b, a.dtype))
 

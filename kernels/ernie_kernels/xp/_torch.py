@@ -132,6 +132,18 @@ def silu(x: Tensor) -> Tensor:
     return torch.nn.functional.silu(x)
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    return torch.sigmoid(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    return torch.tanh(x)
+
+
+def erf(x: Tensor) -> Tensor:
+    return torch.erf(x)
+
+
 def where(condition: Tensor, a: Tensor, b: float) -> Tensor:
     return torch.where(condition, a, b)
 

@@ -25,7 +25,7 @@ class DecoderLayer:
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
         """(what the MLP adds, what it is to be added to); `residual` is None in front of the first layer."""
-        return self.mlp.forward(*self.attention.forward(x, residual, batch, cache, cos_sin))
+        return self.mlp.forward(*self.attention.forward(x, residual, batch, cache, cos_sin), batch.media)
 
 
 class Ernie45ForCausalLM:
@@ -42,7 +42,10 @@ class Ernie45ForCausalLM:
 
         cos_sin: `ops.rope_table`, long enough for every position of the batch.
         """
-        x = self.embedding.forward(batch.token_ids)
+        return self.decode(self.embedding.forward(batch.token_ids), batch, caches, cos_sin)
+
+    def decode(self, x: Tensor, batch: InputBatch, caches: Sequence[LayerCache], cos_sin: Tensor) -> Tensor:
+        """`forward` from the tokens' embeddings [T, hidden] on."""
         residual: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
             x, residual = layer.forward(x, residual, batch, cache, cos_sin)
