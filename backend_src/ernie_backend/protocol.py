@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -59,6 +59,28 @@ class SamplingParams:
         return self.temperature == 0.0 or self.top_p == 0.0 or self.top_k == 1
 
 
+class MediaKind(str, Enum):
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """One image or video of a prompt as the engine takes it: resized and cut into patches in the model's order, not yet normalised."""
+
+    kind: MediaKind
+    patches: bytes
+    """uint8 [t · h · w, 3 · patch²], each row (channel, y, x)."""
+    grid: tuple[int, int, int]
+    """Frames, then height and width in patches."""
+    start: int
+    """Index in `prompt_token_ids` of its first placeholder."""
+    num_tokens: int
+    """Placeholders, which the encoder's rows replace."""
+    content_hash: bytes
+    """16 bytes of the pixels and the processing: what the encoder's output depends on."""
+
+
 @dataclass(frozen=True)
 class GenerateRequest:
     """One prompt to be answered `n` times."""
@@ -74,15 +96,17 @@ class GenerateRequest:
     """Stop strings. Postprocess finds them; the engine reads them only for answers that are not streamed."""
     post: dict[str, Any] = field(default_factory=dict)
     """What postprocess needs to know of the request; the engine repeats it, unread, on the first response of each choice."""
+    media: tuple[MediaItem, ...] = ()
+    """In the order of their places in the prompt."""
 
     def to_json(self) -> str:
-        """Everything but the prompt ids, which travel as a tensor of their own."""
-        fields = asdict(self)
-        del fields["prompt_token_ids"]
+        """Everything but the prompt ids and the media, which travel as tensors of their own."""
+        fields = asdict(replace(self, media=()))
+        del fields["prompt_token_ids"], fields["media"]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, prompt_token_ids: tuple[int, ...]) -> GenerateRequest:
+    def from_json(cls, text: str, prompt_token_ids: tuple[int, ...], media: tuple[MediaItem, ...] = ()) -> GenerateRequest:
         fields = json.loads(text)
         sampling = fields.pop("sampling")
         sampling["logit_bias"] = tuple((int(i), float(b)) for i, b in sampling["logit_bias"])
@@ -90,7 +114,7 @@ class GenerateRequest:
         for name in ("stop_token_ids", "eos_token_ids"):
             sampling[name] = tuple(sampling[name])
         fields["stop"] = tuple(fields["stop"])
-        return cls(prompt_token_ids=prompt_token_ids, sampling=SamplingParams(**sampling), **fields)
+        return cls(prompt_token_ids=prompt_token_ids, sampling=SamplingParams(**sampling), media=media, **fields)
 
 
 @dataclass(frozen=True)
