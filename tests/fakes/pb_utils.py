@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+_DTYPES = (np.dtype(object), np.dtype(np.int32), np.dtype(np.uint8), np.dtype(bool))
+
 
 class Tensor:
     """Checks what the real one checks only by crashing: BYTES elements are bytes, and the dtype is one that Triton knows."""
 
     def __init__(self, name: str, array: np.ndarray) -> None:
-        assert isinstance(array, np.ndarray) and array.dtype in (np.dtype(object), np.dtype(np.int32), np.dtype(bool)), (name, array)
+        assert isinstance(array, np.ndarray) and array.dtype in _DTYPES, (name, array)
         assert array.dtype != np.dtype(object) or all(isinstance(item, bytes) for item in array.ravel()), name
         self._name, self._array = name, array
 
