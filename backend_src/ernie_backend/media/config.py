@@ -102,7 +102,7 @@ class MediaConfig:
         _check_processing(video, folder)
         merge = _integer(vision, "spatial_merge_size", _integer(config, "spatial_conv_size", 2))
         temporal = _integer(config, "temporal_conv_size", _integer(vision, "temporal_merge_size", 2))
-        image_token = _integer(config, "image_token_id", _integer(config, "im_patch_id", 100295))
+        image_token = _integer(config, "im_patch_id", _integer(config, "image_token_id", 100295))
         return cls(
             processor=processor,
             patch_size=_integer(vision, "patch_size", 14),
