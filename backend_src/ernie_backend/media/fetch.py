@@ -188,7 +188,7 @@ class Fetcher:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             raise _no_such_file() from None
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             # looked at again, because a folder on the way may have become a link meanwhile
             if not stat.S_ISREG(status.st_mode) or not self._is_below_root(os.path.realpath(f"/proc/self/fd/{descriptor}")):
@@ -196,7 +196,10 @@ class Fetcher:
             limit = self._limits.max_bytes(kind)
             if status.st_size > limit:
                 raise _too_large(limit)
-            return file.read(limit)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(limit)
+        finally:
+            os.close(descriptor)
 
     def _is_below_root(self, path: str) -> bool:
         return self._root is not None and Path(self._root) in Path(path).parents
