@@ -149,11 +149,15 @@ class FakePbUtils:
 
 
 def request(*, cancelled: bool = False, parameters: dict[str, Any] | None = None, **inputs: Any) -> InferenceRequest:
-    """A request from plain values: text and bytes as BYTES[1], lists of ids as INT32, booleans as BOOL[1]."""
+    """A request from plain values: text and bytes as BYTES[1], lists of them as BYTES, of ids as INT32, booleans as BOOL[1]."""
     tensors = []
     for name, value in inputs.items():
         if isinstance(value, (str, bytes)):
             array = np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
+        elif isinstance(value, np.ndarray):
+            array = value
+        elif isinstance(value, list) and value and isinstance(value[0], (str, bytes)):
+            array = np.array([item.encode() if isinstance(item, str) else item for item in value], dtype=np.object_)
         elif isinstance(value, bool):
             array = np.array([value], dtype=bool)
         else:

@@ -10,13 +10,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import CancelledError, Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from ssl import SSLContext
 from typing import Any
 
 import httpcore2
 
+from ..errors import UnavailableError
 from .addresses import is_allowed
 from .sniff import MediaError
 
@@ -34,6 +35,10 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
 
 
+def stopping() -> UnavailableError:
+    return UnavailableError("The server stops. Send the request to another one, or again later.")
+
+
 class Deadline:
     """A point in time at which work has to end, or earlier when `closing` is set."""
 
@@ -42,12 +47,12 @@ class Deadline:
         self.closing = closing
 
     def left(self) -> float:
-        """Seconds, above 0. `MediaError` if none are left."""
+        """Seconds, above 0. `MediaError` if none are left, `UnavailableError` if the server stops."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise MediaError("was not received in time")
         if self.closing.is_set():
-            raise MediaError("was not fetched, because the server stops")
+            raise stopping()
         return left
 
 
@@ -88,6 +93,8 @@ class CheckedBackend(httpcore2.NetworkBackend):
             found = self._executor.submit(self._resolver, host, port).result(seconds)
         except FutureTimeoutError:
             raise MediaError("has a host whose name could not be resolved in time") from None
+        except (CancelledError, RuntimeError):  # the executor has been shut down
+            raise stopping() from None
         except (OSError, UnicodeError):
             raise MediaError("has a host whose name cannot be resolved") from None
         if not all(is_allowed(address, allow_private=self._allow_private) for address in found):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from ..errors import EngineError, ErnieError, OverloadedError, UnavailableError
+from ..errors import EngineError, ErnieError, OverloadedError
 from ..media_fields import MediaPart, ProcessorKwargs
 from .loader import MediaLoader
+from .network import stopping
 from .patches import LoadedMedia
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class _Request:
 
 def _outcome(future: Future[LoadedMedia]) -> LoadedMedia | ErnieError:
     if future.cancelled():
-        return UnavailableError("The server stops. Send the request to another one, or again later.")
+        return stopping()
     error = future.exception()
     if error is None:
         return future.result()
