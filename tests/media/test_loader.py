@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ernie_backend.errors import ContextLengthError, InvalidRequestError
+from ernie_backend.cli.processes import children_of
+from ernie_backend.errors import ConfigError, ContextLengthError, InvalidRequestError, UnavailableError
 from ernie_backend.media.config import MediaConfig
+from ernie_backend.media.decode_process import DecodeProcesses
 from ernie_backend.media.fetch import Fetcher, FetchPolicy
 from ernie_backend.media.image import open_image, resized, to_rgb
 from ernie_backend.media.loader import MediaLoader
@@ -30,29 +36,47 @@ PLACE = "messages[0].content[1]"
 class Model:
     """A loader for a model folder, with the folder's own settings."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], max_tokens: int) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], max_tokens: int, python: str = sys.executable, **limits: Any) -> None:
         found = MediaConfig.from_folder(write_folder(folder, config))
         assert found is not None
         self.defaults = found.defaults
-        self.loader = MediaLoader(found, Fetcher(FetchPolicy()), max_tokens=max_tokens)
+        self.loader = MediaLoader(Fetcher(FetchPolicy()), DecodeProcesses(python, found, max_tokens, **limits))
 
     def load(self, data: bytes, kind: MediaKind = MediaKind.IMAGE, **part: Any) -> LoadedMedia:
         url = f"data:;base64,{base64.b64encode(data).decode()}"
         return self.loader.load(MediaPart(kind, url, PLACE, **part), self.defaults)
 
 
-@pytest.fixture
-def ernie(tmp_path: Path) -> Iterator[Model]:
-    model = Model(tmp_path, ERNIE_VL, 8000)
-    yield model
-    model.loader.close()
+Make = Callable[..., Model]
 
 
-@pytest.fixture
-def ocr(tmp_path: Path) -> Iterator[Model]:
-    model = Model(tmp_path, PADDLEOCR_VL, 8000)
-    yield model
-    model.loader.close()
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    models: list[Model] = []
+
+    def run(config: dict[str, Any], max_tokens: int = 8000, **limits: Any) -> Model:
+        models.append(Model(tmp_path_factory.mktemp("model"), config, max_tokens, **limits))
+        return models[-1]
+
+    yield run
+    for model in models:
+        model.loader.close()
+    assert not decoders(), "no process outlives its pool"
+
+
+def decoders() -> set[int]:
+    """The helper processes that run."""
+    return {pid for pid in children_of(os.getpid()) if b"decode_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def ernie(make: Make) -> Model:
+    return make(ERNIE_VL)
+
+
+@pytest.fixture(scope="module")
+def ocr(make: Make) -> Model:
+    return make(PADDLEOCR_VL)
 
 
 class TestImages:
@@ -136,12 +160,11 @@ class TestVideos:
         settings = ProcessorKwargs(video_fps=10, video_max_frames=20, video_frames_sample="middle")
         assert ernie.load(video(num_frames=90), MediaKind.VIDEO, settings=settings).grid[0] == 20
 
-    def test_too_many_tokens_are_refused_before_decoding(self, tmp_path: Path) -> None:
-        small = Model(tmp_path, ERNIE_VL, 1000)
+    def test_too_many_tokens_are_refused_before_decoding(self, make: Make) -> None:
+        small = make(ERNIE_VL, 1000)
         with pytest.raises(ContextLengthError, match=r"the video takes \d+ tokens") as caught:
             small.load(video(num_frames=90), MediaKind.VIDEO)
         assert "fewer frames" in caught.value.message
-        small.loader.close()
 
     @pytest.mark.parametrize(
         ("data", "part", "words"),
@@ -166,3 +189,63 @@ def test_a_gif_is_an_image_or_a_video_as_it_is_called(ernie: Model) -> None:
     assert ernie.load(data).grid[0] == 1
     assert ernie.load(data, MediaKind.VIDEO).grid[0] == 16
     assert to_rgb(open_image(data)).size == (128, 96)
+
+
+class TestWhatDecodersDoToThemselves:
+    """Each costs its own request only, and the next one finds a fresh decoder."""
+
+    def test_one_that_takes_too_long_is_ended(self, make: Make) -> None:
+        model = make(ERNIE_VL, decoders=1, seconds=dict.fromkeys(MediaKind, 1.0))
+        before = decoders()
+        for pid in before:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(InvalidRequestError, match=r"content\[1\]: the image made its decoder fail or take too long") as caught:
+                model.load(encoded(picture(20, 20)))
+        finally:
+            for pid in before & decoders():
+                os.kill(pid, signal.SIGCONT)
+        assert caught.value.param == PLACE
+        (ended,) = before - decoders()
+        assert ended
+        model.loader.close()
+
+    def test_one_that_crashes(self, make: Make) -> None:
+        others = decoders()
+        model = make(ERNIE_VL, decoders=1)
+        (own,) = decoders() - others
+        os.kill(own, signal.SIGSTOP)
+        killer = threading.Timer(0.5, os.kill, (own, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(InvalidRequestError, match="made its decoder fail"):
+            model.load(encoded(picture(20, 20)))
+        killer.join()
+        assert model.load(encoded(picture(56, 84))).num_tokens == 6
+
+    def test_one_that_died_between_two_items_is_replaced(self, make: Make) -> None:
+        others = decoders()
+        model = make(ERNIE_VL, decoders=1)
+        (own,) = decoders() - others
+        os.kill(own, signal.SIGKILL)
+        os.waitid(os.P_PID, own, os.WEXITED | os.WNOWAIT)
+        assert model.load(encoded(picture(56, 84))).num_tokens == 6
+
+    def test_memory_is_limited(self, make: Make) -> None:
+        model = make(ERNIE_VL, memory_bytes=900 * 2**20)
+        data = encoded(Image.new("RGBA", (9000, 9000), (1, 2, 3, 4)))
+        with pytest.raises(InvalidRequestError, match=r"truncated or broken|too much memory|made its decoder fail"):
+            model.load(data)
+        assert model.load(encoded(picture(56, 84))).num_tokens == 6
+
+    def test_the_end_ends_those_at_work(self, make: Make) -> None:
+        others = decoders()
+        model = make(ERNIE_VL, decoders=1)
+        (own,) = decoders() - others
+        os.kill(own, signal.SIGSTOP)
+        threading.Timer(0.5, model.loader.close).start()
+        with pytest.raises(UnavailableError):
+            model.load(encoded(picture(20, 20)))
+
+    def test_a_program_that_is_none(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="does not start"):
+            Model(tmp_path, ERNIE_VL, 8000, python="/bin/false")

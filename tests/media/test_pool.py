@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ernie_backend.errors import InvalidRequestError, OverloadedError, UnavailableError
 from ernie_backend.media.config import MediaConfig
+from ernie_backend.media.decode_process import DecodeProcesses
 from ernie_backend.media.fetch import Fetcher, FetchPolicy
 from ernie_backend.media.loader import MediaLoader
 from ernie_backend.media.pool import MediaPool
@@ -44,7 +46,8 @@ def pool(tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Two threads, four items at most; called with URLs."""
     config = MediaConfig.from_folder(write_folder(tmp_path, ERNIE_VL))
     assert config is not None
-    made = MediaPool(MediaLoader(config, Fetcher(FetchPolicy(allow_private=True)), max_tokens=8000), threads=2, max_items=4)
+    decoders = DecodeProcesses(sys.executable, config, 8000)
+    made = MediaPool(MediaLoader(Fetcher(FetchPolicy(allow_private=True)), decoders), threads=2, max_items=4)
 
     def load(done: Answers, *urls: str) -> None:
         made.load([MediaPart(MediaKind.IMAGE, url, f"image[{i}]") for i, url in enumerate(urls)], config.defaults, done)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,14 @@ class MediaConfig:
             # published configurations have one id for both; transformers' a second one
             video_token_id=None if is_ocr else _integer(config, "video_token_id", image_token),
         )
+
+    def to_json_object(self) -> dict[str, Any]:
+        return asdict(self) | {"processor": self.processor.value}
+
+    @classmethod
+    def from_json_object(cls, given: Mapping[str, Any]) -> MediaConfig:
+        """What `to_json_object` wrote."""
+        return cls(**{**given, "processor": ProcessorKind(given["processor"]), "defaults": ProcessorKwargs(**given["defaults"])})
 
     def server_defaults(self, given: ProcessorKwargs) -> ProcessorKwargs:
         """The model's defaults under `--mm-processor-kwargs`. `ConfigError` for what the weights have decided otherwise."""

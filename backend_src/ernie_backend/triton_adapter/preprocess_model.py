@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError, EngineError, ErnieError, InvalidRequestError
 from ..media.patches import LoadedMedia
 from ..protocol import GenerateRequest
+from ..text.template_process import find_python
 from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
 from .seal import Seal
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ..media.pool import MediaPool
 
 log = logging.getLogger(__name__)
+
+_MEDIA_LIBRARIES = ("PIL", "av", "httpcore2")
 
 _FLAGS = ("stream", "exclude_input_in_output")
 """Inputs that clients of other LLM backends put into `parameters` of /generate."""
@@ -136,11 +140,14 @@ def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool |
     """What loads images and videos; None for a model that takes none, which then needs none of the libraries for it either."""
     if preprocessor.media is None:
         return None
-    try:
-        from ..media.fetch import Fetcher, FetchPolicy
-        from ..media.loader import MediaLoader
-        from ..media.pool import MediaPool
-    except ImportError as error:
-        raise ConfigError(f"This model takes images, and {error.name} is not installed: pip install 'ernie-triton[media]'.") from None
+    missing = [name for name in _MEDIA_LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"This model takes images, and {missing[0]} is not installed: pip install 'ernie-triton[media]'.", param="model")
+    from ..media.decode_process import DecodeProcesses
+    from ..media.fetch import Fetcher, FetchPolicy
+    from ..media.loader import MediaLoader
+    from ..media.pool import MediaPool
+
     policy = FetchPolicy(tuple(config.allowed_media_domains or ()), config.allow_private_media, config.allowed_local_media_path)
-    return MediaPool(MediaLoader(preprocessor.media, Fetcher(policy), max_tokens=preprocessor.max_model_len))
+    decoders = DecodeProcesses(find_python(), preprocessor.media, preprocessor.max_model_len)
+    return MediaPool(MediaLoader(Fetcher(policy), decoders))
