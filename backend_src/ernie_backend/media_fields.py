@@ -6,7 +6,7 @@ Every check of a name, type or range is here, once, for start-up flags and reque
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def _wrong(place: str, key: str, text: str) -> InvalidRequestError:
     return InvalidRequestError(f"{place}: {text}.", param=f"{place}.{key}")
 
 
-def check_counts(parts: list[MediaPart], limits: Mapping[str, int]) -> None:
+def check_counts(parts: Sequence[MediaPart], limits: Mapping[str, int]) -> None:
     """Before anything is fetched. Raises `InvalidRequestError` naming the first part that is too many."""
     for kind in MediaKind:
         found = [part for part in parts if part.kind is kind]

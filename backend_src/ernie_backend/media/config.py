@@ -64,6 +64,8 @@ class MediaConfig:
     image_token_id: int
     video_token_id: int | None
     """None: no videos."""
+    thinks: bool = False
+    """A Thinking variant: only the folder's name tells it from the other."""
 
     @property
     def kinds(self) -> tuple[MediaKind, ...]:
@@ -112,6 +114,7 @@ class MediaConfig:
             image_token_id=image_token,
             # published configurations have one id for both; transformers' a second one
             video_token_id=None if is_ocr else _integer(config, "video_token_id", image_token),
+            thinks="thinking" in folder.name.lower(),
         )
 
     def to_json_object(self) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""Where a prompt's images and videos stand: counts the placeholders, and puts each item's tokens in the place of one. Loads nothing."""
+"""A prompt's images and videos: which a model takes, where they stand, and each one's tokens in its place. Loads nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from ..errors import CheckpointError, InvalidRequestError
-from ..media.config import MediaConfig
+from ..config import EngineConfig
+from ..errors import CheckpointError, ConfigError, InvalidRequestError
+from ..media.config import MediaConfig, ProcessorKind
 from ..media.patches import LoadedMedia
-from ..media_fields import MediaPart
+from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs, check_counts, read_limits, read_processor_kwargs
 from ..protocol import MediaItem, MediaKind
 from ..text.tokenizer import Tokenizer
+from ..text.vl_templates import ERNIE_VL, ERNIE_VL_THINKING, PADDLEOCR_VL
 
 _SIGNS = {MediaKind.IMAGE: -1, MediaKind.VIDEO: -2}
 """What stands in a prompt's ids for an item that is not loaded yet; no token has such an id."""
@@ -21,8 +24,10 @@ def placeholder_signs(config: MediaConfig | None) -> dict[str, int]:
     return {} if config is None else {name: _SIGNS[kind] for name, kind in config.placeholders.items()}
 
 
-def check_token_ids(config: MediaConfig, tokenizer: Tokenizer, vocab_size: int) -> None:
+def check_token_ids(config: MediaConfig | None, tokenizer: Tokenizer, vocab_size: int) -> None:
     """`CheckpointError` if config.json's placeholder ids lie outside the vocabulary or are not those of the tokenizer."""
+    if config is None:
+        return
     for kind in config.kinds:
         token = config.token_id(kind)
         if token >= vocab_size:
@@ -66,15 +71,66 @@ def check_given_ids(ids: Sequence[int], config: MediaConfig | None) -> None:
         )
 
 
-def place_media(ids: Sequence[int], loaded: Sequence[LoadedMedia], config: MediaConfig) -> tuple[list[int], tuple[MediaItem, ...]]:
-    """(the prompt with each sign replaced by as many placeholders as its item has tokens, the items with their places)."""
-    prompt: list[int] = []
-    items: list[MediaItem] = []
-    for token in ids:
-        if token >= 0:
-            prompt.append(token)
-            continue
-        item = loaded[len(items)]
-        items.append(MediaItem(item.kind, item.patches, item.grid, len(prompt), item.num_tokens, item.content_hash))
-        prompt += [config.token_id(item.kind)] * item.num_tokens
-    return prompt, tuple(items)
+class PromptMedia:
+    """What one model does with the images and videos of prompts; a model that takes none refuses them here."""
+
+    def __init__(self, engine: EngineConfig) -> None:
+        """Reads the model folder. Raises `ConfigError` or `CheckpointError`."""
+        self.config = MediaConfig.from_folder(engine.model)
+        self._limits = read_limits(engine.limit_mm_per_prompt or {}, "limit_mm_per_prompt", ConfigError)
+        self._settings = AS_THE_MODEL_SAYS
+        if self.config is not None:
+            given = read_processor_kwargs(engine.mm_processor_kwargs or {}, "mm_processor_kwargs", ConfigError)
+            self._settings = self.config.server_defaults(given)
+
+    @property
+    def is_taken(self) -> bool:
+        return self.config is not None
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """What `ChatTemplate.from_folder` must know of a model that sees."""
+        if self.config is None:
+            return {}
+        if self.config.processor is ProcessorKind.PADDLEOCR_VL:
+            return {"built_in": PADDLEOCR_VL, "wants_parts": True}
+        return {"built_in": ERNIE_VL_THINKING if self.config.thinks else ERNIE_VL}
+
+    def settings(self, of_request: ProcessorKwargs) -> ProcessorKwargs:
+        """The request's over the server's over the model's."""
+        return of_request.over(self._settings)
+
+    def image_parts(self, images: Sequence[str]) -> tuple[MediaPart, ...]:
+        """Of the ensemble's `image` input: base64 or `data:` URLs, checked."""
+        if images and self.config is None:
+            raise InvalidRequestError("image: this model takes no images.", param="image")
+        urls = [image if image.startswith("data:") else f"data:;base64,{image}" for image in images]
+        parts = tuple(MediaPart(MediaKind.IMAGE, url, f"image[{i}]") for i, url in enumerate(urls))
+        self.check(parts)
+        return parts
+
+    def check(self, parts: Sequence[MediaPart]) -> None:
+        """Kinds and counts, before anything is fetched. Raises `InvalidRequestError` naming the part."""
+        for part in parts:
+            if self.config is not None and part.kind not in self.config.kinds:
+                raise InvalidRequestError(f"{part.place}: this model takes no {part.kind.value}s.", param=part.place)
+        check_counts(parts, self._limits)
+
+    def place(self, ids: Sequence[int], loaded: Sequence[LoadedMedia]) -> tuple[list[int], tuple[MediaItem, ...]]:
+        """(the prompt with each sign replaced by as many placeholders as its item has tokens, the items with their places)."""
+        prompt: list[int] = []
+        items: list[MediaItem] = []
+        for token in ids:
+            if token >= 0:
+                prompt.append(token)
+                continue
+            assert self.config is not None, "only its placeholders become signs"
+            item = loaded[len(items)]
+            items.append(MediaItem(item.kind, item.patches, item.grid, len(prompt), item.num_tokens, item.content_hash))
+            prompt += [self.config.token_id(item.kind)] * item.num_tokens
+        return prompt, tuple(items)
+
+
+def num_tokens(items: Sequence[MediaItem], kind: MediaKind) -> int:
+    """Of the prompt's tokens, those of one kind of media."""
+    return sum(item.num_tokens for item in items if item.kind is kind)

@@ -9,23 +9,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ..config import EngineConfig, ModelConfig
-from ..errors import CheckpointError, ConfigError, ContextLengthError, InvalidRequestError
-from ..media.config import MediaConfig, ProcessorKind
+from ..errors import CheckpointError, ContextLengthError, InvalidRequestError
 from ..media.patches import LoadedMedia
-from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs, check_counts, read_limits, read_processor_kwargs
-from ..protocol import GenerateRequest, MediaItem, MediaKind, SamplingParams
+from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs
+from ..protocol import GenerateRequest, MediaKind, SamplingParams
 from ..sampling_fields import SamplingFields, parse_sampling_params
 from ..text.chat_template import ChatTemplate, as_typed
 from ..text.tokenizer import Tokenizer
-from ..text.vl_templates import ERNIE_VL, ERNIE_VL_THINKING, PADDLEOCR_VL
 from .chat_input import read_chat
 from .defaults import end_token_ids, sampling_defaults
 from .json_input import read_json_object
-from .media_prompt import check_given_ids, check_placeholders, check_token_ids, place_media, placeholder_signs
+from .media_prompt import PromptMedia, check_given_ids, check_placeholders, check_token_ids, num_tokens, placeholder_signs
 from .post_context import PostContext
 
 
@@ -82,8 +79,8 @@ class Preprocessor:
         assert limit is not None
         self._max_model_len = limit
         self._vocab_size = model.vocab_size
-        self.media = MediaConfig.from_folder(config.model)
-        self._tokenizer = Tokenizer.from_folder(config.model, placeholder_signs(self.media))
+        self.media = PromptMedia(config)
+        self._tokenizer = Tokenizer.from_folder(config.model, placeholder_signs(self.media.config))
         if self._tokenizer.vocab_size > model.vocab_size:
             raise CheckpointError(
                 f"The tokenizer has {self._tokenizer.vocab_size} ids, but config.json says vocab_size {model.vocab_size}: they do not "
@@ -92,13 +89,8 @@ class Preprocessor:
             )
         self._eos_token_ids = end_token_ids(config.model, model, self._tokenizer)
         self._defaults = sampling_defaults(config)
-        self._template = self._chat_template(config)
-        self._media_limits = read_limits(config.limit_mm_per_prompt or {}, "limit_mm_per_prompt", ConfigError)
-        self._media_settings = AS_THE_MODEL_SAYS
-        if self.media is not None:
-            check_token_ids(self.media, self._tokenizer, model.vocab_size)
-            given = read_processor_kwargs(config.mm_processor_kwargs or {}, "mm_processor_kwargs", ConfigError)
-            self._media_settings = self.media.server_defaults(given)
+        check_token_ids(self.media.config, self._tokenizer, model.vocab_size)
+        self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template, **self.media.template)
 
     def close(self) -> None:
         self._template.close()
@@ -114,17 +106,15 @@ class Preprocessor:
             prompt = self._prompt(inputs)
         except RecursionError:
             raise InvalidRequestError("The request is nested too deeply.") from None
-        return PreparedRequest(inputs, fields, prompt, prompt.media_settings.over(self._media_settings))
+        return PreparedRequest(inputs, fields, prompt, self.media.settings(prompt.media_settings))
 
     def finish(self, prepared: PreparedRequest, loaded: Sequence[LoadedMedia] = ()) -> GenerateRequest:
         """The request for the engine; `loaded` belongs to `prepared.media`. Raises `InvalidRequestError` likewise."""
         inputs, fields, prompt = prepared.inputs, prepared.fields, prepared.prompt
-        media: tuple[MediaItem, ...] = ()
-        if self.media is not None and loaded:
-            ids, media = place_media(prompt.token_ids, loaded, self.media)
-            if len(ids) >= self._max_model_len:
-                raise self._too_long(str(len(ids)), prompt.param)
-            prompt = replace(prompt, token_ids=ids)
+        ids, media = self.media.place(prompt.token_ids, loaded)
+        if len(ids) >= self._max_model_len:
+            raise self._too_long(str(len(ids)), prompt.param)
+        prompt = replace(prompt, token_ids=ids)
         sampling = self._sampling(fields, prompt)
         stream = bool(inputs.stream)
         echo = fields.echo or inputs.exclude_input_in_output is False
@@ -132,8 +122,8 @@ class Preprocessor:
             raise InvalidRequestError("echo with logprobs is not supported: there are no log-probabilities of the prompt.", param="echo")
         context = PostContext(
             num_prompt_tokens=len(prompt.token_ids),
-            num_image_tokens=sum(item.num_tokens for item in media if item.kind is MediaKind.IMAGE),
-            num_video_tokens=sum(item.num_tokens for item in media if item.kind is MediaKind.VIDEO),
+            num_image_tokens=num_tokens(media, MediaKind.IMAGE),
+            num_video_tokens=num_tokens(media, MediaKind.VIDEO),
             stop=fields.stop,
             include_stop=fields.include_stop_str_in_output,
             skip_special_tokens=fields.skip_special_tokens,
@@ -160,14 +150,14 @@ class Preprocessor:
             found = "neither" if inputs.chat is None else "both"
             raise InvalidRequestError(f"Give exactly one of text_input and chat, got {found}.", param="text_input")
         if inputs.text_input is not None:
-            return self._encoded(inputs.text_input, "text_input", self._image_parts(inputs.image), AS_THE_MODEL_SAYS)
+            return self._encoded(inputs.text_input, "text_input", self.media.image_parts(inputs.image), AS_THE_MODEL_SAYS)
         assert inputs.chat is not None
         if inputs.image:
             raise InvalidRequestError("image: goes with text_input; in chat, give parts of type image_url.", param="image")
-        chat = read_chat(read_json_object(inputs.chat, "chat"), takes_media=self.media is not None)
+        chat = read_chat(read_json_object(inputs.chat, "chat"), takes_media=self.media.is_taken)
         if chat.prompt_token_ids is not None:
             return _Prompt(self._checked_prompt_ids(chat.prompt_token_ids), None, "prompt_token_ids")
-        self._check_media(chat.media)
+        self.media.check(chat.media)
         if chat.raw_prompt is not None:
             return self._encoded(chat.raw_prompt, "messages", chat.media, chat.media_settings)
         assert chat.messages is not None
@@ -192,30 +182,6 @@ class Preprocessor:
         check_placeholders(ids, media, param)
         return _Prompt(ids, as_typed(text), param, media, settings)
 
-    def _image_parts(self, images: tuple[str, ...]) -> tuple[MediaPart, ...]:
-        if images and self.media is None:
-            raise InvalidRequestError("image: this model takes no images.", param="image")
-        given = [image if image.startswith("data:") else f"data:;base64,{image}" for image in images]
-        parts = tuple(MediaPart(MediaKind.IMAGE, url, f"image[{i}]") for i, url in enumerate(given))
-        self._check_media(parts)
-        return parts
-
-    def _check_media(self, parts: tuple[MediaPart, ...]) -> None:
-        for part in parts:
-            if self.media is not None and part.kind not in self.media.kinds:
-                raise InvalidRequestError(f"{part.place}: this model takes no {part.kind.value}s.", param=part.place)
-        check_counts(list(parts), self._media_limits)
-
-    def _chat_template(self, config: EngineConfig) -> ChatTemplate:
-        if self.media is None:
-            return ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template)
-        if self.media.processor is ProcessorKind.PADDLEOCR_VL:
-            built_in, wants_parts = PADDLEOCR_VL, True
-        else:
-            thinks = "thinking" in Path(config.model).name.lower()  # nothing else tells the two models apart
-            built_in, wants_parts = ERNIE_VL_THINKING if thinks else ERNIE_VL, False
-        return ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template, built_in=built_in, wants_parts=wants_parts)
-
     def _checked_prompt_ids(self, given: list[Any]) -> list[int]:
         if not given:
             raise InvalidRequestError("prompt_token_ids must not be empty.", param="prompt_token_ids")
@@ -225,7 +191,7 @@ class Preprocessor:
             if isinstance(token, bool) or not isinstance(token, int):
                 raise InvalidRequestError(f"prompt_token_ids[{i}] must be an integer.", param=f"prompt_token_ids[{i}]")
             self._check_token(token, f"prompt_token_ids[{i}]")
-        check_given_ids(given, self.media)
+        check_given_ids(given, self.media.config)
         return given
 
     def _too_long(self, found: str, param: str) -> ContextLengthError:

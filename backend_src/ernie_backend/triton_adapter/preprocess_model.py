@@ -138,7 +138,7 @@ class PreprocessModel:
 
 def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool | None:
     """What loads images and videos; None for a model that takes none, which then needs none of the libraries for it either."""
-    if preprocessor.media is None:
+    if preprocessor.media.config is None:
         return None
     missing = [name for name in _MEDIA_LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
@@ -149,5 +149,5 @@ def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool |
     from ..media.pool import MediaPool
 
     policy = FetchPolicy(tuple(config.allowed_media_domains or ()), config.allow_private_media, config.allowed_local_media_path)
-    decoders = DecodeProcesses(find_python(), preprocessor.media, preprocessor.max_model_len)
+    decoders = DecodeProcesses(find_python(), preprocessor.media.config, preprocessor.max_model_len)
     return MediaPool(MediaLoader(Fetcher(policy), decoders))
