@@ -81,8 +81,8 @@ class EngineConfig:
             )
         if self.block_size_tokens & (self.block_size_tokens - 1):
             raise ConfigError(f"block_size_tokens must be a power of two, got {self.block_size_tokens}.", param="block_size_tokens")
-        read_limits(self.limit_mm_per_prompt or {}, "limit_mm_per_prompt", ConfigError)
-        read_processor_kwargs(self.mm_processor_kwargs or {}, "mm_processor_kwargs", ConfigError)
+        read_limits({} if self.limit_mm_per_prompt is None else self.limit_mm_per_prompt, "limit_mm_per_prompt", ConfigError)
+        read_processor_kwargs({} if self.mm_processor_kwargs is None else self.mm_processor_kwargs, "mm_processor_kwargs", ConfigError)
         check_sources(self.allowed_media_domains, self.allowed_local_media_path)
         if not self.model:
             raise ConfigError("model must name a model folder.", param="model")
