@@ -64,11 +64,11 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SERVER_STAMP): pyproject.toml setup.sh
-	./setup.sh venv $(VENV) $(EXTRAS),server,frontend
+	./setup.sh venv $(VENV) $(EXTRAS),server,frontend,media
 	@touch $@
 
 $(TEST_STAMP): $(SERVER_STAMP)
-	./setup.sh venv $(VENV) $(EXTRAS),server,frontend,test
+	./setup.sh venv $(VENV) $(EXTRAS),server,frontend,media,test
 	@touch $@
 
 $(PERF_STAMP): setup.sh

@@ -25,12 +25,12 @@ need_packages() {
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 
 find_python() {
-    for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.10}; do
+    for candidate in ${PYTHON:-python3.11 python3 python3.12}; do
         case "$(python_version "$candidate")" in
-            3.10 | 3.11 | 3.12) echo "$candidate"; return ;;
+            3.11 | 3.12) echo "$candidate"; return ;;
         esac
     done
-    say "no Python 3.10, 3.11 or 3.12${PYTHON:+ (PYTHON=$PYTHON)}. Install python3.11, or set PYTHON."
+    say "no Python 3.11 or 3.12${PYTHON:+ (PYTHON=$PYTHON)}. Install python3.11, or set PYTHON."
     exit 1
 }
 

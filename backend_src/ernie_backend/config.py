@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .media_fields import check_sources, read_limits, read_processor_kwargs
 from .model_config import ModelConfig
 
 DEFAULT_MAX_MODEL_LEN = 4096
@@ -56,6 +57,16 @@ class EngineConfig:
     """A jinja file, or the template itself; None: the checkpoint's own."""
     generation_config: str = "auto"
     """`auto`: sampling defaults from the model folder's generation_config.json; `vllm`: none; else a folder to read it from."""
+    limit_mm_per_prompt: dict[str, int] | None = None
+    """Most images and videos of one prompt, such as {"image": 10}. What is not named: 1."""
+    mm_processor_kwargs: dict[str, Any] | None = None
+    """How images and videos are resized and sampled (`media_fields.ProcessorKwargs`); what is not named: as the model folder says."""
+    allowed_media_domains: list[str] | None = None
+    """Hosts that images and videos are fetched from; `.example.com` means all below it. None: every public one."""
+    allow_private_media: bool = False
+    """Fetch from private addresses and from any port, too."""
+    allowed_local_media_path: str | None = None
+    """Read `file:` URLs below this folder. None: none are read."""
     cpu_threads: int | None = None
     """Threads of the CPU engine. None: all cores."""
     runtime_dir: str | None = None
@@ -81,6 +92,9 @@ class EngineConfig:
             raise ConfigError(f"block_size_tokens must be a power of two, got {self.block_size_tokens}.", param="block_size_tokens")
         if self.load_format not in LOAD_FORMATS:
             raise ConfigError(f"load_format must be one of {', '.join(LOAD_FORMATS)}, got {self.load_format!r}.", param="load_format")
+        read_limits({} if self.limit_mm_per_prompt is None else self.limit_mm_per_prompt, "limit_mm_per_prompt", ConfigError)
+        read_processor_kwargs({} if self.mm_processor_kwargs is None else self.mm_processor_kwargs, "mm_processor_kwargs", ConfigError)
+        check_sources(self.allowed_media_domains, self.allowed_local_media_path)
         if not self.model:
             raise ConfigError("model must name a model folder.", param="model")
 
@@ -156,6 +170,13 @@ def _from_string(name: str, value: str, kind: str) -> Any:
     text = value.strip()
     if not text:
         return None
+    if kind.startswith("list"):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind.startswith("dict"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{name} must be a JSON object: {error}.", param=name) from None
     try:
         if "int" in kind:
             return int(text)

@@ -46,7 +46,6 @@ _NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     "top_p_normalized_logprobs": (False,),
     "prompt_logprobs": (),
     "mm_hashes": ([],),
-    "mm_processor_kwargs": ({},),
     "disaggregate_info": (),
     "priority": (0,),
     "service_tier": ("auto", "default"),
@@ -138,6 +137,8 @@ class ChatRequest(_Request):
     """The one message's content is the whole prompt."""
     add_generation_prompt: Boolean = None
     continue_final_message: Boolean = None
+    mm_processor_kwargs: Annotated[dict[str, Any] | None, SkipValidation] = None
+    """How this request's images and videos are resized and sampled."""
 
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
@@ -168,6 +169,7 @@ _CHAT_FIELDS = (
     "disable_chat_template",
     "add_generation_prompt",
     "continue_final_message",
+    "mm_processor_kwargs",
 )
 
 _SAMPLING_FIELDS = (

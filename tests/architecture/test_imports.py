@@ -16,13 +16,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.relay": (),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
     "ernie_backend.model_config": ("ernie_backend.errors", "ernie_backend.json_reader"),
-    "ernie_backend.config": ("ernie_backend.errors", "ernie_backend.model_config"),
+    "ernie_backend.config": ("ernie_backend.errors", "ernie_backend.model_config", "ernie_backend.media_fields"),
+    "ernie_backend.media_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
     "ernie_backend.sampling_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
     "ernie_backend.core": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
     "ernie_backend.metrics": ("ernie_backend.core", "ernie_backend.protocol"),
     "ernie_backend.engine": ("ernie_backend.core", "ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.metrics"),
     "ernie_backend.delivery": ("ernie_backend.core.outputs", "ernie_backend.relay", "ernie_backend.protocol"),
-    "ernie_backend.text": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
+    "ernie_backend.text": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config", "ernie_backend.media_fields"),
+    "ernie_backend.media": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.media_fields"),
     "ernie_backend.execution": (
         "ernie_backend.core.outputs",
         "ernie_backend.config",
@@ -33,8 +35,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ernie_backend.build": (*(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD), "ernie_kernels.xp"),
     "ernie_backend.triton_adapter": (
-        *(f"ernie_backend.{name}" for name in ("build", "text", "engine", "delivery", "relay", "metrics")),
-        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "errors", "config")),
+        *(f"ernie_backend.{name}" for name in ("build", "text", "media", "engine", "delivery", "relay", "metrics")),
+        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "media_fields", "errors", "config")),
     ),
     "ernie_backend.checkpoint_writer": (
         "ernie_backend.config",
@@ -89,6 +91,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 """Package or module → what of ours it may import besides itself; the longest matching key decides."""
 
+_WITH_NUMPY = ("execution", "triton_adapter", "media", "checkpoint_writer")
+
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "paddle": ("ernie_kernels.xp._paddle",),
     "torch": ("ernie_kernels.xp._torch", "ernie_backend.benchmark.transformers_peer"),
@@ -109,7 +113,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "jinja2": ("ernie_backend.text",),
     "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),
     "triton_python_backend_utils": (),
-    "numpy": ("ernie_kernels", "ernie_backend.execution", "ernie_backend.triton_adapter", "ernie_backend.checkpoint_writer"),
+    "PIL": ("ernie_backend.media",),
+    "av": ("ernie_backend.media",),
+    "httpcore2": ("ernie_backend.media",),
+    "numpy": tuple(f"ernie_{name}" for name in ("kernels", *(f"backend.{part}" for part in _WITH_NUMPY))),
 }
 """Other people's package → the only modules of ours that may import it."""
 

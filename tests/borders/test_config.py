@@ -214,3 +214,27 @@ def test_refused_config_json_of_models_that_see(given: dict[str, object], param:
     with pytest.raises(CheckpointError) as caught:
         ModelConfig.from_json(given)
     assert caught.value.param == param
+
+
+def test_media_settings_as_strings_of_a_pbtxt() -> None:
+    given = {
+        "model": "m",
+        "limit_mm_per_prompt": '{"image": 3}',
+        "mm_processor_kwargs": '{"video_fps": 1}',
+        "allowed_media_domains": "a.com, .b.org,",
+        "allow_private_media": "true",
+    }
+    config = EngineConfig.from_mapping(given)
+    assert (config.limit_mm_per_prompt, config.mm_processor_kwargs) == ({"image": 3}, {"video_fps": 1})
+    assert (config.allowed_media_domains, config.allow_private_media) == (["a.com", ".b.org"], True)
+    assert EngineConfig.from_mapping(json.loads(config.to_json())) == config
+    for name, value, words in (
+        ("limit_mm_per_prompt", "{", "must be a JSON object"),
+        ("limit_mm_per_prompt", '{"image": -1}', "from 0 to 10000"),
+        ("mm_processor_kwargs", "[]", "must be an object, got a list"),
+        ("mm_processor_kwargs", '{"image_max_pixels": "many"}', "image_max_pixels must be an integer"),
+        ("allowed_media_domains", "http://a.com", "names of hosts"),
+        ("allowed_local_media_path", "/nowhere", "must be a folder"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            EngineConfig.from_mapping({"model": "m", name: value})

@@ -76,9 +76,6 @@ def test_launch_lines_of_the_small_model_work_unchanged(line: str) -> None:
         ("--reasoning-parser ernie_x1", "--reasoning-parser"),
         ("--tool_call_parser ernie_x1", "--tool-call-parser"),
         ("--enable-prefix-caching --swap-space 50", "--swap-space"),
-        ("--enable-mm", "--enable-mm"),
-        ("""--mm-processor-kwargs '{"image_max_pixels": 12845056 }'""", "--mm-processor-kwargs"),
-        ("""--limit-mm-per-prompt '{"image": 10, "video": 3}'""", "--limit-mm-per-prompt"),
         ("""--speculative-config '{"method": "mtp", "num_speculative_tokens": 1, "model": "x"}'""", "--speculative-config"),
         ("--splitwise-role prefill --innode-prefill-ports 8182", "--splitwise-role"),
         ("--enable-lora", "--enable-lora"),
@@ -142,6 +139,16 @@ def test_every_engine_flag_reaches_its_field(tmp_path: Path) -> None:
     assert read("--model m --chat-template '{{ x }}'").engine.chat_template == "{{ x }}"
 
 
+def test_media_flags_reach_their_fields(tmp_path: Path) -> None:
+    line = """--limit-mm-per-prompt '{"image": 10, "video": 3}' --mm-processor-kwargs '{"video_max_frames": 30}' --allow-private-media"""
+    engine = read(f"--model m {line} --allowed-media-domains a.com,.b.org c.net --allowed-local-media-path {tmp_path} --enable-mm").engine
+    assert (engine.limit_mm_per_prompt, engine.mm_processor_kwargs) == ({"image": 10, "video": 3}, {"video_max_frames": 30})
+    assert (engine.allow_private_media, engine.allowed_media_domains) == (True, ["a.com", ".b.org", "c.net"])
+    assert engine.allowed_local_media_path == str(tmp_path)
+    default = read("--model m").engine
+    assert (default.allow_private_media, default.allowed_media_domains, default.allowed_local_media_path) == (False, None, None)
+
+
 def test_other_flags() -> None:
     line = (
         "--served-model-name ernie --api-key a --api-key=--b --triton-metrics-port 9002 --triton-host 0.0.0.0 --timeout-graceful-shutdown 5"
@@ -163,6 +170,10 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
         ("--block-size 3", "--block-size: block_size_tokens must be a power of two, got 3."),
         ("--max-num-seqs 0", "--max-num-seqs: max_num_seqs must be an integer from 1 to 4096, got 0."),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization: gpu_memory_utilization must be above 0 and at most 1, got 1.5."),
+        ("--limit-mm-per-prompt '{\"images\": 1}'", "--limit-mm-per-prompt: Unknown key 'images' in limit_mm_per_prompt."),
+        ("--limit-mm-per-prompt '{\"image\": -1}'", "--limit-mm-per-prompt: limit_mm_per_prompt.image must be an integer from 0"),
+        ('--mm-processor-kwargs \'{"video_fps": "2"}\'', "--mm-processor-kwargs: mm_processor_kwargs.video_fps must be a number"),
+        ("--allowed-media-domains https://a.com", "--allowed-media-domains: allowed_media_domains must be names of hosts"),
         ("--port 8001", "--port and --triton-grpc-port are both 8001. Give each a port of its own."),
         ("--load-format pt", "--load-format: load_format must be one of auto, dummy, got 'pt'."),
         ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
@@ -175,7 +186,17 @@ def test_wrong_values_name_flag_and_rule(line: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["--port 0", "--port x", "--workers 0", "--shutdown-grace-seconds -1", "--enable-prefix-caching maybe", "--seed x"]
+    "line",
+    [
+        "--limit-mm-per-prompt 5",
+        "--allowed-local-media-path /nowhere",
+        "--port 0",
+        "--port x",
+        "--workers 0",
+        "--shutdown-grace-seconds -1",
+        "--enable-prefix-caching maybe",
+        "--seed x",
+    ],
 )
 def test_wrong_types_end_the_program_with_status_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+_DTYPES = (np.dtype(object), np.dtype(np.int32), np.dtype(np.uint8), np.dtype(bool))
+
 
 class Tensor:
     """Checks what the real one checks only by crashing: BYTES elements are bytes, and the dtype is one that Triton knows."""
 
     def __init__(self, name: str, array: np.ndarray) -> None:
-        assert isinstance(array, np.ndarray) and array.dtype in (np.dtype(object), np.dtype(np.int32), np.dtype(bool)), (name, array)
+        assert isinstance(array, np.ndarray) and array.dtype in _DTYPES, (name, array)
         assert array.dtype != np.dtype(object) or all(isinstance(item, bytes) for item in array.ravel()), name
         self._name, self._array = name, array
 
@@ -147,11 +149,15 @@ class FakePbUtils:
 
 
 def request(*, cancelled: bool = False, parameters: dict[str, Any] | None = None, **inputs: Any) -> InferenceRequest:
-    """A request from plain values: text and bytes as BYTES[1], lists of ids as INT32, booleans as BOOL[1]."""
+    """A request from plain values: text and bytes as BYTES[1], lists of them as BYTES, of ids as INT32, booleans as BOOL[1]."""
     tensors = []
     for name, value in inputs.items():
         if isinstance(value, (str, bytes)):
             array = np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
+        elif isinstance(value, np.ndarray):
+            array = value
+        elif isinstance(value, list) and value and isinstance(value[0], (str, bytes)):
+            array = np.array([item.encode() if isinstance(item, str) else item for item in value], dtype=np.object_)
         elif isinstance(value, bool):
             array = np.array([value], dtype=bool)
         else:

@@ -62,7 +62,6 @@ NOT_YET: list[tuple[str, Any]] = [
     ("structural_tag", "{}"),
     ("reasoning_max_tokens", 10),
     ("chat_template", "{{ messages }}"),
-    ("mm_processor_kwargs", {"min_pixels": 1}),
     ("logits_processors_args", {"a": 1}),
     ("prompt_logprobs", 0),
     ("completion_token_ids", [1]),

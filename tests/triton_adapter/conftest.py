@@ -41,3 +41,23 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(model_folder: Path) -> Tokenizer:
     return Tokenizer.from_folder(model_folder)
+
+
+@pytest.fixture(scope="session")
+def seeing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose media side is ERNIE-4.5-VL's; its weights and its language side are not looked at here."""
+    folder = tmp_path_factory.mktemp("seeing")
+    write_tokenizer(folder, VOCAB_SIZE)
+    placeholder = Tokenizer.from_folder(folder).token_id("<|IMAGE_PLACEHOLDER|>")
+    vision = {"patch_size": 14, "spatial_merge_size": 2}
+    write_model(folder, vision_config=vision, im_patch_id=placeholder, temporal_conv_size=2, max_position_embeddings=131072)
+    without_template(folder)
+    return folder
+
+
+def without_template(folder: Path) -> None:
+    """So that the built-in one applies."""
+    path = folder / "tokenizer_config.json"
+    given = json.loads(path.read_text(encoding="utf-8"))
+    del given["chat_template"]
+    path.write_text(json.dumps(given), encoding="utf-8")

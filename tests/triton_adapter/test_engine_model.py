@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from ernie_backend import delivery
 from ernie_backend.errors import from_wire
-from ernie_backend.protocol import GenerateRequest, SamplingParams
+from ernie_backend.media.patches import content_hash
+from ernie_backend.protocol import GenerateRequest, MediaItem, MediaKind, SamplingParams
 from ernie_backend.triton_adapter.engine import EngineModel
+from ernie_backend.triton_adapter.media_tensors import media_json, media_tensors
 from ernie_backend.triton_adapter.post_context import PostContext
-from ernie_backend.triton_adapter.seal import Seal
+from ernie_backend.triton_adapter.seal import SIGNATURE_LENGTH, Seal
 from tests.fakes.pb_utils import FakePbUtils, InferenceRequest, request
 
 ARGS = {"model_repository": "unused", "model_name": "unused"}
@@ -56,6 +59,11 @@ def sealed(key: str, ids: tuple[int, ...] = (5, 6, 7), *, max_tokens: int = 4, s
     return request(request=signature + text, prompt_token_ids=list(ids))
 
 
+def media_item() -> MediaItem:
+    patches = bytes(range(196)) * 12
+    return MediaItem(MediaKind.IMAGE, patches, (1, 2, 2), 1, 1, content_hash(MediaKind.IMAGE, (1, 2, 2), patches))
+
+
 def wait(condition: Any, what: str) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -89,6 +97,31 @@ def test_a_request_that_preprocess_has_not_seen(model: EngineModel, seal: str) -
     assert error is not None and "ensemble" in from_wire(error.message()).message
     wait(lambda: good.sender.is_closed, "its neighbour is answered")
     assert events(good)[-1]["finish_reason"] in ("length", "stop")
+
+
+@pytest.mark.parametrize("change", ["added", "moved", "other patches"])
+def test_media_is_sealed_with_the_rest(model: EngineModel, change: str) -> None:
+    """Whoever got others' answers about a picture of his choice would have had to change one of these."""
+    each, item = sealed("9" * 32), media_item()
+    media, patches = media_tensors(FakePbUtils(), [item])
+    if change == "moved":
+        each = resealed(each, media_json([item]))
+        media, _ = media_tensors(FakePbUtils(), [replace(item, start=2)])
+    elif change == "other patches":
+        each = resealed(each, media_json([item]))
+        _, patches = media_tensors(FakePbUtils(), [replace(item, patches=item.patches[::-1])])
+    each.tensors += [media, patches]
+    model.execute([each])
+    assert each.sender.is_closed
+    error = each.sender.responses[0].error()
+    assert error is not None and "ensemble" in from_wire(error.message()).message
+
+
+def resealed(each: InferenceRequest, media: str) -> InferenceRequest:
+    """As preprocess would have sealed it with this media."""
+    text = each.tensors[0].as_numpy()[0].decode()[SIGNATURE_LENGTH:]
+    each.tensors[0] = request(request=Seal.of_server(ARGS).of_request(text, (5, 6, 7), media) + text).tensors[0]
+    return each
 
 
 def test_ids_and_json_are_sealed_together(model: EngineModel) -> None:

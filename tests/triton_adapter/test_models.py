@@ -16,7 +16,7 @@ from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.triton_adapter.postprocess_model import PostprocessModel
 from ernie_backend.triton_adapter.preprocess_model import PreprocessModel
 from ernie_backend.triton_adapter.seal import SIGNATURE_LENGTH, Seal, is_same
-from tests.fakes.pb_utils import FakePbUtils, InferenceResponse, TritonError, TritonModelException, request
+from tests.fakes.pb_utils import FakePbUtils, InferenceRequest, InferenceResponse, TritonError, TritonModelException, request
 from tests.triton_adapter.test_repository import OUTPUTS
 
 ARGS = {"model_repository": "unused", "model_name": "unused"}
@@ -56,9 +56,16 @@ def refusal(response: InferenceResponse) -> tuple[int, Any]:
     return error.code(), from_wire(error.message())
 
 
+def respond(model: PreprocessModel, requests: list[InferenceRequest]) -> list[InferenceResponse]:
+    """Each request's one response, which came with the final flag."""
+    assert model.execute(requests) is None
+    assert all(each.sender.is_closed and len(each.sender.responses) == 1 for each in requests)
+    return [each.sender.responses[0] for each in requests]
+
+
 class TestPreprocess:
     def test_outputs_for_the_engine(self, preprocess: PreprocessModel, tokenizer: Tokenizer) -> None:
-        (response,) = preprocess.execute([request(text_input="hello", max_tokens=3, stream=True)])
+        (response,) = respond(preprocess, [request(text_input="hello", max_tokens=3, stream=True)])
         ids = tuple(response.value("prompt_token_ids"))
         signature, text = response.value("request")[:SIGNATURE_LENGTH], response.value("request")[SIGNATURE_LENGTH:]
         assert is_same(signature, Seal.of_server(ARGS).of_request(text, ids))
@@ -67,8 +74,9 @@ class TestPreprocess:
         assert (generate.stream, generate.sampling.max_tokens) == (True, 3)
 
     def test_each_request_is_answered_by_itself(self, preprocess: PreprocessModel) -> None:
-        good = request(chat=json.dumps({"messages": [{"role": "user", "content": "x"}]}), sampling_parameters="{}")
-        responses = preprocess.execute([good, request(), request(text_input=b"\xff"), good])
+        chat = json.dumps({"messages": [{"role": "user", "content": "x"}]})
+        good, also_good = (request(chat=chat, sampling_parameters="{}") for _ in range(2))
+        responses = respond(preprocess, [good, request(), request(text_input=b"\xff"), also_good])
         assert [response.error() is None for response in responses] == [True, False, False, True]
         code, error = refusal(responses[2])
         assert (code, error.param) == (TritonError.INVALID_ARG, "text_input")
@@ -76,7 +84,7 @@ class TestPreprocess:
 
     def test_parameters_are_read_as_other_backends_do(self, preprocess: PreprocessModel) -> None:
         given = {"temperature": 0, "max_tokens": 3, "stream": True, "triton_enable_empty_final_response": True, "priority": 1}
-        (response,) = preprocess.execute([request(text_input="hello", parameters=given)])
+        (response,) = respond(preprocess, [request(text_input="hello", parameters=given)])
         generate = GenerateRequest.from_json(response.value("request")[SIGNATURE_LENGTH:], ())
         assert generate.stream and generate.sampling.greedy and generate.sampling.max_tokens == 3
 
@@ -86,21 +94,21 @@ class TestPreprocess:
     )
     def test_parameters_are_never_dropped(self, preprocess: PreprocessModel, parameters: dict[str, Any], param: str) -> None:
         each = request(text_input="a", sampling_parameters='{"top_p": 0.9}', parameters=parameters)
-        _, error = refusal(preprocess.execute([each])[0])
+        _, error = refusal(respond(preprocess, [each])[0])
         assert (error.param, error.http_status) == (param, 400)
 
     def test_images_are_refused(self, preprocess: PreprocessModel) -> None:
-        _, error = refusal(preprocess.execute([request(text_input="a", image=b"x")])[0])
+        _, error = refusal(respond(preprocess, [request(text_input="a", image=b"x")])[0])
         assert error.param == "image"
 
     def test_several_elements_where_one_belongs(self, preprocess: PreprocessModel) -> None:
-        _, error = refusal(preprocess.execute([request(text_input="a", max_tokens=[1, 2])])[0])
+        _, error = refusal(respond(preprocess, [request(text_input="a", max_tokens=[1, 2])])[0])
         assert error.param == "max_tokens" and "exactly one element, got 2" in error.message
 
     def test_our_own_fault_says_nothing_of_itself(self, preprocess: PreprocessModel) -> None:
         broken = request(text_input="a")
         broken.tensors.append(object())  # type: ignore[arg-type]
-        responses = preprocess.execute([broken, request(text_input="a")])
+        responses = respond(preprocess, [broken, request(text_input="a")])
         code, error = refusal(responses[0])
         assert (code, error.http_status) == (TritonError.INTERNAL, 500)
         assert "attribute" not in error.message

@@ -26,6 +26,13 @@ def make(folder: Path, **settings: Any) -> Preprocessor:
     return Preprocessor(EngineConfig(model=str(folder), **{"max_model_len": MAX_MODEL_LEN, **settings}), ModelConfig.from_folder(folder))
 
 
+def answered(preprocessor: Preprocessor, inputs: RequestInputs) -> GenerateRequest:
+    """Without images and videos there is nothing between the two steps."""
+    prepared = preprocessor.prepare(inputs)
+    assert not prepared.media
+    return preprocessor.finish(prepared)
+
+
 @pytest.fixture(scope="module")
 def preprocessor(model_folder: Path) -> Iterator[Preprocessor]:
     made = make(model_folder)
@@ -42,7 +49,7 @@ def process(preprocessor: Preprocessor) -> Process:
             inputs["chat"] = json.dumps(chat)
         if sampling is not None:
             inputs["sampling_parameters"] = json.dumps(sampling)
-        return preprocessor.process(RequestInputs(**inputs))
+        return answered(preprocessor, RequestInputs(**inputs))
 
     return run
 
@@ -101,7 +108,7 @@ def shown_switch(model_folder: Path) -> Iterator[Callable[[dict[str, Any]], str]
 
     def run(fields: dict[str, Any]) -> str:
         chat = json.dumps({"messages": USER, **fields})
-        return context(preprocessor.process(RequestInputs(chat=chat, exclude_input_in_output=False))).echo
+        return context(answered(preprocessor, RequestInputs(chat=chat, exclude_input_in_output=False))).echo
 
     yield run
     preprocessor.close()
@@ -178,14 +185,14 @@ class TestBadInput:
             ({}, "text_input", "got neither"),
             ({"text_input": "a", "chat": {}}, "text_input", "got both"),
             ({"text_input": ""}, "text_input", "prompt is empty"),
-            ({"text_input": "a", "num_images": 1}, "image", "takes no images"),
+            ({"text_input": "a", "image": ("AAAA",)}, "image", "takes no images"),
             ({"chat": {}}, "messages", "messages is missing"),
             ({"chat": {"messages": []}}, "messages", "empty list"),
             ({"chat": {"messages": USER, "temperature": 1}}, "temperature", "Unknown field 'temperature' in chat"),
             ({"chat": {"messages": USER, "chat_template": "x"}}, "chat_template", "cannot be given per request"),
             ({"chat": {"messages": USER, "tools": [{}]}}, "tools", "takes no tools"),
             ({"chat": {"messages": USER, "tool_choice": {"type": "function"}}}, "tool_choice", "takes no tools"),
-            ({"chat": {"messages": USER, "mm_processor_kwargs": {}}}, "mm_processor_kwargs", "takes no images"),
+            ({"chat": {"messages": USER, "mm_processor_kwargs": {"fps": 1}}}, "mm_processor_kwargs", "takes no images"),
             ({"chat": {"messages": USER, "chat_template_kwargs": [1]}}, "chat_template_kwargs", "must be an object"),
             ({"chat": {"messages": USER, "enable_thinking": "maybe"}}, "enable_thinking", "must be true or false"),
             ({"chat": {"messages": USER * 2, "disable_chat_template": True}}, "messages", "give one message"),
@@ -221,7 +228,7 @@ class TestBadInput:
     )
     def test_what_is_no_json(self, preprocessor: Preprocessor, name: str, text: str, words: str) -> None:
         with pytest.raises(InvalidRequestError) as caught:
-            preprocessor.process(RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
+            answered(preprocessor, RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
         assert words in caught.value.message
         assert caught.value.param == name
 
@@ -232,7 +239,7 @@ class TestBadInput:
             ("chat", f'{{"chat_template_kwargs": {{"a": [1, {constant}]}}}}', "chat_template_kwargs.a[1]"),
         ):
             with pytest.raises(InvalidRequestError) as caught:
-                preprocessor.process(RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
+                answered(preprocessor, RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
             assert caught.value.param == place and constant in caught.value.message
 
     @pytest.mark.parametrize(
@@ -256,7 +263,7 @@ class TestBadInput:
     def test_deep_nesting_within_the_kwargs(self, preprocessor: Preprocessor) -> None:
         chat = '{"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"a": ' + "[" * 900 + "]" * 900 + "}}"
         with pytest.raises(InvalidRequestError, match="nested too deeply"):
-            preprocessor.process(RequestInputs(chat=chat))
+            answered(preprocessor, RequestInputs(chat=chat))
 
 
 class TestContextLength:
@@ -291,7 +298,7 @@ class TestCheckpointDefaults:
         (folder / "generation_config.json").write_text(json.dumps(given), encoding="utf-8")
         preprocessor = make(folder, **settings)
         try:
-            return preprocessor.process(RequestInputs(text_input="a", sampling_parameters='{"top_k": 3}'))
+            return answered(preprocessor, RequestInputs(text_input="a", sampling_parameters='{"top_k": 3}'))
         finally:
             preprocessor.close()
 
@@ -307,7 +314,7 @@ class TestCheckpointDefaults:
     def test_another_folder(self, tmp_path: Path, model_folder: Path) -> None:
         (tmp_path / "generation_config.json").write_text('{"temperature": 0.3}', encoding="utf-8")
         preprocessor = make(model_folder, generation_config=str(tmp_path))
-        assert preprocessor.process(RequestInputs(text_input="a")).sampling.temperature == 0.3
+        assert answered(preprocessor, RequestInputs(text_input="a")).sampling.temperature == 0.3
         preprocessor.close()
         with pytest.raises(ConfigError, match="'auto', 'vllm' or a folder"):
             make(model_folder, generation_config=str(tmp_path / "nothing"))

@@ -64,18 +64,18 @@ def test_what_one_step_gives_the_next_one_takes() -> None:
     preprocess, engine, postprocess = (read(f"ernie_{name}") for name in ("preprocess", "engine", "postprocess"))
     assert signature(preprocess.input) == INPUTS and all(tensor.optional for tensor in preprocess.input)
     assert signature(preprocess.output) == signature(engine.input)
+    assert [tensor.name for tensor in engine.input if tensor.optional] == ["media", "patches"], "which text prompts do not have"
     assert signature(engine.output) == signature(postprocess.input)
     assert signature(postprocess.output) == OUTPUTS
 
 
-def test_only_the_engine_is_decoupled_and_order_is_kept() -> None:
-    assert read("ernie_engine").model_transaction_policy.decoupled
+def test_who_is_decoupled_and_order_is_kept() -> None:
     for name, count in (("ernie_preprocess", 2), ("ernie_engine", 1), ("ernie_postprocess", 1)):
         model = read(name)
         (group,) = model.instance_group
         assert (group.count, group.kind) == (count, model_config_pb2.ModelInstanceGroup.KIND_CPU)
         assert not model.HasField("dynamic_batching")
-        assert model.model_transaction_policy.decoupled == (name == "ernie_engine")
+        assert model.model_transaction_policy.decoupled == (name != "ernie_postprocess")
 
 
 @pytest.mark.parametrize("name", ["ernie_preprocess", "ernie_engine", "ernie_postprocess"])

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(tritonserver: str | None = None) -> Iterator[Finding]:
     """Every finding, in the order in which `serve` would stumble over it."""
-    yield Finding("python", (3, 10) <= sys.version_info[:2] <= (3, 12), f"{platform.python_version()} in {sys.prefix} (3.10 to 3.12 work)")
+    yield Finding("python", (3, 11) <= sys.version_info[:2] <= (3, 12), f"{platform.python_version()} in {sys.prefix} (3.11 and 3.12 work)")
     yield _try("tritonserver", lambda: str(find_installation(tritonserver).program))
     yield _try("stub", lambda: f"{find_installation(tritonserver).stub} for Python {PYTHON_VERSION}")
     libpython = find_libpython()

@@ -36,9 +36,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[str, ...]] = {
     "kvcache-storage-backend": (),
     "write-policy": ("write_through",),
     # images and video
-    "enable-mm": ("false",),
-    "limit-mm-per-prompt": (),
-    "mm-processor-kwargs": (),
     "max-encoder-cache": ("-1",),
     "max-processor-cache": ("-1",),
     "disable-chunked-mm-input": ("false",),
@@ -81,6 +78,7 @@ _SCHEDULER = """
 _LOCAL_SCHEDULER = "it configures FastDeploy's scheduler on redis; the scheduler here is local"
 
 WITHOUT_MEANING: dict[str, str] = {
+    "enable-mm": "whether a model takes images stands in its folder",
     "engine-worker-queue-port": _ONE_PROCESS,
     "cache-queue-port": _ONE_PROCESS,
     "cache-transfer-protocol": _ONE_PROCESS,

@@ -34,6 +34,17 @@ _ENGINE_FLAGS = {
 }
 """`EngineConfig` field → flag, type, help."""
 
+_MEDIA_FLAGS = {
+    "limit_mm_per_prompt": ("--limit-mm-per-prompt", 'most images and videos of one prompt (default: {"image": 1, "video": 1})'),
+    "mm_processor_kwargs": (
+        "--mm-processor-kwargs",
+        'how they are resized and sampled, such as {"video_max_frames": 30} (default: the model\'s)',
+    ),
+}
+"""The same, for JSON objects."""
+_MEDIA_SOURCES = ("allowed_media_domains", "allow_private_media", "allowed_local_media_path")
+"""Fields whose flags are called as they are."""
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -110,6 +121,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         engine.add_argument(f"--enable-{name}", dest=field, type=_switch, nargs="?", const=True, help="on unless set to false")
         engine.add_argument(f"--no-enable-{name}", dest=field, action="store_false", default=None, help=argparse.SUPPRESS)
 
+    _add_media_arguments(parser.add_argument_group("images and videos"))
+
     triton = parser.add_argument_group("Triton")
     triton.add_argument(
         "--tritonserver", metavar="PATH", help="program or root folder (default: /opt/tritonserver, else the nvidia-pytriton wheel)"
@@ -125,6 +138,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     for name in (*NOT_SUPPORTED_YET, *WITHOUT_MEANING):
         parser.add_argument(f"--{name}", dest=_inert(name), nargs="?", const="true", help=argparse.SUPPRESS)
+
+
+def _add_media_arguments(media: argparse._ArgumentGroup) -> None:
+    for field, (flag, text) in _MEDIA_FLAGS.items():
+        media.add_argument(flag, dest=field, type=_json_object, metavar="JSON", help=text)
+    domains = "hosts to fetch from, such as example.com or .example.com for all below it (default: every public one)"
+    media.add_argument("--allowed-media-domains", type=_names, nargs="+", action="extend", metavar="HOST", help=domains)
+    private = "fetch from private addresses and any port, too (default: public addresses, ports 80, 443, 8080, 8443)"
+    media.add_argument("--allow-private-media", type=_switch, nargs="?", const=True, help=private)
+    media.add_argument(
+        "--allowed-local-media-path", type=_folder, metavar="DIR", help="read file:// URLs below this folder (default: none)"
+    )
 
 
 def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
@@ -170,8 +195,11 @@ def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
 
 
 def _engine_config(args: argparse.Namespace) -> EngineConfig:
-    names = (*_ENGINE_FLAGS, "deterministic", "enable_prefix_caching", "enable_chunked_prefill")
+    names = (*_ENGINE_FLAGS, *_MEDIA_FLAGS, "deterministic", "enable_prefix_caching", "enable_chunked_prefill")
+    names = (*names, *_MEDIA_SOURCES[1:])
     values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.allowed_media_domains is not None:
+        values["allowed_media_domains"] = [name for names in args.allowed_media_domains for name in names]
     if "chat_template" in values:
         values["chat_template"] = _chat_template(values["chat_template"])
     try:
@@ -186,7 +214,10 @@ def _engine_config(args: argparse.Namespace) -> EngineConfig:
 
 def flag_of(error: ConfigError) -> str:
     """What to put before an `EngineConfig` error, which names its field: the flag that set it; empty if no flag does."""
-    known = _ENGINE_FLAGS.get(error.param or "")
+    name = (error.param or "").partition(".")[0]
+    if name in _MEDIA_SOURCES:
+        return f"--{name.replace('_', '-')}: "
+    known = _ENGINE_FLAGS.get(name) or _MEDIA_FLAGS.get(name)
     return f"{known[0]}: " if known else ""
 
 
@@ -230,6 +261,27 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, got {text!r}")
     return int(text)
+
+
+def _json_object(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _folder(text: str) -> str:
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, got {text!r}")
+    return str(path.resolve())
 
 
 def _positive(text: str) -> int:

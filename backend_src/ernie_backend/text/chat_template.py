@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, InvalidRequestError
+from .messages import Message
 from .template_process import TemplateProcess
 from .tokenizer import SHIELD, Tokenizer
 
@@ -47,17 +48,26 @@ BUILT_IN = """\
 class ChatTemplate:
     """One template, ready to render. Not for several threads at once; `close` ends its helper process."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, *, cpu_seconds: float = CPU_SECONDS) -> None:
-        """`ConfigError` if the template does not compile."""
+    def __init__(self, source: str, tokenizer: Tokenizer, *, cpu_seconds: float = CPU_SECONDS, wants_parts: bool = False) -> None:
+        """`ConfigError` if the template does not compile. `wants_parts`: it takes content as a list of parts only, never as a string."""
         self._tokenizer = tokenizer
+        self._wants_parts = wants_parts
         self._process = TemplateProcess(source, cpu_seconds)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, tokenizer: Tokenizer, override: str | None = None) -> ChatTemplate:
-        """The template that applies: `override` (a file or the template itself), else the model folder's own, else the built-in one."""
+    def from_folder(
+        cls,
+        folder: str | Path,
+        tokenizer: Tokenizer,
+        override: str | None = None,
+        *,
+        built_in: str = BUILT_IN,
+        wants_parts: bool = False,
+    ) -> ChatTemplate:
+        """The template that applies: `override` (a file or the template itself), else the model folder's own, else `built_in`."""
         source = _override(override) if override else find_template(Path(folder))
         if source is None:
-            source = BUILT_IN
+            source = built_in
             missing = [name for name in ("<|begin_of_sentence|>", "<|end_of_sentence|>") if tokenizer.token_id(name) is None]
             if missing:
                 raise CheckpointError(
@@ -65,11 +75,11 @@ class ChatTemplate:
                     "does not have. Give a template with --chat-template.",
                     param="chat_template",
                 )
-        return cls(source, tokenizer)
+        return cls(source, tokenizer, wants_parts=wants_parts)
 
     def render(
         self,
-        messages: list[dict[str, str]],
+        messages: list[Message],
         *,
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
@@ -85,10 +95,10 @@ class ChatTemplate:
             raise InvalidRequestError(
                 f"chat_template_kwargs must not hold {reserved[0]!r}, which is not the user's to set.", param="chat_template_kwargs"
             )
-        shielded = [{key: self._shield(text, message["role"]) for key, text in message.items()} for message in messages]
+        shielded = [self._shield_message(message) for message in messages]
         if continue_final_message:
             _check_continued(messages, add_generation_prompt)
-            shielded[-1]["content"] += _END
+            _append(shielded[-1], _END)
         rendered = self._process.render(
             {
                 **self._tokenizer.roles,
@@ -108,8 +118,16 @@ class ChatTemplate:
     def close(self) -> None:
         self._process.close()
 
-    def _shield(self, text: str, role: str) -> str:
-        return self._tokenizer.shield(text, OWN_MARKERS if role == "assistant" else frozenset())
+    def _shield_message(self, message: Message) -> Message:
+        """A copy with a sign in every marker that a user typed, and its content in the form that the template takes."""
+        keep = OWN_MARKERS if message["role"] == "assistant" else frozenset()
+        shielded = {
+            key: self._tokenizer.shield(value, keep) if isinstance(value, str) else _shield_all(self._tokenizer, value)
+            for key, value in message.items()
+        }
+        if self._wants_parts and isinstance(shielded["content"], str):
+            shielded["content"] = [{"type": "text", "text": shielded["content"]}]
+        return shielded
 
 
 def as_typed(rendered: str) -> str:
@@ -156,7 +174,13 @@ def _override(given: str) -> str:
         ) from None
 
 
-def _check_continued(messages: list[dict[str, str]], add_generation_prompt: bool) -> None:
+def _append(message: Message, text: str) -> None:
+    """At the end of its content."""
+    content = message["content"]
+    message["content"] = content + text if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+
+
+def _check_continued(messages: list[Message], add_generation_prompt: bool) -> None:
     if add_generation_prompt:
         raise InvalidRequestError("Give only one of add_generation_prompt and continue_final_message.", param="continue_final_message")
     if messages[-1]["role"] != "assistant":

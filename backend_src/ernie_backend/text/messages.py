@@ -1,7 +1,8 @@
 """Checks the messages of a chat request and brings them into the one form that text templates take; knows no template and no tokens.
 
-What comes out: a list of {role, content, …} with roles system, user, assistant and string content. Whatever cannot be rendered is refused
-by its place (`messages[2].content[0]`); nothing is dropped silently.
+What comes out: a list of {role, content, …} with roles system, user, assistant; content is a string, or, where it holds an image or a
+video, a list of parts {type: text, text}, {type: image} and {type: video}. Whatever cannot be rendered is refused by its place
+(`messages[2].content[0]`); nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -9,21 +10,28 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
+from ..media_fields import MEDIA_TYPES, MediaPart, read_media_part
 
 ROLES = ("system", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
-_MEDIA_TYPES = ("image_url", "image", "input_image", "video_url", "video", "input_audio", "audio_url", "file")
+_OTHER_TYPES = ("image", "input_image", "video", "input_audio", "audio_url", "file")
+"""Of parts that other APIs know."""
+
+Message = dict[str, Any]
 
 
-def normalize_messages(given: Any) -> list[dict[str, str]]:
-    """The checked messages. `developer` counts as `system`; text parts are joined as they stand; a thought in the history is kept."""
+def normalize_messages(given: Any, media: list[MediaPart] | None = None) -> list[Message]:
+    """The checked messages. `developer` counts as `system`; text parts are joined as they stand; a thought in the history is kept.
+
+    `media`: gets the images and videos, in order. None: the model takes none.
+    """
     if given is None:
         raise InvalidRequestError("messages is missing.", param="messages", code="missing_required_parameter")
     if not isinstance(given, list):
         raise InvalidRequestError(f"messages must be a list of messages, got {json_kind(given)}.", param="messages")
     if not given:
         raise InvalidRequestError("messages must not be an empty list.", param="messages")
-    return [_message(message, f"messages[{i}]") for i, message in enumerate(given)]
+    return [_message(message, f"messages[{i}]", media) for i, message in enumerate(given)]
 
 
 OF_AN_ANSWER = frozenset(
@@ -41,11 +49,11 @@ OF_AN_ANSWER = frozenset(
 """What servers put into an answer's message, ours included: clients send it back as history, where it says nothing."""
 
 
-def _message(given: Any, place: str) -> dict[str, str]:
+def _message(given: Any, place: str, media: list[MediaPart] | None) -> Message:
     if not isinstance(given, dict):
         raise InvalidRequestError(f"{place} must be an object with role and content, got {json_kind(given)}.", param=place)
-    message = {"role": _role(given.get("role"), f"{place}.role")}
-    content = _content(given.get("content"), f"{place}.content")
+    message: Message = {"role": _role(given.get("role"), f"{place}.role")}
+    content = _content(given.get("content"), f"{place}.content", media)
     thought = _thought(given, place)
     if thought is not None:
         message["reasoning_content"] = thought
@@ -89,31 +97,42 @@ def _thought(given: dict[str, Any], place: str) -> str | None:
             continue
         if given.get("role") != "assistant":
             raise InvalidRequestError(f"{place}.{key} belongs into assistant messages only.", param=f"{place}.{key}")
-        return _content(given[key], f"{place}.{key}")
+        thought = _content(given[key], f"{place}.{key}", None)
+        assert not isinstance(thought, list), "without media, parts are joined"
+        return thought
     return None
 
 
-def _content(content: Any, place: str) -> str | None:
+def _content(content: Any, place: str, media: list[MediaPart] | None) -> str | list[dict[str, str]] | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise InvalidRequestError(f"{place} must be a string or a list of text parts, got {json_kind(content)}.", param=place)
-    return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(content))
+    parts = [_part(part, f"{place}[{i}]", media) for i, part in enumerate(content)]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
 
 
-def _part(part: Any, place: str) -> str:
+def _part(part: Any, place: str, media: list[MediaPart] | None) -> dict[str, str]:
     if isinstance(part, str):
-        return part
+        return {"type": "text", "text": part}
     if not isinstance(part, dict):
         raise InvalidRequestError(f"{place} must be an object with type and text, got {json_kind(part)}.", param=place)
     kind = part.get("type")
-    if kind in _MEDIA_TYPES:
+    if media is not None and kind in MEDIA_TYPES:
+        media.append(read_media_part(part, place))
+        return {"type": media[-1].kind.value}
+    if kind in MEDIA_TYPES or (kind in _OTHER_TYPES and media is None):
         what = "audio" if "audio" in kind else "videos" if "video" in kind else "files" if kind == "file" else "images"
         raise InvalidRequestError(f"{place} is of type {kind!r}, but this model takes no {what}, only text.", param=place)
     if kind not in ("text", "input_text"):
         shown = repr(kind[:40]) if isinstance(kind, str) else json_kind(kind)
+        if media is not None:
+            known = ", ".join(("text", *MEDIA_TYPES))
+            raise InvalidRequestError(f"{place}: Unknown content part type: {shown}. Known: {known}.", param=f"{place}.type")
         raise InvalidRequestError(f"{place}.type must be 'text', got {shown}.", param=f"{place}.type")
     text = part.get("text")
     if not isinstance(text, str):
         raise InvalidRequestError(f"{place}.text must be a string, got {json_kind(text)}.", param=f"{place}.text")
-    return text
+    return {"type": "text", "text": text}

@@ -110,5 +110,5 @@ def find_python() -> str:
         if path and os.access(path, os.X_OK):
             return path
     raise ConfigError(
-        f"No {name} was found for the chat template's helper process. Put the folder of {name} on PATH.", param="chat_template"
+        f"No {name} was found for the helper processes of preprocess. Put the folder of {name} on PATH.", param="chat_template"
     )

@@ -30,8 +30,19 @@ SHIELD = "\ud800"
 class Tokenizer:
     """One checkpoint's tokenizer. Ids lie in [0, `vocab_size`); the model's embedding may have more rows."""
 
-    def __init__(self, model: bytes, pieces: list[tuple[str, PieceType]], special: SpecialTokens, *, dummy_prefix: bool = True) -> None:
-        """`dummy_prefix`: leave the model's own choice (True), or switch the space before every text off (False)."""
+    def __init__(
+        self,
+        model: bytes,
+        pieces: list[tuple[str, PieceType]],
+        special: SpecialTokens,
+        *,
+        dummy_prefix: bool = True,
+        placeholders: Mapping[str, int] | None = None,
+    ) -> None:
+        """`dummy_prefix`: leave the model's own choice (True), or switch the space before every text off (False).
+
+        `placeholders`: further markers with the numbers, all negative, that `encode_template` gives in their place.
+        """
         if not dummy_prefix:
             model = without_dummy_prefix(model)
         found_in_text = (PieceType.NORMAL, PieceType.USER_DEFINED)
@@ -41,12 +52,13 @@ class Tokenizer:
         self._special = special
         self._longest_bytes = max(len(text.encode("utf-8")) for text, _ in pieces)
         self._byte_fallback = sum(kind is PieceType.BYTE for _, kind in pieces) == 256
-        self._split = re.compile(f"({_any_of(special.markers)})") if special.markers else None
+        self._markers = {**special.markers, **(placeholders or {})}
+        self._split = re.compile(f"({_any_of(self._markers)})") if self._markers else None
         self._shield_patterns: dict[frozenset[str], re.Pattern[str]] = {}
         self.vocab_size = len(self._bytes)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Tokenizer:
+    def from_folder(cls, folder: str | Path, placeholders: Mapping[str, int] | None = None) -> Tokenizer:
         """The tokenizer of a model folder. `CheckpointError` if it has none or a broken one."""
         folder = Path(folder)
         path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
@@ -61,7 +73,8 @@ class Tokenizer:
             special = resolve_special_tokens(
                 pieces, config, _read_json(folder / "special_tokens_map.json"), _read_json(folder / "added_tokens.json")
             )
-            return cls(model, pieces, special, dummy_prefix=config.get("add_prefix_space") is not False)
+            dummy_prefix = config.get("add_prefix_space") is not False
+            return cls(model, pieces, special, dummy_prefix=dummy_prefix, placeholders=placeholders)
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"{str(path)!r} is not a usable sentencepiece model: {str(error).rstrip('.')}.", param="model") from None
 
@@ -94,12 +107,12 @@ class Tokenizer:
         return self._text.encode(text) if text else []
 
     def encode_template(self, rendered: str) -> list[int]:
-        """Ids of a rendered conversation or a raw prompt: markers count, save those that `shield` signed."""
+        """Ids of a rendered conversation or a raw prompt: markers count, save those that `shield` signed. Placeholders are negative."""
         ids: list[int] = []
         parts = self._split.split(rendered) if self._split is not None else [rendered]
         for i, part in enumerate(parts):
             if i % 2:
-                ids.append(self._special.markers[part])
+                ids.append(self._markers[part])
             else:
                 ids += self.encode_text(part.replace(SHIELD, ""))
         return ids
@@ -108,7 +121,7 @@ class Tokenizer:
         """`text` with a sign in every marker but those of `keep`, and in a marker's beginning at the end, whatever may follow there."""
         pattern = self._shield_patterns.get(keep)
         if pattern is None:
-            names = [name for name in self._special.markers if name not in keep]
+            names = [name for name in self._markers if name not in keep]
             pattern = re.compile(f"(?={_any_of(names, or_cut_short=True)})." if names else r"(?!)", re.DOTALL)
             self._shield_patterns[keep] = pattern
         # a function, because `re` looks a replacement text up in a cache by the hash of the pattern: 0.1 ms for one of this size

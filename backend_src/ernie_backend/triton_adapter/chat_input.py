@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
-from ..text.messages import normalize_messages
+from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs, read_processor_kwargs
+from ..text.messages import Message, normalize_messages
 
 FIELDS = (
     "messages",
@@ -20,10 +21,10 @@ FIELDS = (
     "disable_chat_template",
     "tools",
     "tool_choice",
+    "mm_processor_kwargs",
 )
 _REFUSED = {
     "chat_template": "chat_template cannot be given per request; the server's own applies (--chat-template).",
-    "mm_processor_kwargs": "mm_processor_kwargs: this model takes no images and no videos.",
 }
 
 
@@ -31,7 +32,7 @@ _REFUSED = {
 class ChatInput:
     """Exactly one of `messages`, `raw_prompt` and `prompt_token_ids` is given."""
 
-    messages: list[dict[str, str]] | None = None
+    messages: list[Message] | None = None
     raw_prompt: str | None = None
     """With `disable_chat_template`: the one message's content, to be read like `text_input`."""
     prompt_token_ids: list[Any] | None = None
@@ -40,9 +41,12 @@ class ChatInput:
     """For the template."""
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    media: tuple[MediaPart, ...] = ()
+    """The messages' images and videos, in order."""
+    media_settings: ProcessorKwargs = AS_THE_MODEL_SAYS
 
 
-def read_chat(given: Mapping[str, Any]) -> ChatInput:
+def read_chat(given: Mapping[str, Any], *, takes_media: bool = False) -> ChatInput:
     """From the JSON object; a field that is `null` counts as not given. Raises `InvalidRequestError` naming the field."""
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -59,18 +63,35 @@ def read_chat(given: Mapping[str, Any]) -> ChatInput:
         if not isinstance(ids, list):
             raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {json_kind(ids)}.", param="prompt_token_ids")
         return ChatInput(prompt_token_ids=ids)
-    checked = normalize_messages(messages)
+    media: list[MediaPart] = []
+    checked = normalize_messages(messages, media if takes_media else None)
+    settings = _media_settings(given, takes_media)
     if _boolean(given, "disable_chat_template", False):
         if len(checked) != 1:
             raise InvalidRequestError("With disable_chat_template, give one message; its content is the prompt.", param="messages")
-        return ChatInput(raw_prompt=checked[0]["content"])
+        return ChatInput(raw_prompt=_text_of(checked[0]), media=tuple(media), media_settings=settings)
     continued = _boolean(given, "continue_final_message", False)
     return ChatInput(
+        media=tuple(media),
+        media_settings=settings,
         messages=checked,
         variables=variables,
         add_generation_prompt=_boolean(given, "add_generation_prompt", not continued),
         continue_final_message=continued,
     )
+
+
+def _media_settings(given: Mapping[str, Any], takes_media: bool) -> ProcessorKwargs:
+    settings = given.get("mm_processor_kwargs", {})
+    if not takes_media and settings != {}:
+        raise InvalidRequestError("mm_processor_kwargs: this model takes no images and no videos.", param="mm_processor_kwargs")
+    return read_processor_kwargs(settings, "mm_processor_kwargs")
+
+
+def _text_of(message: Message) -> str:
+    """Without its images and videos: a raw prompt says itself where they go."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
 
 
 def _refuse_tools(given: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The engine step as a Triton model: tensors in, responses out. Knows pb_utils and the engine's surface; decides nothing.
 
-The tensors between the steps: in `request` (JSON of a `GenerateRequest`) and `prompt_token_ids`; out, per response, `new_token_ids` and
+The tensors between the steps: in `request` (JSON of a `GenerateRequest`), `prompt_token_ids` and, if the prompt has images or videos,
+`media` and `patches` (`media_tensors.py`); out, per response, `new_token_ids` and
 `event` (JSON: key, index, finish_reason, cached_tokens, error, logprobs, final; on a choice's first response also `post`, what postprocess
 needs to know of the request, `relay`, where it answers, and `seal`, which shows that the engine said so).
 """
@@ -23,6 +24,7 @@ from ..protocol import GenerateRequest
 from ..text.detokenizer import Detokenizer
 from ..text.stop_strings import StopStringMatcher
 from ..text.tokenizer import Tokenizer
+from .media_tensors import read_media
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
@@ -84,9 +86,10 @@ class EngineModel:
         ids = read_ids(self._pb, request, "prompt_token_ids")
         text = read_text(self._pb, request, "request") or ""
         signature, text = text[:SIGNATURE_LENGTH], text[SIGNATURE_LENGTH:]
-        if not is_same(signature, self._seal.of_request(text, ids)):
+        media = read_text(self._pb, request, "media") or ""
+        if not is_same(signature, self._seal.of_request(text, ids, media)):
             raise NOT_FOR_CLIENTS
-        generate = GenerateRequest.from_json(text, ids)
+        generate = GenerateRequest.from_json(text, ids, read_media(self._pb, request))
         if generate.key in self._keys:  # preprocess' answer, sent twice
             raise NOT_FOR_CLIENTS
         self._keys.add(generate.key)

@@ -10,6 +10,9 @@ from typing import Any
 @dataclass(frozen=True)
 class PostContext:
     num_prompt_tokens: int
+    num_image_tokens: int = 0
+    """Of the prompt's tokens."""
+    num_video_tokens: int = 0
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     """Show the stop string, or the stop token's text."""

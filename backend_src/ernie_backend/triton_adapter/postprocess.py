@@ -233,7 +233,13 @@ class Postprocessor:
 
 
 def _usage(choice: _Choice) -> str:
-    usage = Usage(prompt_tokens=choice.context.num_prompt_tokens, completion_tokens=choice.num_tokens, cached_tokens=choice.cached_tokens)
+    usage = Usage(
+        prompt_tokens=choice.context.num_prompt_tokens,
+        completion_tokens=choice.num_tokens,
+        cached_tokens=choice.cached_tokens,
+        image_tokens=choice.context.num_image_tokens,
+        video_tokens=choice.context.num_video_tokens,
+    )
     fields = {name: getattr(usage, name) for name in Usage.__dataclass_fields__}
     if choice.is_first and choice.context.prompt_token_ids is not None:
         fields["prompt_token_ids"] = choice.context.prompt_token_ids

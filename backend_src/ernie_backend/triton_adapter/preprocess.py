@@ -1,21 +1,28 @@
-"""From the ensemble's inputs to a `GenerateRequest`: every check that needs the model, every default. Knows no pb_utils."""
+"""From the ensemble's inputs to a `GenerateRequest`: every check that needs the model, every default. Knows no pb_utils.
+
+In two steps, between which the caller has the images and videos loaded (`media/pool.py`): `prepare` checks all that can be checked without
+them and renders the prompt, `finish` puts them into it.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config import EngineConfig, ModelConfig
 from ..errors import CheckpointError, ContextLengthError, InvalidRequestError
-from ..protocol import GenerateRequest, SamplingParams
+from ..media.patches import LoadedMedia
+from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs
+from ..protocol import GenerateRequest, MediaKind, SamplingParams
 from ..sampling_fields import SamplingFields, parse_sampling_params
 from ..text.chat_template import ChatTemplate, as_typed
 from ..text.tokenizer import Tokenizer
 from .chat_input import read_chat
 from .defaults import end_token_ids, sampling_defaults
 from .json_input import read_json_object
+from .media_prompt import PromptMedia, check_given_ids, check_placeholders, check_token_ids, num_tokens, placeholder_signs
 from .post_context import PostContext
 
 
@@ -25,7 +32,8 @@ class RequestInputs:
 
     text_input: str | None = None
     chat: str | None = None
-    num_images: int = 0
+    image: tuple[str, ...] = ()
+    """For `text_input`: images as base64, in the order of the prompt's placeholders."""
     sampling_parameters: str | None = None
     max_tokens: int | None = None
     stream: bool | None = None
@@ -37,14 +45,33 @@ class RequestInputs:
 @dataclass(frozen=True)
 class _Prompt:
     token_ids: list[int]
+    """With signs (`media_prompt.py`) where images and videos go."""
     text: str | None
     """As the user would read it; None for a prompt given as ids."""
     param: str
     """The field that a complaint about its length names."""
+    media: tuple[MediaPart, ...] = ()
+    media_settings: ProcessorKwargs = AS_THE_MODEL_SAYS
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request that lacks nothing but its images and videos."""
+
+    inputs: RequestInputs
+    fields: SamplingFields
+    prompt: _Prompt
+    media_settings: ProcessorKwargs
+    """The request's over the server's over the model's."""
+
+    @property
+    def media(self) -> tuple[MediaPart, ...]:
+        """What to load, in order."""
+        return self.prompt.media
 
 
 class Preprocessor:
-    """One model's preprocessing. Not for several threads at once; `close` when done."""
+    """One model's preprocessing. `prepare` is not for several threads at once, `finish` is; `close` when done."""
 
     def __init__(self, config: EngineConfig, model: ModelConfig) -> None:
         """Reads tokenizer, template and defaults of the model folder. Raises `ConfigError` or `CheckpointError`."""
@@ -52,7 +79,8 @@ class Preprocessor:
         assert limit is not None
         self._max_model_len = limit
         self._vocab_size = model.vocab_size
-        self._tokenizer = Tokenizer.from_folder(config.model)
+        self.media = PromptMedia(config)
+        self._tokenizer = Tokenizer.from_folder(config.model, placeholder_signs(self.media.config))
         if self._tokenizer.vocab_size > model.vocab_size:
             raise CheckpointError(
                 f"The tokenizer has {self._tokenizer.vocab_size} ids, but config.json says vocab_size {model.vocab_size}: they do not "
@@ -61,23 +89,32 @@ class Preprocessor:
             )
         self._eos_token_ids = end_token_ids(config.model, model, self._tokenizer)
         self._defaults = sampling_defaults(config)
-        self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template)
+        check_token_ids(self.media.config, self._tokenizer, model.vocab_size)
+        self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template, **self.media.template)
 
     def close(self) -> None:
         self._template.close()
 
-    def process(self, inputs: RequestInputs) -> GenerateRequest:
-        """The request for the engine. Raises `InvalidRequestError` for whatever a user got wrong; nothing is kept of it."""
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    def prepare(self, inputs: RequestInputs) -> PreparedRequest:
+        """All but the images and videos. Raises `InvalidRequestError` for whatever a user got wrong; nothing is kept of it."""
         try:
-            return self._process(inputs)
+            fields = self._sampling_fields(inputs)
+            prompt = self._prompt(inputs)
         except RecursionError:
             raise InvalidRequestError("The request is nested too deeply.") from None
+        return PreparedRequest(inputs, fields, prompt, self.media.settings(prompt.media_settings))
 
-    def _process(self, inputs: RequestInputs) -> GenerateRequest:
-        if inputs.num_images:
-            raise InvalidRequestError("image: this model takes no images.", param="image")
-        fields = self._sampling_fields(inputs)
-        prompt = self._prompt(inputs)
+    def finish(self, prepared: PreparedRequest, loaded: Sequence[LoadedMedia] = ()) -> GenerateRequest:
+        """The request for the engine; `loaded` belongs to `prepared.media`. Raises `InvalidRequestError` likewise."""
+        inputs, fields, prompt = prepared.inputs, prepared.fields, prepared.prompt
+        ids, media = self.media.place(prompt.token_ids, loaded)
+        if len(ids) >= self._max_model_len:
+            raise self._too_long(str(len(ids)), prompt.param)
+        prompt = replace(prompt, token_ids=ids)
         sampling = self._sampling(fields, prompt)
         stream = bool(inputs.stream)
         echo = fields.echo or inputs.exclude_input_in_output is False
@@ -85,6 +122,8 @@ class Preprocessor:
             raise InvalidRequestError("echo with logprobs is not supported: there are no log-probabilities of the prompt.", param="echo")
         context = PostContext(
             num_prompt_tokens=len(prompt.token_ids),
+            num_image_tokens=num_tokens(media, MediaKind.IMAGE),
+            num_video_tokens=num_tokens(media, MediaKind.VIDEO),
             stop=fields.stop,
             include_stop=fields.include_stop_str_in_output,
             skip_special_tokens=fields.skip_special_tokens,
@@ -101,6 +140,7 @@ class Preprocessor:
             stream=stream,
             stop=fields.stop,
             post=context.to_json_object(),
+            media=media,
         )
 
     # the prompt ----------------------------------------------------------------------------------------------------------------
@@ -110,13 +150,16 @@ class Preprocessor:
             found = "neither" if inputs.chat is None else "both"
             raise InvalidRequestError(f"Give exactly one of text_input and chat, got {found}.", param="text_input")
         if inputs.text_input is not None:
-            return self._encoded(inputs.text_input, "text_input")
+            return self._encoded(inputs.text_input, "text_input", self.media.image_parts(inputs.image), AS_THE_MODEL_SAYS)
         assert inputs.chat is not None
-        chat = read_chat(read_json_object(inputs.chat, "chat"))
+        if inputs.image:
+            raise InvalidRequestError("image: goes with text_input; in chat, give parts of type image_url.", param="image")
+        chat = read_chat(read_json_object(inputs.chat, "chat"), takes_media=self.media.is_taken)
         if chat.prompt_token_ids is not None:
             return _Prompt(self._checked_prompt_ids(chat.prompt_token_ids), None, "prompt_token_ids")
+        self.media.check(chat.media)
         if chat.raw_prompt is not None:
-            return self._encoded(chat.raw_prompt, "messages")
+            return self._encoded(chat.raw_prompt, "messages", chat.media, chat.media_settings)
         assert chat.messages is not None
         rendered = self._template.render(
             chat.messages,
@@ -124,9 +167,9 @@ class Preprocessor:
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
         )
-        return self._encoded(rendered, "messages")
+        return self._encoded(rendered, "messages", chat.media, chat.media_settings)
 
-    def _encoded(self, text: str, param: str) -> _Prompt:
+    def _encoded(self, text: str, param: str, media: tuple[MediaPart, ...], settings: ProcessorKwargs) -> _Prompt:
         if len(text) > self._max_model_len:  # a megabyte takes up to half a second to encode and 10 ms to measure
             fewest = self._tokenizer.fewest_tokens(text)
             if fewest >= self._max_model_len:
@@ -136,7 +179,8 @@ class Preprocessor:
             raise InvalidRequestError(f"{param}: the prompt is empty.", param=param)
         if len(ids) >= self._max_model_len:
             raise self._too_long(str(len(ids)), param)
-        return _Prompt(ids, as_typed(text), param)
+        check_placeholders(ids, media, param)
+        return _Prompt(ids, as_typed(text), param, media, settings)
 
     def _checked_prompt_ids(self, given: list[Any]) -> list[int]:
         if not given:
@@ -147,6 +191,7 @@ class Preprocessor:
             if isinstance(token, bool) or not isinstance(token, int):
                 raise InvalidRequestError(f"prompt_token_ids[{i}] must be an integer.", param=f"prompt_token_ids[{i}]")
             self._check_token(token, f"prompt_token_ids[{i}]")
+        check_given_ids(given, self.media.config)
         return given
 
     def _too_long(self, found: str, param: str) -> ContextLengthError:

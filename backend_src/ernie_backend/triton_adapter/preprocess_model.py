@@ -1,20 +1,30 @@
-"""The preprocess step as a Triton model: tensors in, the engine's tensors out. Decides nothing."""
+"""The preprocess step as a Triton model: tensors in, the engine's tensors out, when they are there. Decides nothing."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ..config import ModelConfig
-from ..errors import EngineError, ErnieError, InvalidRequestError
+from ..config import EngineConfig, ModelConfig
+from ..errors import ConfigError, EngineError, ErnieError, InvalidRequestError
+from ..media.patches import LoadedMedia
 from ..protocol import GenerateRequest
+from ..text.template_process import find_python
+from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
 from .seal import Seal
 from .settings import load_settings
-from .tensors import error_response, ids_tensor, read_bool, read_int, read_parameters, read_text, text_tensor
+from .tensors import error_response, ids_tensor, read_bool, read_int, read_parameters, read_text, read_texts, text_tensor
+
+if TYPE_CHECKING:
+    from ..media.pool import MediaPool
 
 log = logging.getLogger(__name__)
+
+_MEDIA_LIBRARIES = ("PIL", "av", "httpcore2")
 
 _FLAGS = ("stream", "exclude_input_in_output")
 """Inputs that clients of other LLM backends put into `parameters` of /generate."""
@@ -28,52 +38,87 @@ def _flag(parameters: Mapping[str, Any], name: str) -> bool | None:
 
 
 class PreprocessModel:
-    """What `ernie_preprocess/1/model.py` offers Triton."""
+    """What `ernie_preprocess/1/model.py` offers Triton.
+
+    Decoupled, with one response per request. A request without media is answered within `execute`. One with media is checked and rendered
+    there, and answered from a thread of the pool when its last item is loaded: a hung host holds up its own request and no other.
+    """
 
     def __init__(self, pb_utils: Any) -> None:
         self._pb = pb_utils
         self._preprocessor: Preprocessor | None = None
+        self._pool: MediaPool | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
             config = load_settings(args)
             self._preprocessor = Preprocessor(config, ModelConfig.from_folder(config.model))
+            self._pool = _media_pool(config, self._preprocessor)
             self._seal = Seal.of_server(args)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request, in order; a refused one touches no other."""
-        return [self._respond(request) for request in requests]
+    def execute(self, requests: list[Any]) -> None:
+        """Each request gets its one response from its own sender; a refused one touches no other."""
+        for request in requests:
+            sender = request.get_response_sender()
+            self._answer(sender, partial(self._begin, request, sender))
 
     def finalize(self) -> None:
-        """End the template's helper process."""
+        """End the downloads and the template's helper process."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
         if self._preprocessor is not None:
             self._preprocessor.close()
             self._preprocessor = None
 
-    def _respond(self, request: Any) -> Any:
+    def _begin(self, request: Any, sender: Any) -> GenerateRequest | None:
+        """The request for the engine; None if it waits for its media."""
         assert self._preprocessor is not None
+        preprocessor = self._preprocessor
+        prepared = preprocessor.prepare(self._inputs(request))
+        if not prepared.media:
+            return preprocessor.finish(prepared)
+        assert self._pool is not None, "only a model with media settings lets media through"
+
+        def end(loaded: Sequence[LoadedMedia] | ErnieError) -> GenerateRequest:
+            if isinstance(loaded, ErnieError):
+                raise loaded
+            return preprocessor.finish(prepared, loaded)
+
+        self._pool.load(prepared.media, prepared.media_settings, lambda loaded: self._answer(sender, lambda: end(loaded)))
+        return None
+
+    def _answer(self, sender: Any, make: Callable[[], GenerateRequest | None]) -> None:
+        """Send the one response: what `make` returns or raises; nothing yet if it returns None."""
         try:
-            generate = self._preprocessor.process(self._inputs(request))
+            generate = make()
+            if generate is None:
+                return
+            response = self._pb.InferenceResponse(output_tensors=self._outputs(generate))
         except ErnieError as error:
-            return error_response(self._pb, error)
+            response = error_response(self._pb, error)
         except Exception:
             log.exception("A request could not be prepared.")
-            return error_response(self._pb, EngineError("The server could not prepare this request. See the server's log."))
-        return self._pb.InferenceResponse(output_tensors=self._outputs(generate))
+            response = error_response(self._pb, EngineError("The server could not prepare this request. See the server's log."))
+        final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        try:
+            sender.send(response, flags=final)
+        except Exception:  # no shared memory left for the patches, as a rule; without a response the client would wait for ever
+            log.exception("A prepared request could not be handed on.")
+            sender.send(error_response(self._pb, EngineError("The server could not hand this request on. Try again.")), flags=final)
 
     def _inputs(self, request: Any) -> RequestInputs:
         pb = self._pb
-        image = pb.get_input_tensor_by_name(request, "image")
         parameters = read_parameters(request)
         stream = read_bool(pb, request, "stream")
         exclude = read_bool(pb, request, "exclude_input_in_output")
         return RequestInputs(
             text_input=read_text(pb, request, "text_input"),
             chat=read_text(pb, request, "chat"),
-            num_images=0 if image is None else image.as_numpy().size,
+            image=read_texts(pb, request, "image"),
             sampling_parameters=read_text(pb, request, "sampling_parameters"),
             max_tokens=read_int(pb, request, "max_tokens"),
             stream=_flag(parameters, "stream") if stream is None else stream,
@@ -83,7 +128,26 @@ class PreprocessModel:
 
     def _outputs(self, generate: GenerateRequest) -> list[Any]:
         request = generate.to_json()
+        signature = self._seal.of_request(request, generate.prompt_token_ids, media_json(generate.media))
         return [
-            text_tensor(self._pb, "request", self._seal.of_request(request, generate.prompt_token_ids) + request),
+            text_tensor(self._pb, "request", signature + request),
             ids_tensor(self._pb, "prompt_token_ids", generate.prompt_token_ids),
+            *media_tensors(self._pb, generate.media),
         ]
+
+
+def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool | None:
+    """What loads images and videos; None for a model that takes none, which then needs none of the libraries for it either."""
+    if preprocessor.media.config is None:
+        return None
+    missing = [name for name in _MEDIA_LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"This model takes images, and {missing[0]} is not installed: pip install 'ernie-triton[media]'.", param="model")
+    from ..media.decode_process import DecodeProcesses
+    from ..media.fetch import Fetcher, FetchPolicy
+    from ..media.loader import MediaLoader
+    from ..media.pool import MediaPool
+
+    policy = FetchPolicy(tuple(config.allowed_media_domains or ()), config.allow_private_media, config.allowed_local_media_path)
+    decoders = DecodeProcesses(find_python(), preprocessor.media.config, preprocessor.max_model_len)
+    return MediaPool(MediaLoader(Fetcher(policy), decoders))

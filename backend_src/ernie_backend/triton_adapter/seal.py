@@ -35,9 +35,9 @@ class Seal:
         parts = (_BOOT_ID.read_text(encoding="ascii").strip(), str(os.getuid()), str(repository_of(args)))
         return cls(hashlib.blake2b("\0".join(parts).encode()).digest())
 
-    def of_request(self, request: str, prompt_token_ids: Sequence[int]) -> str:
-        """From preprocess to the engine: the request's JSON and its ids."""
-        return self._sign(request, ",".join(map(str, prompt_token_ids)))
+    def of_request(self, request: str, prompt_token_ids: Sequence[int], media: str = "") -> str:
+        """From preprocess to the engine: the request's JSON, its ids, and its media's JSON, whose hashes vouch for the patches."""
+        return self._sign(request, ",".join(map(str, prompt_token_ids)), media)
 
     def of_first_response(self, key: str, relay: str, post: Mapping[str, Any]) -> str:
         """From the engine to postprocess: whose response it is, where to answer, and how to read it."""

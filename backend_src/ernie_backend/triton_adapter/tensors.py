@@ -34,6 +34,16 @@ def read_bytes(pb_utils: Any, request: Any, name: str) -> bytes | None:
     return value if isinstance(value, bytes) else str(value).encode("utf-8")
 
 
+def read_texts(pb_utils: Any, request: Any, name: str) -> tuple[str, ...]:
+    """A BYTES[-1] input as ASCII texts; empty if absent. `InvalidRequestError` for other bytes, which base64 never has."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    values = () if tensor is None else tensor.as_numpy().ravel().tolist()
+    try:
+        return tuple(value.decode("ascii") if isinstance(value, bytes) else str(value) for value in values)
+    except UnicodeDecodeError:
+        raise InvalidRequestError(f"{name} must hold base64 text, not bytes.", param=name) from None
+
+
 def read_int(pb_utils: Any, request: Any, name: str) -> int | None:
     """An INT32[1] input; None if absent."""
     value = _read_one(pb_utils, request, name)

@@ -1,0 +1,30 @@
+"""One image or video from its URL to patches: fetches it, has it decoded, and names the part in whatever goes wrong. Knows no prompt."""
+
+from __future__ import annotations
+
+from ..errors import InvalidRequestError
+from ..media_fields import MediaPart, ProcessorKwargs
+from .decode_process import DecodeProcesses
+from .fetch import Fetcher
+from .patches import LoadedMedia
+from .sniff import MediaError
+
+
+class MediaLoader:
+    """For several threads at once."""
+
+    def __init__(self, fetcher: Fetcher, decoders: DecodeProcesses) -> None:
+        self._fetcher = fetcher
+        self._decoders = decoders
+
+    def load(self, part: MediaPart, settings: ProcessorKwargs) -> LoadedMedia:
+        """`settings`: the server's and the request's; the part's own come on top. Raises `InvalidRequestError` naming the part."""
+        try:
+            return self._decoders.decode(self._fetcher.fetch(part.url, part.kind), part, settings)
+        except MediaError as error:
+            raise InvalidRequestError(f"{part.place}: the {part.kind.value} {str(error).rstrip('.')}.", param=part.place) from None
+
+    def close(self) -> None:
+        """Ends downloads and decoders within a second or so."""
+        self._fetcher.close()
+        self._decoders.close()
