@@ -8,7 +8,8 @@ import jinja2
 import pytest
 import sentencepiece
 
-from ernie_backend.checkpoint_writer.tokenizer import CHAT_TEMPLATE, check_vocab_size, special_tokens, write_tokenizer
+from ernie_backend.checkpoint_writer.chat_templates import TEXT as CHAT_TEMPLATE
+from ernie_backend.checkpoint_writer.tokenizer import check_vocab_size, special_tokens, write_tokenizer
 from ernie_backend.errors import ConfigError
 
 BEGIN, END = "<|begin_of_sentence|>", "<|end_of_sentence|>"

@@ -28,6 +28,22 @@ _COMMON = {
 }
 _MOE = {"moe_num_experts": 64, "moe_layer_interval": 1, "moe_capacity": [64, 64, 64], "moe_gate": "topk", "moe_use_aux_free": True}
 
+_21B_A3B = {
+    **_COMMON,
+    **_MOE,
+    "model_type": "ernie4_5_moe",
+    "hidden_size": 2560,
+    "intermediate_size": 12288,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 28,
+    "moe_intermediate_size": 1536,
+    "moe_k": 6,
+    "moe_num_shared_experts": 2,
+    "moe_layer_start_index": 1,
+    "moe_layer_end_index": 27,
+}
+
 MODELS: dict[str, dict[str, Any]] = {
     "ERNIE-4.5-0.3B": {
         **_COMMON,
@@ -38,21 +54,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "num_hidden_layers": 18,
     },
-    "ERNIE-4.5-21B-A3B": {
-        **_COMMON,
-        **_MOE,
-        "model_type": "ernie4_5_moe",
-        "hidden_size": 2560,
-        "intermediate_size": 12288,
-        "num_attention_heads": 20,
-        "num_key_value_heads": 4,
-        "num_hidden_layers": 28,
-        "moe_intermediate_size": 1536,
-        "moe_k": 6,
-        "moe_num_shared_experts": 2,
-        "moe_layer_start_index": 1,
-        "moe_layer_end_index": 27,
-    },
+    "ERNIE-4.5-21B-A3B": _21B_A3B,
+    "ERNIE-4.5-21B-A3B-Thinking": _21B_A3B,
     "ERNIE-4.5-300B-A47B": {
         **_COMMON,
         **_MOE,

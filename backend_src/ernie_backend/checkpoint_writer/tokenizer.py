@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ConfigError
+from .chat_templates import TEXT
 from .corpus import pseudo_words, sentences
 from .sentencepiece_file import PieceKind, model_bytes
 
@@ -50,26 +51,8 @@ _NAMED: dict[int, str] = {
 _SMALL = [name for name in _NAMED.values() if "UNUSED" not in name and "RESERVED" not in name and not name.startswith("<|LOC_")]
 """What a small vocabulary has of them, at its end."""
 
-CHAT_TEMPLATE = """\
-{%- set begin = cls_token if cls_token is defined else '<|begin_of_sentence|>' -%}
-{%- set end = sep_token if sep_token is defined else '<|end_of_sentence|>' -%}
-{{- begin -}}
-{%- for message in messages -%}
-    {%- if message['role'] == 'system' -%}
-        {{- message['content'] + '\\n' -}}
-    {%- elif message['role'] == 'user' -%}
-        {{- 'User: ' + message['content'] + '\\n' -}}
-    {%- elif message['role'] == 'assistant' -%}
-        {{- 'Assistant: ' + message['content'] + end -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt is not defined or add_generation_prompt -%}
-    {{- 'Assistant: ' -}}
-{%- endif -%}
-"""
 
-
-def write_tokenizer(folder: str | Path, vocab_size: int) -> None:
+def write_tokenizer(folder: str | Path, vocab_size: int, chat_template: str = TEXT) -> None:
     """Write `tokenizer.model` and `tokenizer_config.json` into `folder`. `ConfigError` if `vocab_size` is too small."""
     folder = Path(folder)
     (folder / "tokenizer.model").write_bytes(_model_bytes(vocab_size))
@@ -91,7 +74,7 @@ def write_tokenizer(folder: str | Path, vocab_size: int) -> None:
         "clean_up_tokenization_spaces": False,
         "legacy": True,
         "model_max_length": 131072,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 

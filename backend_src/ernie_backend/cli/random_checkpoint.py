@@ -40,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder. Raises `ConfigError` before anything is written if a value, the folder or the disk does not suit."""
+    from ..checkpoint_writer.chat_templates import template_like
     from ..checkpoint_writer.published import GENERATION_CONFIG, make_config
     from ..checkpoint_writer.random_weights import RandomWeights
     from ..checkpoint_writer.tokenizer import check_vocab_size, write_tokenizer
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out).expanduser()
     _check_disk(folder, random_weights.total_bytes() + _OTHER_FILES_BYTES)
     _prepare_folder(folder, args.force)
-    write_tokenizer(folder, model.vocab_size)
+    write_tokenizer(folder, model.vocab_size, template_like(args.like))
     files = random_weights.write(folder, max_shard_bytes)
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(folder / "generation_config.json", GENERATION_CONFIG | special)
