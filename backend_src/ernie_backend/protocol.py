@@ -70,10 +70,9 @@ class GenerateRequest:
     n: int = 1
     stream: bool = True
     """False: one response per choice, with the whole answer."""
-    stop: tuple[str, ...] = ()
-    """Stop strings. Postprocess finds them; the engine reads them only for answers that are not streamed."""
     post: dict[str, Any] = field(default_factory=dict)
-    """What postprocess needs to know of the request; the engine repeats it, unread, on the first response of each choice."""
+    """What postprocess needs to know of the request. The engine repeats it on the first response of each choice; its adapter reads it only
+    to watch answers that are not streamed for their end."""
 
     def to_json(self) -> str:
         """Everything but the prompt ids, which travel as a tensor of their own."""
@@ -89,7 +88,6 @@ class GenerateRequest:
         sampling["bad_words_token_ids"] = tuple(tuple(ids) for ids in sampling["bad_words_token_ids"])
         for name in ("stop_token_ids", "eos_token_ids"):
             sampling[name] = tuple(sampling[name])
-        fields["stop"] = tuple(fields["stop"])
         return cls(prompt_token_ids=prompt_token_ids, sampling=SamplingParams(**sampling), **fields)
 
 

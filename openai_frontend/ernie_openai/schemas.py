@@ -24,9 +24,6 @@ MAX_REQUEST_ID_CHARACTERS = 256
 
 _NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
@@ -138,6 +135,11 @@ class ChatRequest(_Request):
     """The one message's content is the whole prompt."""
     add_generation_prompt: Boolean = None
     continue_final_message: Boolean = None
+    tools: Annotated[list[dict[str, Any]] | None, SkipValidation] = None
+    tool_choice: Annotated[str | dict[str, Any] | None, SkipValidation] = None
+    """auto, none, required, or a function by its name."""
+    parallel_tool_calls: Boolean = None
+    """False: the answer ends with its first call."""
 
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
@@ -168,6 +170,9 @@ _CHAT_FIELDS = (
     "disable_chat_template",
     "add_generation_prompt",
     "continue_final_message",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
 )
 
 _SAMPLING_FIELDS = (

@@ -52,8 +52,6 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 NOT_YET: list[tuple[str, Any]] = [
-    ("tools", [{"type": "function", "function": {"name": "f"}}]),
-    ("tool_choice", "required"),
     ("response_format", {"type": "json_object"}),
     ("guided_json", {"type": "object"}),
     ("guided_regex", "a+"),

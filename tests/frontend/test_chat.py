@@ -190,8 +190,6 @@ async def test_null_counts_as_not_given() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": []},
-        {"tool_choice": "none"},
         {"response_format": {"type": "text"}},
         {"user": "me"},
         {"store": False},
@@ -218,6 +216,11 @@ async def test_fields_that_ask_for_nothing_pass(fields: dict[str, object]) -> No
         ({"disable_chat_template": True}, {"disable_chat_template": True}),
         ({"continue_final_message": True}, {"continue_final_message": True}),
         ({"add_generation_prompt": False}, {"add_generation_prompt": False}),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}], "tool_choice": "required"},
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}], "tool_choice": "required"},
+        ),
+        ({"tools": [], "parallel_tool_calls": False}, {"tools": [], "parallel_tool_calls": False}),
         ({"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [1, 2]}),
     ],
 )

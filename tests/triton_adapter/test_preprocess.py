@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from ernie_backend.checkpoint_writer.chat_templates import X1
 from ernie_backend.config import EngineConfig, ModelConfig
 from ernie_backend.errors import CheckpointError, ConfigError, ContextLengthError, InvalidRequestError
 from ernie_backend.protocol import GenerateRequest
+from ernie_backend.text.answer_format import AnswerFormat
 from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.triton_adapter.post_context import PostContext
 from ernie_backend.triton_adapter.preprocess import Preprocessor, RequestInputs
@@ -125,6 +127,72 @@ class TestThinkingSwitch:
         assert shown_switch(fields) == value
 
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+VL_TEMPLATE = (
+    "{% for m in messages %}User: {{ m.content }}{% endfor %}\nAssistant: "
+    "{% if enable_thinking %}<think>{% else %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def x1(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., GenerateRequest]]:
+    """A model that always thinks and knows tools."""
+    preprocessor = make(write_model(tmp_path_factory.mktemp("x1"), template=X1), max_model_len=512)
+    yield lambda **fields: preprocessor.process(RequestInputs(**{k: json.dumps(v) if k == "chat" else v for k, v in fields.items()}))
+    preprocessor.close()
+
+
+class TestAnswerFormat:
+    def test_a_text_model_has_none(self, process: Process) -> None:
+        assert context(process({"messages": USER})).answer_format.is_plain
+
+    def test_x1(self, x1: Callable[..., GenerateRequest]) -> None:
+        answer = context(x1(chat={"messages": USER})).answer_format
+        assert answer == AnswerFormat(thought=True, response=True, begins_in="thought", begins_fresh=True)
+        assert context(x1(chat={"messages": USER, "tools": TOOLS})).answer_format.calls
+        assert not context(x1(chat={"messages": USER, "tools": TOOLS, "tool_choice": "none"})).answer_format.calls
+        assert context(x1(chat={"messages": USER, "tools": TOOLS, "parallel_tool_calls": False})).answer_format.one_call
+        continued = [*USER, {"role": "assistant", "content": "Once"}]
+        answer = context(x1(chat={"messages": continued, "continue_final_message": True})).answer_format
+        assert (answer.begins_in, answer.begins_fresh) == ("response", False)
+        answer = context(x1(text_input="Once upon")).answer_format
+        assert (answer.begins_in, answer.begins_fresh) == ("content", False)
+
+    def test_tools_are_shown_unless_none_may_be_called(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        def shown(**fields: Any) -> bool:
+            return "<tool_list>" in tokenizer.decode(x1(chat={"messages": USER, "tools": TOOLS, **fields}).prompt_token_ids)
+
+        assert shown() and shown(tool_choice="auto") and not shown(tool_choice="none")
+
+    @pytest.mark.parametrize("route", [{"enable_thinking": False}, {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}])
+    def test_a_thought_that_the_template_cannot_leave_out_is_closed(
+        self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer, route: dict[str, Any]
+    ) -> None:
+        request = x1(chat={"messages": USER, **route})
+        assert tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False).endswith("assistant\n<think>\n\n</think>\n\n")
+        answer = context(request).answer_format
+        assert (answer.begins_in, answer.begins_fresh) == ("content", True)
+
+    def test_vl_thinks_unless_told_not_to(self, tmp_path: Path, tokenizer: Tokenizer) -> None:
+        preprocessor = make(write_model(tmp_path, template=VL_TEMPLATE))
+
+        def answer(**fields: Any) -> tuple[str, str]:
+            request = preprocessor.process(RequestInputs(chat=json.dumps({"messages": USER, **fields})))
+            begin = context(request).answer_format.begins_in
+            return begin, tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False).partition("Assistant: ")[2]
+
+        assert answer() == answer(enable_thinking=True) == ("thought", "<think>")
+        assert answer(metadata={"enable_thinking": False}) == ("content", "<think>\n\n</think>\n\n")
+        with pytest.raises(InvalidRequestError, match="takes no tools"):
+            answer(tools=TOOLS)
+        preprocessor.close()
+
+    def test_parsers_by_configuration(self, model_folder: Path) -> None:
+        preprocessor = make(model_folder, reasoning_parser="ernie_45-vl", tool_call_parser="none")
+        assert context(preprocessor.process(RequestInputs(chat=json.dumps({"messages": USER})))).answer_format.begins_in == "thought"
+        preprocessor.close()
+
+
 class TestSampling:
     def test_fastdeploys_defaults_and_the_rest_of_the_context(self, process: Process) -> None:
         request = process(text_input="hello")
@@ -133,7 +201,8 @@ class TestSampling:
         assert sampling.max_tokens == MAX_MODEL_LEN - len(request.prompt_token_ids)
 
     def test_ends(self, process: Process, tokenizer: Tokenizer) -> None:
-        assert process(text_input="a").sampling.eos_token_ids == tuple(sorted((2, tokenizer.token_id("<|end_of_sentence|>") or 0)))
+        named = [tokenizer.token_id(name) or 0 for name in ("</s>", "<|end_of_sentence|>", "<|im_end|>")]
+        assert process(text_input="a").sampling.eos_token_ids == tuple(sorted(named))
         assert process(text_input="a", sampling={"ignore_eos": True}).sampling.eos_token_ids == ()
         assert set(context(process(text_input="a", sampling={"stop_token_ids": [7]})).end_token_ids) > {7, 2}
 
@@ -183,8 +252,8 @@ class TestBadInput:
             ({"chat": {"messages": []}}, "messages", "empty list"),
             ({"chat": {"messages": USER, "temperature": 1}}, "temperature", "Unknown field 'temperature' in chat"),
             ({"chat": {"messages": USER, "chat_template": "x"}}, "chat_template", "cannot be given per request"),
-            ({"chat": {"messages": USER, "tools": [{}]}}, "tools", "takes no tools"),
-            ({"chat": {"messages": USER, "tool_choice": {"type": "function"}}}, "tool_choice", "takes no tools"),
+            ({"chat": {"messages": USER, "tools": [{"name": "f"}]}}, "tools", "takes no tools"),
+            ({"chat": {"messages": USER, "tool_choice": {"type": "function"}}}, "tool_choice", "must be auto"),
             ({"chat": {"messages": USER, "mm_processor_kwargs": {}}}, "mm_processor_kwargs", "takes no images"),
             ({"chat": {"messages": USER, "chat_template_kwargs": [1]}}, "chat_template_kwargs", "must be an object"),
             ({"chat": {"messages": USER, "enable_thinking": "maybe"}}, "enable_thinking", "must be true or false"),

@@ -44,8 +44,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[str, ...]] = {
     "disable-chunked-mm-input": ("false",),
     "enable-mm-output": ("false",),
     # what comes out
-    "reasoning-parser": (),
-    "tool-call-parser": (),
     "tool-parser-plugin": (),
     "guided-decoding-backend": ("off",),
     "guided-decoding-disable-any-whitespace": ("false",),

@@ -49,8 +49,14 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer, *, cpu_seconds: float = CPU_SECONDS) -> None:
         """`ConfigError` if the template does not compile."""
+        self.source = source
         self._tokenizer = tokenizer
         self._process = TemplateProcess(source, cpu_seconds)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template shows tools."""
+        return "tools" in self._process.variables
 
     @classmethod
     def from_folder(cls, folder: str | Path, tokenizer: Tokenizer, override: str | None = None) -> ChatTemplate:
@@ -69,23 +75,25 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: list[dict[str, str]],
+        messages: list[dict[str, Any]],
         *,
+        tools: list[dict[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> str:
         """The conversation as one text for `Tokenizer.encode_template`.
 
-        `messages` come from `normalize_messages`. `variables`: the user's `chat_template_kwargs`. `continue_final_message`: the text ends
-        with the last message's content, for the model to go on with. `InvalidRequestError` if the template refuses or runs into a limit.
+        `messages` come from `normalize_messages`, `tools` from `normalize_tools`. `variables`: the user's `chat_template_kwargs`.
+        `continue_final_message`: the text ends with the last message's content, for the model to go on with. `InvalidRequestError` if the
+        template refuses or runs into a limit.
         """
         reserved = sorted((RESERVED_VARIABLES | self._tokenizer.roles.keys()) & set(variables or ()))
         if reserved:
             raise InvalidRequestError(
                 f"chat_template_kwargs must not hold {reserved[0]!r}, which is not the user's to set.", param="chat_template_kwargs"
             )
-        shielded = [{key: self._shield(text, message["role"]) for key, text in message.items()} for message in messages]
+        shielded = [self._shield_message(message) for message in messages]
         if continue_final_message:
             _check_continued(messages, add_generation_prompt)
             shielded[-1]["content"] += _END
@@ -94,6 +102,7 @@ class ChatTemplate:
                 **self._tokenizer.roles,
                 **_shield_all(self._tokenizer, dict(variables or {})),
                 "messages": shielded,
+                **({"tools": _shield_all(self._tokenizer, tools)} if tools else {}),
                 "add_generation_prompt": add_generation_prompt,
             }
         )
@@ -108,8 +117,15 @@ class ChatTemplate:
     def close(self) -> None:
         self._process.close()
 
-    def _shield(self, text: str, role: str) -> str:
-        return self._tokenizer.shield(text, OWN_MARKERS if role == "assistant" else frozenset())
+    def _shield_message(self, message: dict[str, Any]) -> dict[str, Any]:
+        keep = OWN_MARKERS if message["role"] == "assistant" else frozenset()
+        shielded = {
+            key: self._tokenizer.shield(value, keep) if isinstance(value, str) else _shield_all(self._tokenizer, value)
+            for key, value in message.items()
+        }
+        if "reasoning_content" in shielded:
+            shielded["thoughts"] = shielded["reasoning_content"]  # as FastDeploy's documents, and so maybe a template, call it
+        return shielded
 
 
 def as_typed(rendered: str) -> str:
@@ -156,7 +172,7 @@ def _override(given: str) -> str:
         ) from None
 
 
-def _check_continued(messages: list[dict[str, str]], add_generation_prompt: bool) -> None:
+def _check_continued(messages: list[dict[str, Any]], add_generation_prompt: bool) -> None:
     if add_generation_prompt:
         raise InvalidRequestError("Give only one of add_generation_prompt and continue_final_message.", param="continue_final_message")
     if messages[-1]["role"] != "assistant":

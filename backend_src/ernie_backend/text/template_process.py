@@ -30,6 +30,8 @@ class TemplateProcess:
             "max_characters": MAX_CHARACTERS,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self.variables: frozenset[str] = frozenset()
+        """Names that the template reads and does not set itself."""
         self._start()
 
     def render(self, variables: dict[str, Any]) -> str:
@@ -63,6 +65,7 @@ class TemplateProcess:
         self._process = subprocess.Popen([find_python(), "-I", "-c", _BOOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True)
         answer = self._exchange(json.dumps(sys.path) + "\n" + json.dumps(self._settings))
         if answer is not None and "error" not in answer:
+            self.variables = frozenset(answer["text"].split("\n"))
             return
         looped = self._returncode() == -signal.SIGPROF
         self.close()

@@ -4,7 +4,8 @@ Runs as a process of its own because nothing inside a Python process can stop `{
 Here the operating system does: a timer of CPU time whose signal ends the process, and a limit of the address space.
 
 Talks in lines of JSON. First in: {source, cpu_seconds, memory_bytes, max_characters}; then one {variables} per rendering.
-Out, for each: {text} or {error}. End of input ends it.
+Out: first {text: names of the variables that the template reads, one a line}, then {text} for each rendering; or {error}. End of input
+ends it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Environment, Template, TemplateError, meta
 from jinja2.exceptions import TemplateRuntimeError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,13 +28,13 @@ class RefusedByTemplate(TemplateRuntimeError):
     """What `raise_exception` raises: its text is meant for the user."""
 
 
-def compile_template(source: str) -> Template:
+def make_environment() -> Environment:
     """As the checkpoints' templates expect it (transformers sets the same): trimmed blocks, loop controls, four helpers."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(source)
+    return environment
 
 
 def render(template: Template, variables: dict[str, Any], max_characters: int) -> str:
@@ -88,8 +89,9 @@ def main() -> None:
 
     def compiled() -> str:
         nonlocal template
-        template = compile_template(settings["source"])
-        return ""
+        environment = make_environment()
+        template = environment.from_string(settings["source"])
+        return "\n".join(sorted(meta.find_undeclared_variables(environment.parse(settings["source"]))))
 
     signal.setitimer(signal.ITIMER_PROF, settings["cpu_seconds"])  # jinja computes constant expressions while it compiles
     _send(_answer(compiled))

@@ -20,9 +20,8 @@ from ..delivery import Response, StopWatch
 from ..errors import EngineError, ErnieError
 from ..metrics import ENGINE_METRICS
 from ..protocol import GenerateRequest
-from ..text.detokenizer import Detokenizer
-from ..text.stop_strings import StopStringMatcher
 from ..text.tokenizer import Tokenizer
+from .post_context import PostContext
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
@@ -101,15 +100,14 @@ class EngineModel:
 
     def _stop_watch(self, request: GenerateRequest) -> StopWatch | None:
         """Streamed answers are watched by postprocess; of the others it sees nothing before the end, so they are watched here."""
-        if request.stream or not request.stop:
+        context = PostContext.from_json_object(request.post)
+        if request.stream or not context.can_stop:
             return None
-        skip = bool(request.post["skip_special_tokens"])
-        detokenizers = [Detokenizer(self._tokenizer, skip_special_tokens=skip) for _ in range(request.n)]
-        matchers = [StopStringMatcher(request.stop, include_stop=False) for _ in range(request.n)]
+        readers = [context.reader(self._tokenizer) for _ in range(request.n)]
 
         def watch(index: int, token_ids: tuple[int, ...]) -> bool:
-            _, stopped = matchers[index].push(detokenizers[index].push(list(token_ids)))
-            return stopped
+            readers[index].push(token_ids)
+            return readers[index].stopped
 
         return watch
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import EngineConfig, ModelConfig
+from ..config import NO_PARSER, EngineConfig, ModelConfig
 from ..errors import CheckpointError, ContextLengthError, InvalidRequestError
 from ..protocol import GenerateRequest, SamplingParams
 from ..sampling_fields import SamplingFields, parse_sampling_params
+from ..text.answer_format import CLOSE_THOUGHT, THINKS_BY_DEFAULT, AnswerFormat, choose_parsers
 from ..text.chat_template import ChatTemplate, as_typed
+from ..text.markers import last_marker
 from ..text.tokenizer import Tokenizer
-from .chat_input import read_chat
+from .chat_input import ChatInput, read_chat
 from .defaults import end_token_ids, sampling_defaults
 from .json_input import read_json_object
 from .post_context import PostContext
@@ -41,6 +43,7 @@ class _Prompt:
     """As the user would read it; None for a prompt given as ids."""
     param: str
     """The field that a complaint about its length names."""
+    answer_format: AnswerFormat
 
 
 class Preprocessor:
@@ -62,6 +65,9 @@ class Preprocessor:
         self._eos_token_ids = end_token_ids(config.model, model, self._tokenizer)
         self._defaults = sampling_defaults(config)
         self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template)
+        self._parsers = choose_parsers(self._template.source, reasoning=config.reasoning_parser, tool_call=config.tool_call_parser)
+        self._takes_tools = self._template.takes_tools and self._parsers.tool_call != NO_PARSER
+        self._closing_ids = self._tokenizer.encode_template(CLOSE_THOUGHT)
 
     def close(self) -> None:
         self._template.close()
@@ -92,6 +98,7 @@ class Preprocessor:
             logprobs=sampling.logprobs is not None,
             echo=self._echo(prompt, fields) if echo else "",
             prompt_token_ids=tuple(prompt.token_ids) if fields.return_token_ids else None,
+            answer_format=prompt.answer_format,
         )
         return GenerateRequest(
             key=uuid.uuid4().hex,
@@ -99,7 +106,6 @@ class Preprocessor:
             sampling=sampling,
             n=fields.n,
             stream=stream,
-            stop=fields.stop,
             post=context.to_json_object(),
         )
 
@@ -110,23 +116,28 @@ class Preprocessor:
             found = "neither" if inputs.chat is None else "both"
             raise InvalidRequestError(f"Give exactly one of text_input and chat, got {found}.", param="text_input")
         if inputs.text_input is not None:
-            return self._encoded(inputs.text_input, "text_input")
+            return self._encoded(inputs.text_input, "text_input", ChatInput())
         assert inputs.chat is not None
-        chat = read_chat(read_json_object(inputs.chat, "chat"))
+        chat = read_chat(read_json_object(inputs.chat, "chat"), takes_tools=self._takes_tools)
         if chat.prompt_token_ids is not None:
-            return _Prompt(self._checked_prompt_ids(chat.prompt_token_ids), None, "prompt_token_ids")
+            ids = self._checked_prompt_ids(chat.prompt_token_ids)
+            return _Prompt(ids, None, "prompt_token_ids", self._answer_format(ids, chat))
         if chat.raw_prompt is not None:
-            return self._encoded(chat.raw_prompt, "messages")
+            return self._encoded(chat.raw_prompt, "messages", chat)
         assert chat.messages is not None
+        variables = chat.variables
+        if self._parsers.reasoning in THINKS_BY_DEFAULT:
+            variables = {"enable_thinking": True} | variables
         rendered = self._template.render(
             chat.messages,
-            variables=chat.variables,
+            tools=chat.tools,
+            variables=variables,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
         )
-        return self._encoded(rendered, "messages")
+        return self._encoded(rendered, "messages", chat)
 
-    def _encoded(self, text: str, param: str) -> _Prompt:
+    def _encoded(self, text: str, param: str, chat: ChatInput) -> _Prompt:
         if len(text) > self._max_model_len:  # a megabyte takes up to half a second to encode and 10 ms to measure
             fewest = self._tokenizer.fewest_tokens(text)
             if fewest >= self._max_model_len:
@@ -134,9 +145,21 @@ class Preprocessor:
         ids = self._tokenizer.encode_template(text)
         if not ids:
             raise InvalidRequestError(f"{param}: the prompt is empty.", param=param)
+        answer_format = self._answer_format(ids, chat)
+        if chat.closes_thought and answer_format.begins_in == "thought":  # a template without a switch: its thought ends before it begins
+            text, ids = text + CLOSE_THOUGHT, ids + self._closing_ids
+            answer_format = self._answer_format(ids, chat)
         if len(ids) >= self._max_model_len:
             raise self._too_long(str(len(ids)), param)
-        return _Prompt(ids, as_typed(text), param)
+        return _Prompt(ids, as_typed(text), param, answer_format)
+
+    def _answer_format(self, ids: list[int], chat: ChatInput) -> AnswerFormat:
+        return self._parsers.answer_format(
+            last_marker(ids, self._tokenizer),
+            is_chat=chat.messages is not None,
+            calls=chat.tool_choice.mode != "none",
+            one_call=not chat.parallel_tool_calls,
+        )
 
     def _checked_prompt_ids(self, given: list[Any]) -> list[int]:
         if not given:
