@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import EngineConfig, ModelConfig
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import Scheduler
 from .delivery import Delivery
-from .engine import Engine
-from .errors import ConfigError
+from .engine import Engine, refusal
+from .errors import ConfigError, ErnieError
+from .protocol import GenerateRequest
 from .relay import RelayReceiver
 
+if TYPE_CHECKING:
+    from .execution.constraint import GrammarCompiler
+
 log = logging.getLogger(__name__)
+
+
+class TokenTable(Protocol):
+    """What grammars must know of a tokenizer (`text.tokenizer.Tokenizer`)."""
+
+    vocab_size: int
+
+    @property
+    def control_ids(self) -> frozenset[int]: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
+    def encode_text(self, text: str) -> list[int]: ...
 
 
 @dataclass
@@ -28,14 +44,30 @@ class ServingEngine:
     engine: Engine
     delivery: Delivery
     relay: RelayReceiver
+    grammars: GrammarCompiler
 
     @property
     def is_alive(self) -> bool:
         """Whether requests are being answered."""
         return self.engine.is_alive and self.delivery.is_alive
 
+    def submit(self, request: GenerateRequest) -> None:
+        """Hand a request to the engine, its grammar compiled if it has one; returns at once."""
+        if request.sampling.grammar is None:
+            self.engine.submit(request)
+            return
+
+        def refuse(error: ErnieError) -> None:
+            self.delivery.push(refusal(request, error.to_wire()))
+
+        def place(matcher: Any) -> None:
+            self.engine.submit(replace(request, matcher=matcher))
+
+        self.grammars.compile(request.sampling.grammar, place, refuse)
+
     def shutdown(self) -> None:
         """End every stream properly, then every thread; sockets go away."""
+        self.grammars.close()
         self.engine.shutdown()
         self.delivery.close()
         self.relay.close()
@@ -51,12 +83,22 @@ class _RelayToEngine:
         self.drain = engine.drain
 
 
-def build_engine(config: EngineConfig) -> ServingEngine:
-    """Load the model, size the cache, wire and start everything. Raises `ConfigError` or `CheckpointError`."""
+def build_engine(config: EngineConfig, tokens: TokenTable, end_token_ids: Callable[[ModelConfig], Sequence[int]]) -> ServingEngine:
+    """Load the model, size the cache, wire and start everything. Raises `ConfigError` or `CheckpointError`.
+
+    `tokens` and `end_token_ids`, the ids that end an answer, are for grammars.
+    """
     model_config = ModelConfig.from_folder(config.model)
     config = config.resolved(model_config)
     core = build_core(config, model_config)
-    return serve_core(core, config, model_config)
+    return serve_core(core, config, model_config, _grammar_compiler(tokens, end_token_ids(model_config), model_config.vocab_size))
+
+
+def _grammar_compiler(tokens: TokenTable, end_token_ids: Sequence[int], vocab_size: int) -> GrammarCompiler:
+    from .execution.constraint import GrammarCompiler, Vocabulary
+
+    token_bytes = [tokens.token_bytes(i) for i in range(tokens.vocab_size)]
+    return GrammarCompiler(Vocabulary(token_bytes, tokens.control_ids, end_token_ids, vocab_size, tokens.encode_text))
 
 
 def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
@@ -78,7 +120,7 @@ def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
     return EngineCore(Scheduler(config, num_blocks), runner)
 
 
-def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig) -> ServingEngine:
+def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig, grammars: GrammarCompiler) -> ServingEngine:
     """Put a core on its thread and connect it with delivery and relay."""
     listener: list[Callable[[StepOutput], None]] = []
     engine = Engine(core, lambda output: listener[0](output), max_concurrency=config.max_concurrency)
@@ -87,7 +129,7 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)
     delivery.start()
     engine.start()
-    return ServingEngine(config, model_config, engine, delivery, relay)
+    return ServingEngine(config, model_config, engine, delivery, relay, grammars)
 
 
 def _cache_blocks(config: EngineConfig, bytes_per_block: int, budget_bytes: int, *, on_gpu: bool) -> int:

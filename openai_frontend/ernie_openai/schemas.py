@@ -26,13 +26,7 @@ _NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "structural_tag": (),
-    "reasoning_max_tokens": (),
     "response_max_tokens": (),
     "reasoning_effort": (),
     "chat_template": (),
@@ -99,6 +93,15 @@ class _Request(BaseModel):
     include_stop_str_in_output: Boolean = None
     ignore_eos: Boolean = None
     skip_special_tokens: Boolean = None
+
+    # What the answer must follow; at most one of them.
+    response_format: Annotated[dict[str, Any] | None, SkipValidation] = None
+    guided_json: Annotated[dict[str, Any] | str | None, SkipValidation] = None
+    guided_regex: Annotated[str | None, SkipValidation] = None
+    guided_choice: Annotated[list[str] | None, SkipValidation] = None
+    guided_grammar: Annotated[str | None, SkipValidation] = None
+    reasoning_max_tokens: Integer = None
+    """Most tokens of the thought; then it is closed, and the answer goes on."""
 
     # Beyond sampling, from FastDeploy.
     prompt_token_ids: Annotated[list[int] | list[list[int]] | None, SkipValidation] = None
@@ -197,6 +200,12 @@ _SAMPLING_FIELDS = (
     "ignore_eos",
     "skip_special_tokens",
     "return_token_ids",
+    "response_format",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "reasoning_max_tokens",
 )
 
 

@@ -86,6 +86,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "tritonclient": ("ernie_openai", "ernie_backend.triton_adapter.settings"),  # there: its protobuf of config.pbtxt
     "grpc": ("ernie_openai",),
     "jinja2": ("ernie_backend.text",),
+    "llguidance": ("ernie_backend.text.grammar_worker", "ernie_backend.execution.constraint"),
     "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),
     "triton_python_backend_utils": (),
     "numpy": ("ernie_kernels", "ernie_backend.execution", "ernie_backend.triton_adapter", "ernie_backend.checkpoint_writer"),

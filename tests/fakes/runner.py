@@ -74,6 +74,7 @@ class FakeRunner:
         failed: dict[int, str] = {}
         for granted in output.scheduled:
             new, ids = self.known[granted.sequence_id]
+            ids.extend(granted.appended_token_ids)
             end = granted.num_computed_tokens + granted.num_scheduled_tokens
             assert granted.num_scheduled_tokens > 0 and end <= len(ids)
             self.computed_tokens += granted.num_scheduled_tokens

@@ -52,13 +52,8 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 NOT_YET: list[tuple[str, Any]] = [
-    ("response_format", {"type": "json_object"}),
-    ("guided_json", {"type": "object"}),
-    ("guided_regex", "a+"),
-    ("guided_choice", ["a"]),
-    ("guided_grammar", "root ::= x"),
     ("structural_tag", "{}"),
-    ("reasoning_max_tokens", 10),
+    ("response_max_tokens", 10),
     ("chat_template", "{{ messages }}"),
     ("mm_processor_kwargs", {"min_pixels": 1}),
     ("logits_processors_args", {"a": 1}),

@@ -14,7 +14,7 @@ import pytest
 from ernie_backend.checkpoint_writer.chat_templates import X1
 from ernie_backend.errors import CheckpointError, ConfigError, InvalidRequestError
 from ernie_backend.text.chat_template import BUILT_IN, ChatTemplate, as_typed, find_template
-from ernie_backend.text.template_process import find_python
+from ernie_backend.text.helper_process import find_python
 from ernie_backend.text.tokenizer import Tokenizer
 from tests.text.conftest import train
 
@@ -244,14 +244,14 @@ class TestLimits:
 
     def test_a_helper_killed_from_outside_is_replaced(self, make: Make) -> None:
         template = make(BUILT_IN)
-        process = template._process._process
+        process = template._process._helper._process
         assert process is not None
         os.kill(process.pid, signal.SIGKILL)
         assert template.render(conversation("u hi")) == GOLDENS[0][2]
 
     def test_nothing_is_left_after_close(self, make: Make) -> None:
         template = make(BUILT_IN)
-        process = template._process._process
+        process = template._process._helper._process
         assert process is not None
         template.close()
         assert process.returncode == -signal.SIGKILL

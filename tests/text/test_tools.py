@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ernie_backend.errors import InvalidRequestError
-from ernie_backend.text.json_schema import MAX_DEPTH, check_schema
 from ernie_backend.text.messages import normalize_messages
+from ernie_backend.text.schema_check import MAX_DEPTH, check_schema
 from ernie_backend.text.tools import ToolChoice, normalize_tools, read_tool_choice
 
 F = {"type": "function", "function": {"name": "f"}}

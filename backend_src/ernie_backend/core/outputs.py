@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..protocol import GenerateEvent, SamplingParams, TokenLogprobs
 
@@ -16,6 +17,8 @@ class NewSequence:
     sampling: SamplingParams
     seed: int | None
     """The choice's own seed (request seed + index), or None for a draw that need not repeat."""
+    matcher: Any = None
+    """The compiled grammar of `sampling.grammar`; the core passes it on and knows nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ScheduledSequence:
     """The sequence's block table; covers at least num_computed_tokens + num_scheduled_tokens slots."""
     samples: bool
     """True iff computed tokens catch up with known tokens in this step, so that its last logits choose a new token."""
+    appended_token_ids: tuple[int, ...] = ()
+    """Output ids that were not sampled, to be added to the sequence's known ones before this step: the closing of its thought."""
 
 
 @dataclass(frozen=True)

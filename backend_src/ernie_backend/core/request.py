@@ -25,6 +25,10 @@ class Sequence:
     """Chained hashes of the full blocks known so far; grows, never shrinks (tokens are only appended)."""
     num_remembered_blocks: int = 0
     """How many of `block_ids`, from the front, the prefix cache knows of."""
+    thought_is_open: bool = False
+    """As far as its known output ids tell."""
+    appended_token_ids: tuple[int, ...] = ()
+    """Output ids that the runner has not been told of: the closing of a thought."""
     finish_reason: FinishReason | None = None
 
     @property

@@ -14,12 +14,15 @@ from ..config import EngineConfig
 from ..errors import EngineError
 from ..protocol import FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs
 from .kv_cache_manager import KVCacheManager
-from .outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput, StepOutput
+from .outputs import ModelRunnerOutput, NewSequence, SampledToken, ScheduledSequence, SchedulerOutput, StepOutput
 from .request import RequestGroup, Sequence
 
 log = logging.getLogger(__name__)
 
 STEP_FAILED = EngineError("The engine failed while it computed this answer. Try again; the server's log says more.").to_wire()
+
+_CERTAIN = TokenLogprobs(0.0)
+"""Of an id that was not sampled."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Scheduler:
         assert 0 < len(request.prompt_token_ids) < self.max_model_len
         group = RequestGroup(request)
         for index in range(request.n):
-            sequence = Sequence(self._next_id, group, index)
+            sequence = Sequence(self._next_id, group, index, thought_is_open=request.sampling.thought_end_id is not None)
             self._next_id += 1
             group.sequences.append(sequence)
             self._by_id[sequence.sequence_id] = sequence
@@ -143,13 +146,17 @@ class Scheduler:
         return SchedulerOutput(tuple(new), tuple(scheduled), finished)
 
     def _awaits_token(self, sequence: Sequence) -> bool:
-        """Whether nothing can be scheduled before a pending token is known: it is the last one, or decides what is forbidden next."""
+        """Whether nothing can be scheduled before a pending token is known: it is the last one, or decides what may come next.
+
+        Such a sequence is computed in every other step while others run a step ahead; they do not wait for it.
+        """
         if not sequence.num_pending_tokens:
             return False
         sampling = sequence.group.request.sampling
         num_output_tokens = len(sequence.output_token_ids) + sequence.num_pending_tokens
         ends = num_output_tokens >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len
-        return ends or bool(sampling.bad_words_token_ids)
+        closes_thought = sequence.thought_is_open and num_output_tokens == sampling.reasoning_max_tokens
+        return ends or closes_thought or sampling.grammar is not None or bool(sampling.bad_words_token_ids)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Grow the sequence, preempting from the back of `running`; False if it had to preempt itself."""
@@ -208,18 +215,21 @@ class Scheduler:
 
     @staticmethod
     def _introduce(sequence: Sequence) -> NewSequence:
-        sampling = sequence.group.request.sampling
+        request = sequence.group.request
+        sampling = request.sampling
         seed = None if sampling.seed is None else (sampling.seed + sequence.index) & (2**63 - 1)
-        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed)
+        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, request.matcher)
 
     @staticmethod
     def _grant(sequence: Sequence, count: int) -> ScheduledSequence:
+        appended, sequence.appended_token_ids = sequence.appended_token_ids, ()
         return ScheduledSequence(
             sequence.sequence_id,
             num_computed_tokens=sequence.num_computed_tokens,
             num_scheduled_tokens=count,
             block_ids=tuple(sequence.block_ids),
             samples=sequence.num_computed_tokens + count == sequence.num_tokens,
+            appended_token_ids=appended,
         )
 
     def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepOutput:
@@ -245,15 +255,35 @@ class Scheduler:
                 continue
             sequence.output_token_ids.append(token.token_id)
             self.kv.remember(sequence)
-            self._totals["generation"] += 1
-            reason = self._finish_reason(sequence, token.token_id)
-            logprobs = () if token.logprobs is None else (token.logprobs,)
-            if reason is not None:
-                events.append(self._end(sequence, reason, token_ids=(token.token_id,), logprobs=logprobs))
-            else:
-                events.append(self._event(sequence, (token.token_id,), logprobs))
+            events.append(self._book(sequence, token))
         self._booked = []
         return StepOutput(tuple(events))
+
+    def _book(self, sequence: Sequence, token: SampledToken) -> GenerateEvent:
+        """What the sequence's new token means: an end, or the end of its thought, or that it goes on."""
+        sampling = sequence.group.request.sampling
+        ids: tuple[int, ...] = (token.token_id,)
+        reason = self._finish_reason(sequence, token.token_id)
+        if token.token_id == sampling.thought_end_id:
+            sequence.thought_is_open = False
+        elif reason is None and sequence.thought_is_open and len(sequence.output_token_ids) == sampling.reasoning_max_tokens:
+            ids += self._close_thought(sequence)
+            reason = self._length_reason(sequence)
+        self._totals["generation"] += len(ids)
+        logprobs = () if token.logprobs is None else (token.logprobs, *(_CERTAIN for _ in ids[1:]))
+        if reason is not None:
+            return self._end(sequence, reason, token_ids=ids, logprobs=logprobs)
+        return self._event(sequence, ids, logprobs)
+
+    def _close_thought(self, sequence: Sequence) -> tuple[int, ...]:
+        """Its budget is spent: the closing ids become known like a prompt's, as far as there is room for them."""
+        sampling = sequence.group.request.sampling
+        room = min(sampling.max_tokens - len(sequence.output_token_ids), self.max_model_len - sequence.num_tokens)
+        closing = sampling.thought_closing_ids[:room]
+        sequence.output_token_ids.extend(closing)
+        sequence.appended_token_ids = closing
+        sequence.thought_is_open = False
+        return closing
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
         """By cause: an end token on the last allowed position is a `STOP`."""
@@ -261,9 +291,11 @@ class Scheduler:
         count = len(sequence.output_token_ids)
         if count >= sampling.min_tokens and (token_id in sampling.eos_token_ids or token_id in sampling.stop_token_ids):
             return FinishReason.STOP
-        if count >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len:
-            return FinishReason.LENGTH
-        return None
+        return self._length_reason(sequence)
+
+    def _length_reason(self, sequence: Sequence) -> FinishReason | None:
+        full = len(sequence.output_token_ids) >= sequence.group.request.sampling.max_tokens or sequence.num_tokens >= self.max_model_len
+        return FinishReason.LENGTH if full else None
 
     def _end(
         self,

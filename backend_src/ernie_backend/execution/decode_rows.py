@@ -21,15 +21,16 @@ from .sequence_state import SequenceState
 EDITS_PER_ROW = 512
 """Room for logit_bias and forbidden ids, all rows together; a step with more than that is not run as a graph."""
 
-_POSITION, _SLOT = INTEGER_COLUMNS.index("position"), INTEGER_COLUMNS.index("slot")
+_POSITION, _SLOT, _MASK = (INTEGER_COLUMNS.index(name) for name in ("position", "slot", "mask"))
 _PADDING_FLOATS = tuple(1.0 if name in ("top_p", "repetition_penalty") else 0.0 for name in FLOAT_COLUMNS)  # temperature 0: greedy
-_PADDING_INTEGERS = tuple(-1 if name in ("slot", "num_logprobs") else 0 for name in INTEGER_COLUMNS)
+_PADDING_INTEGERS = tuple(-1 if name in ("slot", "num_logprobs", "mask") else 0 for name in INTEGER_COLUMNS)
 
 
 class DecodeRows:
     """Host arrays, their page-locked copies (two, since one may still be on its way) and the device's memory, all with one layout."""
 
-    def __init__(self, max_rows: int, max_blocks: int) -> None:
+    def __init__(self, max_rows: int, max_blocks: int, masks: Tensor) -> None:
+        """`masks` [max_rows, words]: where a step's masks will be (`DeviceSampler.send_masks`)."""
         shapes = {
             "integers": ("int64", (max_rows, len(INTEGER_COLUMNS))),
             "floats": ("float32", (max_rows, len(FLOAT_COLUMNS))),
@@ -43,6 +44,7 @@ class DecodeRows:
         starts = dict(zip(words, np.cumsum([0, *(-(-count // 4) * 4 for count in words.values())]).tolist(), strict=False))  # of 16 bytes
         total = starts["block_tables"] + words["block_tables"]
         self.max_blocks = max_blocks
+        self._masks = masks
         self._header_words = starts["block_tables"]
         self._staging = np.zeros(total, np.int32)
         self._pinned = [xp.pinned([total], "int32") for _ in range(2)]
@@ -63,14 +65,20 @@ class DecodeRows:
     def sampling_rows(self, num_rows: int) -> SamplingRows:
         """The device's side of the first rows."""
         device = self.device
-        return SamplingRows(
-            device["floats"][:num_rows], device["integers"][:num_rows], device["edit_offsets"], self.edit_ids, self.edit_values
-        )
+        floats, integers = device["floats"][:num_rows], device["integers"][:num_rows]
+        return SamplingRows(floats, integers, device["edit_offsets"], self.edit_ids, self.edit_values, self._masks)
 
-    def fill(self, scheduled: Sequence[ScheduledSequence], states: Sequence[SequenceState], slots: np.ndarray, num_rows: int) -> bool:
-        """Write a step's rows, padded to `num_rows`, and send them. False: its edits do not fit, and nothing was sent."""
+    def fill(
+        self,
+        scheduled: Sequence[ScheduledSequence],
+        states: Sequence[SequenceState],
+        lines: tuple[np.ndarray, np.ndarray],
+        num_rows: int,
+    ) -> bool:
+        """Write a step's rows, padded to `num_rows`, and send them; `lines`: of the token counts and of the masks, [rows] each. False: its
+        edits do not fit, and nothing was sent."""
         count, host = len(scheduled), self.host
-        if not self._set_edits(states, slots):
+        if not self._set_edits(states, *lines):
             return False
         for row, (sequence, state) in enumerate(zip(scheduled, states, strict=True)):
             if self._owners[row] is not state:
@@ -82,7 +90,7 @@ class DecodeRows:
         host["positions"][:count] = [sequence.num_computed_tokens for sequence in scheduled]
         host["context_lens"][:count] = host["positions"][:count] + 1
         host["integers"][:count, _POSITION] = [state.num_output_tokens for state in states]
-        host["integers"][:count, _SLOT] = slots
+        host["integers"][:count, _SLOT], host["integers"][:count, _MASK] = lines
         if count < self._num_filled:
             self._clear(count, self._num_filled)
         self._num_filled = count
@@ -101,7 +109,7 @@ class DecodeRows:
         self._owners[row] = state
         self.host["floats"][row] = [getattr(sampling, name) for name in FLOAT_COLUMNS]
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
-        self.host["integers"][row] = [sampling.top_k, np.uint64(state.seed).view(np.int64), 0, -1, num_logprobs]
+        self.host["integers"][row] = [sampling.top_k, np.uint64(state.seed).view(np.int64), 0, -1, num_logprobs, -1]
 
     def _clear(self, start: int, stop: int) -> None:
         host = self.host
@@ -111,13 +119,13 @@ class DecodeRows:
             host[name][start:stop] = 0
         self._owners[start:stop] = [None] * (stop - start)
 
-    def _set_edits(self, states: Sequence[SequenceState], slots: np.ndarray) -> bool:
+    def _set_edits(self, states: Sequence[SequenceState], slots: np.ndarray, mask_lines: np.ndarray) -> bool:
         if not any(state.edits_logits for state in states):
             if self._has_edits:
                 self.host["edit_offsets"][:] = 0
                 self._has_edits = False
             return True
-        packed = pack_rows(sampling_inputs(states), slots)
+        packed = pack_rows(sampling_inputs(states, with_masks=False), slots, mask_lines)
         count = len(packed["edit_ids"])
         if count > self.edit_ids.shape[0]:
             return False

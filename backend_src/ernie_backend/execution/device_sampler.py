@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,11 @@ from ernie_kernels.xp import Tensor
 
 from ..core.outputs import ModelRunnerOutput, SampledToken
 from ..protocol import TokenLogprobs
+from .constraint import mask_words
 from .sampler import sampling_inputs
 from .sequence_state import SequenceState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class DeviceSampler:
         copies = (([max_rows], "int32"), ([max_rows, 1 + most], "float32"), ([max_rows, most], "int32"))
         self._copies = [_HostCopies(*(xp.pinned(shape, dtype) for shape, dtype in copies)) for _ in range(2)]
         self._turn = 0
+        words = mask_words(vocab_size)
+        self.masks = xp.zeros([max_rows, words], "int32")
+        self._pinned_masks = [xp.pinned([max_rows, words], "int32") for _ in range(2)]
+        self._mask_turn = 0
         self._slots: dict[int, int] = {}
         self._free_slots = list(range(max_rows))
 
@@ -70,12 +78,36 @@ class DeviceSampler:
         logits, chosen = self.logits[:num_rows], self.sampled[:num_rows]
         sampling.sample(logits, rows, self._token_counts, self._workspace, chosen, truncated=truncated, pdl=True)
 
-    def pack(self, states: Sequence[SequenceState], slots: np.ndarray) -> SamplingRows:
+    def send_masks(self, states: Sequence[SequenceState]) -> np.ndarray:
+        """Each row's line of `masks`, −1 without one; sends the lines that there are. The tokens before must be known.
+
+        A row whose grammar cannot be followed any further allows nothing, and so fails alone.
+        """
+        lines = np.full(len(states), -1, np.int64)
+        count = 0
+        for row, state in enumerate(states):
+            if state.constraint is None or state.constraint.in_thought:
+                continue
+            if count == 0:
+                self._mask_turn = 1 - self._mask_turn  # the other one may still be on its way
+            line = xp.host_view(self._pinned_masks[self._mask_turn])[count]
+            try:
+                line[:] = state.constraint.mask()
+            except ValueError as error:
+                log.error("sequence %d: %s", state.sequence_id, error)
+                line[:] = 0
+            lines[row] = count
+            count += 1
+        if count:
+            xp.copy_(self.masks[:count], self._pinned_masks[self._mask_turn][:count])
+        return lines
+
+    def pack(self, states: Sequence[SequenceState], slots: np.ndarray, mask_lines: np.ndarray) -> SamplingRows:
         """Rows of a step that is not a graph."""
-        packed = sampling.pack_rows(sampling_inputs(states), slots)
+        packed = sampling.pack_rows(sampling_inputs(states, with_masks=False), slots, mask_lines)
         if not len(packed["edit_ids"]):
             packed |= {"edit_ids": np.zeros(1, np.int32), "edit_values": np.zeros(1, np.float32)}  # an address to point to
-        return SamplingRows(**{name: xp.from_numpy(array) for name, array in packed.items()})
+        return SamplingRows(**{name: xp.from_numpy(array) for name, array in packed.items()}, masks=self.masks)
 
     def assign_slots(self, states: Sequence[SequenceState]) -> np.ndarray:
         """Each row's line of the token counts; −1 without penalties. A sequence that has none yet gets one, counted from its ids."""
@@ -125,6 +157,7 @@ class DeviceSampler:
             if token_id < 0:
                 failed[state.sequence_id] = "the largest logit of this row is not finite: no token can be chosen"
             else:
+                state.note(token_id)
                 wanted = state.sampling.logprobs
                 sampled[state.sequence_id] = SampledToken(token_id, None if wanted is None else _logprobs(pending.copies, row, wanted))
         return ModelRunnerOutput(sampled, failed)

@@ -56,20 +56,20 @@ class GraphRunner:
         self.max_model_len = engine_config.max_model_len
         self.buckets = batch_buckets(engine_config.max_num_seqs)
         self.sampler = DeviceSampler(model_config.vocab_size, engine_config.max_num_seqs)
-        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence)
+        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence, self.sampler.masks)
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
 
     def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> PendingTokens | None:
         """Start a step with at least one token; None: it samples nothing."""
         sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
-        slots = self.sampler.assign_slots(sampling)
+        lines = self.sampler.assign_slots(sampling), self.sampler.send_masks(sampling)
         bucket = next(size for size in self.buckets if size >= len(step.scheduled))
         is_decode = all(s.samples and s.num_scheduled_tokens == 1 for s in step.scheduled)
-        if is_decode and self.rows.fill(step.scheduled, sampling, slots, bucket):
+        if is_decode and self.rows.fill(step.scheduled, sampling, lines, bucket):
             self.decode(bucket, truncated=self.sampler.is_truncated(sampling))
             return self.sampler.send(sampling, self.rows.sampling_rows(bucket))
-        return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling, slots)
+        return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling, lines)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
         """One decode step of the rows that were sent, as a graph; the first of its kind launch by launch, and then captured.
@@ -103,14 +103,16 @@ class GraphRunner:
         self.model.logits(self.model.forward(batch, self.caches, self.cos_sin), self.sampler.logits[:bucket])
         self.sampler.choose(self.rows.sampling_rows(bucket), bucket, truncated=truncated)
 
-    def _launch_eagerly(self, batch: InputBatch, states: Sequence[SequenceState], slots: np.ndarray) -> PendingTokens | None:
+    def _launch_eagerly(
+        self, batch: InputBatch, states: Sequence[SequenceState], lines: tuple[np.ndarray, np.ndarray]
+    ) -> PendingTokens | None:
         token_ids = xp.empty(batch.token_ids.shape, "int32")
         feed_tokens(batch.token_ids, self.sampler.sampled, token_ids)
         hidden = self.model.forward(replace(batch, token_ids=token_ids), self.caches, self.cos_sin)
         if batch.logits_rows is None:
             return None
         self.model.logits(xp.take(hidden, batch.logits_rows, axis=0), self.sampler.logits[: len(states)])
-        rows = self.sampler.pack(states, slots)
+        rows = self.sampler.pack(states, *lines)
         self.sampler.choose(rows, len(states), truncated=self.sampler.is_truncated(states))
         return self.sampler.send(states, rows)
 
@@ -126,14 +128,14 @@ class GraphRunner:
                 bar.update()
             for bucket in sorted(buckets, reverse=True):  # the largest first: the others find their memory in its pool
                 for truncated in (False, True):
-                    self.rows.fill((), (), np.empty(0, np.int64), bucket)
+                    self.rows.fill((), (), (np.empty(0, np.int64), np.empty(0, np.int64)), bucket)
                     self.decode(bucket, truncated=truncated)
                     bar.update()
         xp.synchronize()
 
     def _warm_up_prompt(self, length: int) -> None:
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, repetition_penalty=1.1, logprobs=1)
-        states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0)}
+        states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0, self.sampler.vocab_size)}
         blocks = tuple(range(-(-length // self.block_size)))
         pending = self.launch(SchedulerOutput((), (ScheduledSequence(-1, 0, length, blocks, samples=True),), ()), states)
         assert pending is not None

@@ -33,6 +33,7 @@ class ModelRunner:
         """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
         assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
         self.model = model
+        self.vocab_size = model_config.vocab_size
         self.cpu_threads = engine_config.cpu_threads
         self.block_size = engine_config.block_size_tokens
         self.num_blocks = num_blocks
@@ -59,7 +60,8 @@ class ModelRunner:
         for sequence_id in step.finished_sequence_ids:
             self.states.pop(sequence_id, None)
         for new in step.new_sequences:
-            self.states[new.sequence_id] = SequenceState(new, self._seed(new))
+            self.states[new.sequence_id] = SequenceState(new, self._seed(new), self.vocab_size)
+        self._append(step)
         if self.graphs is not None:
             self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
@@ -97,6 +99,14 @@ class ModelRunner:
             return ModelRunnerOutput({}, {})
         logits = self.model.logits(xp.take(hidden, batch.logits_rows, axis=0))
         return sample(logits, [self.states[sequence_id] for sequence_id in batch.sampling_sequence_ids])
+
+    def _append(self, step: SchedulerOutput) -> None:
+        """Ids that the scheduler has added itself; whoever counts tokens on the device counts anew."""
+        for scheduled in step.scheduled:
+            if scheduled.appended_token_ids:
+                self.states[scheduled.sequence_id].append(scheduled.appended_token_ids)
+                if self.graphs is not None:
+                    self.graphs.sampler.forget((scheduled.sequence_id,))
 
     def _seed(self, new: NewSequence) -> int:
         """The request's seed, else the next of the engine's own: the same requests in the same order draw the same again."""

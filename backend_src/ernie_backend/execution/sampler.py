@@ -35,11 +35,13 @@ def sample(logits: Tensor, states: Sequence[SequenceState]) -> ModelRunnerOutput
         found = result.logprobs[row]
         sampled[state.sequence_id] = SampledToken(token_id, None if found is None else TokenLogprobs(*found))
         state.token_ids.append(token_id)
+        state.note(token_id)
     return ModelRunnerOutput(sampled, {states[row].sequence_id: text for row, text in result.failed.items()})
 
 
-def sampling_inputs(states: Sequence[SequenceState]) -> ops.SamplingInputs:
-    """The sequences' parameters side by side; what only penalties read is filled in only where there are any."""
+def sampling_inputs(states: Sequence[SequenceState], *, with_masks: bool = True) -> ops.SamplingInputs:
+    """The sequences' parameters side by side; what only penalties read is filled in only where there are any. `with_masks`: on a GPU they
+    take another way."""
     params = [state.sampling for state in states]
     return ops.SamplingInputs(
         temperature=np.array([p.temperature for p in params], np.float64),
@@ -55,5 +57,6 @@ def sampling_inputs(states: Sequence[SequenceState]) -> ops.SamplingInputs:
         output_token_ids=tuple(state.output_array() if state.penalised else None for state in states),
         logit_bias=tuple(state.logit_bias for state in states),
         forbidden_token_ids=tuple(state.forbidden_token_ids() for state in states),
+        allowed_masks=tuple(state.allowed_mask() if with_masks else None for state in states),
         num_logprobs=tuple(p.logprobs for p in params),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
-from .json_schema import check_schema
+from .schema_check import check_schema
 
 MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 128

@@ -21,6 +21,7 @@ from ..errors import EngineError, ErnieError
 from ..metrics import ENGINE_METRICS
 from ..protocol import GenerateRequest
 from ..text.tokenizer import Tokenizer
+from .defaults import end_token_ids
 from .post_context import PostContext
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings
@@ -49,7 +50,8 @@ class EngineModel:
             settings = load_settings(args)
             self._seal = Seal.of_server(args)
             self._tokenizer = Tokenizer.from_folder(settings.model)
-            self._serving: ServingEngine = build_engine(settings)
+            tokenizer = self._tokenizer
+            self._serving: ServingEngine = build_engine(settings, tokenizer, lambda model: end_token_ids(settings.model, model, tokenizer))
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._keys: set[str] = set()
@@ -91,7 +93,7 @@ class EngineModel:
         self._keys.add(generate.key)
         sink = _TritonSink(self._pb, sender, self._first_response(generate), lambda: self._keys.discard(generate.key))
         self._serving.delivery.register(generate.key, sink, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
-        self._serving.engine.submit(generate)
+        self._serving.submit(generate)
 
     def _first_response(self, generate: GenerateRequest) -> dict[str, Any]:
         """What only a choice's first response carries."""

@@ -15,6 +15,7 @@ from ..text.answer_format import CLOSE_THOUGHT, THINKS_BY_DEFAULT, AnswerFormat,
 from ..text.chat_template import ChatTemplate, as_typed
 from ..text.markers import last_marker
 from ..text.tokenizer import Tokenizer
+from .answer_rules import AnswerRules
 from .chat_input import ChatInput, read_chat
 from .defaults import end_token_ids, sampling_defaults
 from .json_input import read_json_object
@@ -44,6 +45,7 @@ class _Prompt:
     param: str
     """The field that a complaint about its length names."""
     answer_format: AnswerFormat
+    chat: ChatInput
 
 
 class Preprocessor:
@@ -67,10 +69,11 @@ class Preprocessor:
         self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template)
         self._parsers = choose_parsers(self._template.source, reasoning=config.reasoning_parser, tool_call=config.tool_call_parser)
         self._takes_tools = self._template.takes_tools and self._parsers.tool_call != NO_PARSER
-        self._closing_ids = self._tokenizer.encode_template(CLOSE_THOUGHT)
+        self._rules = AnswerRules(self._tokenizer)
 
     def close(self) -> None:
         self._template.close()
+        self._rules.close()
 
     def process(self, inputs: RequestInputs) -> GenerateRequest:
         """The request for the engine. Raises `InvalidRequestError` for whatever a user got wrong; nothing is kept of it."""
@@ -83,7 +86,7 @@ class Preprocessor:
         if inputs.num_images:
             raise InvalidRequestError("image: this model takes no images.", param="image")
         fields = self._sampling_fields(inputs)
-        prompt = self._prompt(inputs)
+        prompt = self._prompt(inputs, no_thought=fields.reasoning_max_tokens == 0)
         sampling = self._sampling(fields, prompt)
         stream = bool(inputs.stream)
         echo = fields.echo or inputs.exclude_input_in_output is False
@@ -111,19 +114,19 @@ class Preprocessor:
 
     # the prompt ----------------------------------------------------------------------------------------------------------------
 
-    def _prompt(self, inputs: RequestInputs) -> _Prompt:
+    def _prompt(self, inputs: RequestInputs, no_thought: bool) -> _Prompt:
         if (inputs.text_input is None) == (inputs.chat is None):
             found = "neither" if inputs.chat is None else "both"
             raise InvalidRequestError(f"Give exactly one of text_input and chat, got {found}.", param="text_input")
         if inputs.text_input is not None:
-            return self._encoded(inputs.text_input, "text_input", ChatInput())
+            return self._encoded(inputs.text_input, "text_input", ChatInput(), no_thought)
         assert inputs.chat is not None
         chat = read_chat(read_json_object(inputs.chat, "chat"), takes_tools=self._takes_tools)
         if chat.prompt_token_ids is not None:
             ids = self._checked_prompt_ids(chat.prompt_token_ids)
-            return _Prompt(ids, None, "prompt_token_ids", self._answer_format(ids, chat))
+            return _Prompt(ids, None, "prompt_token_ids", self._answer_format(ids, chat), chat)
         if chat.raw_prompt is not None:
-            return self._encoded(chat.raw_prompt, "messages", chat)
+            return self._encoded(chat.raw_prompt, "messages", chat, no_thought)
         assert chat.messages is not None
         variables = chat.variables
         if self._parsers.reasoning in THINKS_BY_DEFAULT:
@@ -135,9 +138,9 @@ class Preprocessor:
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
         )
-        return self._encoded(rendered, "messages", chat)
+        return self._encoded(rendered, "messages", chat, no_thought or chat.closes_thought)
 
-    def _encoded(self, text: str, param: str, chat: ChatInput) -> _Prompt:
+    def _encoded(self, text: str, param: str, chat: ChatInput, no_thought: bool) -> _Prompt:
         if len(text) > self._max_model_len:  # a megabyte takes up to half a second to encode and 10 ms to measure
             fewest = self._tokenizer.fewest_tokens(text)
             if fewest >= self._max_model_len:
@@ -146,19 +149,19 @@ class Preprocessor:
         if not ids:
             raise InvalidRequestError(f"{param}: the prompt is empty.", param=param)
         answer_format = self._answer_format(ids, chat)
-        if chat.closes_thought and answer_format.begins_in == "thought":  # a template without a switch: its thought ends before it begins
-            text, ids = text + CLOSE_THOUGHT, ids + self._closing_ids
+        if no_thought and answer_format.begins_in == "thought":  # the template has no switch: its thought ends before it begins
+            text, ids = text + CLOSE_THOUGHT, ids + self._tokenizer.encode_template(CLOSE_THOUGHT)
             answer_format = self._answer_format(ids, chat)
         if len(ids) >= self._max_model_len:
             raise self._too_long(str(len(ids)), param)
-        return _Prompt(ids, as_typed(text), param, answer_format)
+        return _Prompt(ids, as_typed(text), param, answer_format, chat)
 
     def _answer_format(self, ids: list[int], chat: ChatInput) -> AnswerFormat:
         return self._parsers.answer_format(
             last_marker(ids, self._tokenizer),
             is_chat=chat.messages is not None,
             calls=chat.tool_choice.mode != "none",
-            one_call=not chat.parallel_tool_calls,
+            one_call=not chat.parallel_tool_calls or chat.tool_choice.name is not None,
         )
 
     def _checked_prompt_ids(self, given: list[Any]) -> list[int]:
@@ -226,6 +229,7 @@ class Preprocessor:
             stop_token_ids=tuple(self._check_token(token, "stop_token_ids") for token in fields.stop_token_ids),
             eos_token_ids=() if fields.ignore_eos else self._eos_token_ids,
             logprobs=fields.logprobs,
+            **self._rules.read(fields, prompt.chat, prompt.answer_format),
         )
 
     def _checked_biases(self, fields: SamplingFields) -> tuple[tuple[int, float], ...]:
