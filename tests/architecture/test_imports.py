@@ -9,11 +9,12 @@ from tests.architecture.sources import OURS, ROOT, imports, is_within, module_fi
 BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "metrics", "protocol", "errors", "config")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors"),
+    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.json_depth"),
     "ernie_backend": (),
     "ernie_backend.errors": (),
     "ernie_backend.protocol": (),
     "ernie_backend.relay": (),
+    "ernie_backend.json_depth": (),
     "ernie_backend.config": ("ernie_backend.errors",),
     "ernie_backend.sampling_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
     "ernie_backend.core": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
@@ -31,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.build": (*(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD), "ernie_kernels.xp"),
     "ernie_backend.triton_adapter": (
         *(f"ernie_backend.{name}" for name in ("build", "text", "engine", "delivery", "relay", "metrics")),
-        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "errors", "config")),
+        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "json_depth", "errors", "config")),
     ),
     "ernie_backend.checkpoint_writer": (
         "ernie_backend.config",
