@@ -193,6 +193,90 @@ class TestAnswerFormat:
         preprocessor.close()
 
 
+def refused(x1: Callable[..., GenerateRequest], chat: dict[str, Any], **sampling: Any) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        x1(chat={"messages": USER, **chat}, sampling_parameters=json.dumps(sampling))
+    return caught.value
+
+
+class TestWhatAnAnswerMustKeepTo:
+    def test_nothing_by_default(self, x1: Callable[..., GenerateRequest]) -> None:
+        sampling = x1(chat={"messages": USER, "tools": TOOLS}).sampling
+        assert (sampling.grammar, sampling.thought_end_id, sampling.reasoning_max_tokens) == (None, None, None)
+        assert x1(chat={"messages": USER}, sampling_parameters='{"response_format": {"type": "text"}}').sampling.grammar is None
+
+    def test_a_budget(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        sampling = x1(chat={"messages": USER}, sampling_parameters='{"reasoning_max_tokens": 5}').sampling
+        assert sampling.thought_end_id == tokenizer.token_id("</think>") and sampling.reasoning_max_tokens == 5
+        assert list(sampling.thought_closing_ids) == tokenizer.encode_template("\n</think>\n\n")
+        off = x1(chat={"messages": USER}, sampling_parameters='{"reasoning_max_tokens": 0}')
+        assert tokenizer.decode(off.prompt_token_ids, skip_special_tokens=False).endswith("<think>\n\n</think>\n\n")
+        assert off.sampling.reasoning_max_tokens is None
+
+    def test_a_grammar_waits_for_the_thought(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        guided = json.dumps({"guided_choice": ["a"]})
+        request = x1(chat={"messages": USER}, sampling_parameters=guided)
+        assert request.sampling.grammar and request.sampling.thought_end_id == tokenizer.token_id("</think>")
+        assert GenerateRequest.from_json(request.to_json(), request.prompt_token_ids).sampling == request.sampling
+        off = x1(chat={"messages": USER, "enable_thinking": False}, sampling_parameters=guided).sampling
+        assert off.grammar and off.thought_end_id is None
+
+    def test_a_demanded_call(self, x1: Callable[..., GenerateRequest]) -> None:
+        tools = [{"name": "f"}, {"name": "g"}]
+        both = x1(chat={"messages": USER, "tools": tools, "tool_choice": "required"})
+        assert '"f\\\\\\"' in str(both.sampling.grammar) and '"g\\\\\\"' in str(both.sampling.grammar)
+        named = x1(chat={"messages": USER, "tools": tools, "tool_choice": {"type": "function", "function": {"name": "g"}}})
+        assert '"f\\\\\\"' not in str(named.sampling.grammar) and '"g\\\\\\"' in str(named.sampling.grammar)
+        assert context(named).answer_format.one_call and not context(both).answer_format.one_call
+
+    @pytest.mark.parametrize(
+        ("chat", "sampling", "param", "words"),
+        [
+            ({}, {"response_format": {"type": "grammar"}}, "response_format.type", "got 'grammar'"),
+            ({}, {"response_format": "json_object"}, "response_format", "must be an object"),
+            ({}, {"response_format": {"type": "json_schema"}}, "response_format.json_schema", "name and a schema"),
+            (
+                {},
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+                "response_format.json_schema.schema.type",
+                "must be one of",
+            ),
+            ({}, {"guided_json": "{"}, "guided_json", "not valid JSON"),
+            ({}, {"guided_json": "[]"}, "guided_json", "got a list"),
+            ({}, {"guided_json": 5}, "guided_json", "must be a JSON Schema"),
+            ({}, {"guided_choice": []}, "guided_choice", "1 to 1024 strings"),
+            ({}, {"guided_choice": ["a", ""]}, "guided_choice", "not empty"),
+            ({}, {"guided_choice": ["a" * 70_000]}, "guided_choice", "characters altogether"),
+            ({}, {"guided_regex": ""}, "guided_regex", "1 to 8192"),
+            ({}, {"guided_regex": "a" * 9_000}, "guided_regex", "1 to 8192"),
+            ({}, {"guided_regex": ["a"]}, "guided_regex", "a regular expression"),
+            ({}, {"guided_regex": "["}, "guided_regex", "cannot be followed"),
+            ({}, {"guided_regex": "a", "guided_json": {}}, "guided_json", "not guided_regex and guided_json"),
+            ({}, {"guided_regex": "a", "response_format": {"type": "json_object"}}, "response_format", "only one kind"),
+            ({}, {"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "combined with guided_regex"),
+            ({}, {"guided_regex": "a", "bad_words": ["x"]}, "bad_words", "combined with guided_regex"),
+            ({}, {"reasoning_max_tokens": -1}, "reasoning_max_tokens", "from 0"),
+            ({"tools": TOOLS, "tool_choice": "required"}, {"guided_regex": "a"}, "guided_regex", "one or the other"),
+            ({"tools": TOOLS, "tool_choice": "required"}, {"min_tokens": 2}, "min_tokens", "combined with tool_choice"),
+            (
+                {"tools": [{"name": "f", "parameters": {"uniqueItems": True}}], "tool_choice": "required"},
+                {},
+                "tools[0].function.parameters",
+                "uniqueItems",
+            ),
+            ({"parallel_tool_calls": "no"}, {}, "parallel_tool_calls", "true or false"),
+        ],
+    )
+    def test_refused(
+        self, x1: Callable[..., GenerateRequest], chat: dict[str, Any], sampling: dict[str, Any], param: str, words: str
+    ) -> None:
+        error = refused(x1, chat, **sampling)
+        assert error.param == param and words in error.message
+
+    def test_an_unusual_schema_is_no_fault_where_nothing_is_demanded(self, x1: Callable[..., GenerateRequest]) -> None:
+        assert x1(chat={"messages": USER, "tools": [{"name": "f", "parameters": {"uniqueItems": True}}]}).sampling.grammar is None
+
+
 class TestSampling:
     def test_fastdeploys_defaults_and_the_rest_of_the_context(self, process: Process) -> None:
         request = process(text_input="hello")
@@ -292,7 +376,7 @@ class TestBadInput:
         with pytest.raises(InvalidRequestError) as caught:
             preprocessor.process(RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
         assert words in caught.value.message
-        assert caught.value.param == name
+        assert caught.value.param == ("a.a.a.a" if "nested" in words else name)
 
     @pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
     def test_a_constant_that_is_no_number_is_found(self, preprocessor: Preprocessor, constant: str) -> None:
