@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from ernie_backend.core.outputs import GRAMMAR_TOO_COMPLEX
+from ernie_backend.errors import from_wire
 from ernie_backend.protocol import FinishReason
 from tests.core.driver import Driver, request
 from tests.fakes.runner import expected_tokens
@@ -94,3 +96,15 @@ def test_a_constrained_sequence_waits_alone() -> None:
     assert [1 in step for step in steps[:20]] == [True, False] * 10
     driver.run()
     assert driver.tokens["bound", 0] == expected_tokens(PROMPT, 20)
+
+
+def test_a_grammar_that_becomes_too_complex_is_the_requests_fault() -> None:
+    driver = Driver()
+    driver.runner.fail_sampling_of.add(0)
+    driver.runner.why_sampling_fails = GRAMMAR_TOO_COMPLEX
+    driver.core.add(request("a", PROMPT, 5, grammar="anything"))
+    driver.core.add(request("b", PROMPT, 5))
+    driver.run()
+    error = from_wire(str(driver.errors["a", 0]))
+    assert error.http_status == 400 and "simpler" in error.message
+    assert driver.tokens["b", 0] == expected_tokens(PROMPT, 5)

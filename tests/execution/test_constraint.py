@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_backend.core.outputs import NewSequence
+from ernie_backend.core.outputs import GRAMMAR_TOO_COMPLEX, NewSequence
 from ernie_backend.errors import ErnieError
-from ernie_backend.execution.constraint import COMPILED_GRAMMARS, Constraint, GrammarCompiler, Vocabulary, mask_words
+from ernie_backend.execution.constraint import (
+    COMPILED_GRAMMARS,
+    Constraint,
+    GrammarCompiler,
+    GrammarTooComplexError,
+    Vocabulary,
+    mask_words,
+)
 from ernie_backend.execution.sampler import sample
 from ernie_backend.execution.sequence_state import SequenceState
 from ernie_backend.protocol import SamplingParams
@@ -81,7 +88,7 @@ def test_it_begins_behind_the_thought(compiler: GrammarCompiler) -> None:
 def test_a_token_against_the_grammar_is_noticed(compiler: GrammarCompiler) -> None:
     constraint = Constraint(compiled(compiler, 'start: "ab"'), sampling(), VOCAB)
     constraint.accept(98)
-    with pytest.raises(ValueError, match="cannot be followed"):
+    with pytest.raises(GrammarTooComplexError, match="satisfy the grammar"):
         constraint.mask()
 
 
@@ -99,7 +106,7 @@ def test_a_grammar_that_becomes_too_complex_ends_one_sequence(compiler: GrammarC
         assert result.sampled[1].token_id == letter
         if result.failed:
             break
-    assert "cannot be followed" in result.failed[0]
+    assert result.failed == {0: GRAMMAR_TOO_COMPLEX}
 
 
 def test_the_answer_cannot_end_within_its_thought(compiler: GrammarCompiler) -> None:

@@ -43,6 +43,7 @@ class FakeRunner:
         self.outputs: list[SchedulerOutput] = []
         self.fail_next = False
         self.fail_sampling_of: set[int] = set()
+        self.why_sampling_fails = "scripted"
         self.broken_promise: AssertionError | None = None
         """What the scheduler did wrong; the engine core would take it for a failed step, so drivers look here."""
 
@@ -90,7 +91,7 @@ class FakeRunner:
             if granted.samples:
                 assert end == len(ids)
                 if granted.sequence_id in self.fail_sampling_of:
-                    failed[granted.sequence_id] = "scripted"
+                    failed[granted.sequence_id] = self.why_sampling_fails
                     continue
                 token = (state ^ (new.seed or 0)) % VOCAB_SIZE
                 ids.append(token)

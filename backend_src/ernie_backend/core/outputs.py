@@ -7,6 +7,9 @@ from typing import Any
 
 from ..protocol import GenerateEvent, SamplingParams, TokenLogprobs
 
+GRAMMAR_TOO_COMPLEX = "the grammar cannot be followed within its limits"
+"""In `ModelRunnerOutput.failed`: the request's own fault."""
+
 
 @dataclass(frozen=True)
 class NewSequence:

@@ -11,16 +11,20 @@ from collections import deque
 from dataclasses import dataclass
 
 from ..config import EngineConfig
-from ..errors import EngineError
+from ..errors import EngineError, InvalidRequestError
 from ..protocol import FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs
 from .kv_cache_manager import KVCacheManager
-from .outputs import ModelRunnerOutput, NewSequence, SampledToken, ScheduledSequence, SchedulerOutput, StepOutput
+from .outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, NewSequence, SampledToken, ScheduledSequence, SchedulerOutput, StepOutput
 from .request import RequestGroup, Sequence
 
 log = logging.getLogger(__name__)
 
 STEP_FAILED = EngineError("The engine failed while it computed this answer. Try again; the server's log says more.").to_wire()
 
+TOO_COMPLEX = InvalidRequestError(
+    "The answer cannot follow the format that was asked for: it has become too complex on the way. Make the schema, expression or grammar "
+    "simpler."
+).to_wire()
 _CERTAIN = TokenLogprobs(0.0)
 """Of an id that was not sampled."""
 
@@ -251,7 +255,8 @@ class Scheduler:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
                 log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
                 self.kv.forget(sequence)
-                events.append(self._end(sequence, FinishReason.ERROR, error=STEP_FAILED))
+                error = TOO_COMPLEX if why == GRAMMAR_TOO_COMPLEX else STEP_FAILED
+                events.append(self._end(sequence, FinishReason.ERROR, error=error))
                 continue
             sequence.output_token_ids.append(token.token_id)
             self.kv.remember(sequence)

@@ -104,6 +104,10 @@ class GrammarCompiler:
         return matcher
 
 
+class GrammarTooComplexError(Exception):
+    """The grammar cannot be followed within its limits; of one sequence."""
+
+
 class Constraint:
     """One sequence's place in its grammar. During the thought, if there is one, everything is allowed but to end the answer."""
 
@@ -128,12 +132,12 @@ class Constraint:
         self.in_thought = False
 
     def mask(self) -> np.ndarray | None:
-        """[mask_words] int32 of what may come next; None: everything. Raises `ValueError` when the grammar cannot be followed further."""
+        """[mask_words] int32 of what may come next; None: everything. Raises `GrammarTooComplexError`."""
         if self.in_thought:
             return None
         if not self._is_filled:
             fill_next_token_bitmask(self._matcher, self._mask)  # once stopped, only the ends are left
             if self._matcher.is_error():
-                raise ValueError(f"the grammar cannot be followed: {self._matcher.get_error()}")
+                raise GrammarTooComplexError(self._matcher.get_error())
             self._is_filled = True
         return self._mask[0]

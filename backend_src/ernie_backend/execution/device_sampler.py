@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,13 @@ from ernie_kernels.triton import sampling, token_counts
 from ernie_kernels.triton.sampling import SamplingRows, SamplingWorkspace
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ModelRunnerOutput, SampledToken
+from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, SampledToken
 from ..protocol import TokenLogprobs
-from .constraint import mask_words
+from .constraint import GrammarTooComplexError, mask_words
 from .sampler import sampling_inputs
 from .sequence_state import SequenceState
 
-log = logging.getLogger(__name__)
+_NOT_FINITE = "the largest logit of this row is not finite: no token can be chosen"
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class DeviceSampler:
         self.masks = xp.zeros([max_rows, words], "int32")
         self._pinned_masks = [xp.pinned([max_rows, words], "int32") for _ in range(2)]
         self._mask_turn = 0
+        self._too_complex: set[int] = set()
         self._slots: dict[int, int] = {}
         self._free_slots = list(range(max_rows))
 
@@ -93,8 +93,8 @@ class DeviceSampler:
             line = xp.host_view(self._pinned_masks[self._mask_turn])[count]
             try:
                 line[:] = state.constraint.mask()
-            except ValueError as error:
-                log.error("sequence %d: %s", state.sequence_id, error)
+            except GrammarTooComplexError:
+                self._too_complex.add(state.sequence_id)
                 line[:] = 0
             lines[row] = count
             count += 1
@@ -155,7 +155,9 @@ class DeviceSampler:
         for row, (state, place, token_id) in enumerate(zip(pending.states, pending.places, token_ids, strict=True)):
             state.token_ids[place] = max(token_id, 0)
             if token_id < 0:
-                failed[state.sequence_id] = "the largest logit of this row is not finite: no token can be chosen"
+                too_complex = state.sequence_id in self._too_complex
+                self._too_complex.discard(state.sequence_id)
+                failed[state.sequence_id] = GRAMMAR_TOO_COMPLEX if too_complex else _NOT_FINITE
             else:
                 state.note(token_id)
                 wanted = state.sampling.logprobs

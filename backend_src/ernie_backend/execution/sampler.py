@@ -12,8 +12,9 @@ import numpy as np
 from ernie_kernels import ops
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ModelRunnerOutput, SampledToken
+from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, SampledToken
 from ..protocol import TokenLogprobs
+from .constraint import GrammarTooComplexError
 from .sequence_state import SequenceState
 
 
@@ -23,7 +24,8 @@ def sample(logits: Tensor, states: Sequence[SequenceState]) -> ModelRunnerOutput
         result = ops.sample(logits, sampling_inputs(states))
     except Exception as error:  # whatever it is, it must end one sequence and not all
         if len(states) == 1:
-            return ModelRunnerOutput({}, {states[0].sequence_id: f"{type(error).__name__}: {error}"})
+            text = GRAMMAR_TOO_COMPLEX if isinstance(error, GrammarTooComplexError) else f"{type(error).__name__}: {error}"
+            return ModelRunnerOutput({}, {states[0].sequence_id: text})
         alone = [sample(logits[row : row + 1], [state]) for row, state in enumerate(states)]
         return ModelRunnerOutput(
             {k: v for out in alone for k, v in out.sampled.items()}, {k: v for out in alone for k, v in out.failed.items()}
