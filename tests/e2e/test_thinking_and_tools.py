@@ -168,12 +168,14 @@ class TestTools:
         history = [*HELLO, message.model_dump(), result]
         assert ask(client, history, tools=[TIME], max_tokens=12).choices[0].finish_reason
 
-    def test_on_kserve(self, server: RunningServer) -> None:
+    @pytest.mark.parametrize("streams", [True, False])
+    def test_on_kserve(self, server: RunningServer, streams: bool) -> None:
         chat = {"messages": HELLO, "tools": [TIME], "tool_choice": "required", "parallel_tool_calls": False}
-        stream = Stream(server.triton_grpc, chat=chat, sampling_parameters={**SHORT_THOUGHT, "max_tokens": 100})
+        stream = Stream(server.triton_grpc, stream=streams, chat=chat, sampling_parameters={**SHORT_THOUGHT, "max_tokens": 100})
         answer = stream.answer()[0]
         deltas = answer["tool_calls"]
         assert answer["finish"] == "tool_calls" and answer["reasoning"] and answer["text"] == ""
+        assert answer["usage"]["completion_tokens"] < 60, "the engine has heard of the end"
         assert "".join(delta["function"].get("name", "") for delta in deltas) == "get_time"
         assert "".join(delta["function"]["arguments"] for delta in deltas) == "{}"
 

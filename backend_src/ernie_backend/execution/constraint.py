@@ -31,7 +31,7 @@ def mask_words(vocab_size: int) -> int:
 
 
 class Vocabulary:
-    """What grammars must know of a tokenizer. Plain values; what llguidance makes of it (0.3 s, 80 MB) is made at first use."""
+    """What grammars must know of a tokenizer; what llguidance makes of it takes 0.3 s and 80 MB for 103,424 tokens."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class GrammarCompiler:
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, thread_name_prefix="ernie-grammars")
         self._lock = threading.Lock()
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._pool.submit(vocabulary.llguidance)  # before anybody waits for it, and while no step could be held up
 
     def compile(self, grammar: str, place: Callable[[LLMatcher], None], refuse: Callable[[ErnieError], None]) -> None:
         """Returns at once; then one of the two is called on another thread."""
