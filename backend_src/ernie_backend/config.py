@@ -23,12 +23,17 @@ PARSERS = ("ernie-45-vl", "ernie-45-vl-thinking", "ernie-x1")
 NO_PARSER = "none"
 
 
+LOAD_FORMATS = ("auto", "dummy")
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Everything that decides how a model is served. `None` means 'choose'; `resolved` fills those in from the model."""
 
     model: str
     """The model folder."""
+    load_format: str = "auto"
+    """`auto`: the weights of the model folder; `dummy`: random ones, made on the device (config.json and tokenizer suffice)."""
     max_model_len: int | None = None
     """Most tokens of prompt and answer together. None: 4096, or the model's context if that is shorter."""
     max_num_seqs: int = 8
@@ -45,6 +50,9 @@ class EngineConfig:
     """Most responses of one request that postprocess has not yet consumed; further tokens wait and leave together."""
     max_concurrency: int = 4096
     """Most sequences at once, running and waiting; what comes on top is answered with 429."""
+    deterministic: bool = False
+    """The order of every sum is the same however many tokens share a step, so that an answer does not depend on its neighbours to the bit.
+    A CPU always computes like that; on a GPU it costs speed."""
     seed: int = 0
     """Seeds requests that give none."""
     chat_template: str | None = None
@@ -79,6 +87,8 @@ class EngineConfig:
         _check_parser(self, "tool_call_parser", (*PARSERS[1:], NO_PARSER))
         if self.block_size_tokens & (self.block_size_tokens - 1):
             raise ConfigError(f"block_size_tokens must be a power of two, got {self.block_size_tokens}.", param="block_size_tokens")
+        if self.load_format not in LOAD_FORMATS:
+            raise ConfigError(f"load_format must be one of {', '.join(LOAD_FORMATS)}, got {self.load_format!r}.", param="load_format")
         if not self.model:
             raise ConfigError("model must name a model folder.", param="model")
 

@@ -140,23 +140,30 @@ class Delivery:
     # -- on the delivery thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            touched: dict[str, None] = {}
-            closing = self._read_inbox(touched)
-            for key in self._in_order(touched):
-                self._guarded(key, self._flush, key)
-            if closing:
-                return
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Take what has come and send what may leave; False when asked to close."""
+        touched: dict[str, None] = {}
+        closing = self._read_inbox(touched)
+        for key in self._in_order(touched):
+            self._guarded(key, self._flush, key)
+        if not closing:
             self._watch_streams()
+        return not closing
 
     def _guarded(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
         """Whatever goes wrong with one request ends that request, not the thread."""
         try:
             action(*arguments)
         except Exception:
-            log.exception("responses of %s could not be delivered; the request is aborted", key)
-            self._streams.pop(key, None)
-            self._abort(key)
+            self._give_up(key)
+
+    def _give_up(self, key: str) -> None:
+        log.exception("responses of %s could not be delivered; the request is aborted", key)
+        self._streams.pop(key, None)
+        self._abort(key)
 
     def _read_inbox(self, touched: dict[str, None]) -> bool:
         """Take all that is there into the streams; True when asked to close."""
@@ -172,9 +179,12 @@ class Delivery:
 
     def _take(self, message: StepOutput | _Register | _Consumed, touched: dict[str, None]) -> None:
         if isinstance(message, StepOutput):
-            for event in message.events:
-                self._guarded(event.key, self._collect, event)
-                touched[event.key] = None
+            for event in message.events:  # hundreds a step: the hot loop
+                try:
+                    if self._collect(event):
+                        touched[event.key] = None
+                except Exception:
+                    self._give_up(event.key)
         elif isinstance(message, _Register):
             assert message.key not in self._streams, "keys are minted once"
             self._streams[message.key] = message.stream
@@ -185,18 +195,21 @@ class Delivery:
                 stream.last_progress = time.monotonic()
                 touched[message.key] = None
 
-    def _collect(self, event: GenerateEvent) -> None:
+    def _collect(self, event: GenerateEvent) -> bool:
+        """Whether something may leave now; what may not waits until the window opens."""
         stream = self._streams.get(event.key)
         if stream is None:
-            return
+            return False
         choice = stream.choices[event.index]
-        choice.token_ids.extend(event.token_ids)
-        choice.logprobs.extend(event.logprobs)
+        choice.token_ids += event.token_ids
+        choice.logprobs += event.logprobs
         stream.num_cached_tokens = event.num_cached_tokens
         if event.finish_reason is not None:
             choice.last = event
-        elif stream.stop_watch is not None and stream.stop_watch(event.index, event.token_ids):
+            return True
+        if stream.stop_watch is not None and stream.stop_watch(event.index, event.token_ids):
             self._stop(event.key, event.index)
+        return stream.streamed and stream.num_sent - stream.num_consumed < self._window
 
     def _in_order(self, touched: dict[str, None]) -> list[str]:
         """First tokens first: a waiting person notices those."""
@@ -207,7 +220,10 @@ class Delivery:
         stream = self._streams.get(key)
         if stream is None:
             return
-        for choice in sorted(stream.choices, key=lambda choice: choice.num_sent):  # fair to all choices when the window is tight
+        choices = stream.choices
+        if len(choices) > 1:
+            choices = sorted(choices, key=lambda choice: choice.num_sent)  # fair to all of them when the window is tight
+        for choice in choices:
             if choice.is_sent or (choice.last is None and not (stream.streamed and choice.token_ids)):
                 continue
             if choice.last is None and stream.num_sent - stream.num_consumed >= self._window:
@@ -225,7 +241,7 @@ class Delivery:
             num_cached_tokens=stream.num_cached_tokens,
             error=last.error if last else None,
             is_first=choice.num_sent == 0,
-            is_final=all(c.is_sent for c in stream.choices),
+            is_final=last is not None and all(c.is_sent for c in stream.choices),
         )
         choice.num_sent += 1
         choice.token_ids, choice.logprobs = [], []

@@ -115,11 +115,7 @@ class Engine:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._read_inbox()
-                if not self._stopping and self._core.has_work:
-                    self._tell(self._core.step())
-                self._enforce_drain()
-                self._stats = self._core.stats()
+                self._turn()
             self._tell(self._core.finish_all(FinishReason.ABORT))
         except BaseException:
             log.critical("the engine thread died", exc_info=True)
@@ -129,6 +125,13 @@ class Engine:
             self._alive = False
             self._refuse_rest()
             self._stats = self._core.stats()
+
+    def _turn(self) -> None:
+        self._read_inbox()
+        if not self._stopping and self._core.has_work:
+            self._tell(self._core.step())
+        self._enforce_drain()
+        self._stats = self._core.stats()
 
     def _read_inbox(self) -> None:
         """All that is there; waits only when there is nothing to compute."""

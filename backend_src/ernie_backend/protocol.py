@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 GRAMMAR_LIMITS: dict[str, Any] = {
     "max_grammar_size": 100_000,
@@ -121,12 +121,12 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class GenerateEvent:
-    """One thing told about one choice of a request: new token ids, and on the last one why it ended."""
+class GenerateEvent(NamedTuple):
+    """One thing told about one choice of a request: new token ids, and on the last one why it ended. (A named tuple: see
+    `core.outputs.ScheduledSequence`.)"""
 
     key: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     """As long as `token_ids` when asked for, else empty."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import launch, xp
 from .metadata import AttentionMetadata
-from .triton import activation, attention_decode, attention_prefill, combine, moe_norm_router, moe_router, norm, rotary
+from .triton import activation, attention_decode, attention_prefill, combine, moe_norm_router, moe_router, norm, norm_linear, rotary
 from .triton import linear as linear_kernels
 from .triton import moe_experts as experts_kernels
 from .triton.attention_decode import DecodePlan, DecodeWorkspace
@@ -35,6 +35,15 @@ class WeightedParts:
 
     parts: Tensor  # [T, k + n, H]
     weights: Tensor  # [T, k] float32
+
+
+_uniform = False
+"""Whether the order of every sum must be the same however many tokens a step has."""
+
+
+def set_batch_invariant(wanted: bool) -> None:
+    global _uniform
+    _uniform = wanted
 
 
 def warm_up(num_threads: int | None) -> None:
@@ -78,10 +87,10 @@ def join_shared_experts(experts: ExpertWeights, gate_up: LinearWeight, down: Lin
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
-    if x.shape[0] > MAX_TOKENS:
+    if x.shape[0] > MAX_TOKENS and not _uniform:
         return xp.matmul_transposed(x, w.array)
     out = xp.empty([x.shape[0], w.out_features], DTYPE)
-    linear_kernels.linear(x, w.array, out)
+    linear_kernels.linear(x, w.array, out, uniform=_uniform)
     return out
 
 
@@ -90,16 +99,16 @@ def lm_head(x: Tensor, w: LinearWeight, out: Tensor | None = None) -> Tensor:
     out = xp.empty([num_rows, w.out_features], "float32") if out is None else out
     for start in range(0, num_rows, MAX_TOKENS):
         rows = slice(start, start + MAX_TOKENS)
-        linear_kernels.linear(x[rows], w.array, out[rows])
+        linear_kernels.linear(x[rows], w.array, out[rows], uniform=_uniform)
     return out
 
 
 def linear_swiglu(x: Tensor, gate_up: LinearWeight) -> Tensor:
     num_tokens = x.shape[0]
-    if num_tokens > MAX_TOKENS:
+    if num_tokens > MAX_TOKENS and not _uniform:
         return swiglu(xp.matmul_transposed(x, gate_up.array))
     out = xp.empty([num_tokens, gate_up.out_features // 2], DTYPE)
-    linear_kernels.gate_up_silu(x, gate_up.array, out)
+    linear_kernels.gate_up_silu(x, gate_up.array, out, uniform=_uniform)
     return out
 
 
@@ -124,10 +133,23 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_rms_norm(x: Tensor | WeightedParts, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     out = xp.empty(residual.shape, DTYPE)
     if isinstance(x, WeightedParts):
-        combine.combine_add_rms_norm(x.parts, x.weights, residual, weight, eps, out)
+        combine.combine_add_rms_norm(x.parts, x.weights, residual, weight, eps, out, uniform=_uniform)
     else:
         norm.add_rms_norm(x, residual, weight, eps, out)
     return out, residual
+
+
+def add_rms_norm_linear(
+    x: Tensor | WeightedParts, residual: Tensor, norm_weight: Tensor, eps: float, w: LinearWeight, *, swiglu: bool = False
+) -> tuple[Tensor, Tensor]:
+    num_tokens, hidden = residual.shape
+    if isinstance(x, WeightedParts) or num_tokens > 1 or hidden > norm_linear.MAX_HIDDEN or _uniform:
+        normed, total = add_rms_norm(x, residual, norm_weight, eps)
+        return (linear_swiglu if swiglu else linear)(normed, w), total
+    out = xp.empty([1, w.out_features // (1 + swiglu)], DTYPE)
+    total = xp.empty([1, hidden], DTYPE)
+    norm_linear.add_norm_linear(x, residual, norm_weight, eps, w.array, total, out, silu=swiglu)
+    return out, total
 
 
 # attention -----------------------------------------------------------------------------------------------------------------------
@@ -143,7 +165,7 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: Atten
     num_tokens, num_heads, head_dim = q.shape
     out = xp.empty([num_tokens, num_heads * head_dim], DTYPE)
     at = (q, k_cache, v_cache, metadata.block_tables)
-    if metadata.max_query_len == 1:
+    if metadata.max_query_len == 1 and not _uniform:
         plan, workspace = _decode_plan(num_tokens, k_cache, metadata)
         attention_decode.decode_attention(*at, metadata.context_lens, scale, out, workspace, plan)
     else:
@@ -163,7 +185,7 @@ def attention(
     scale: float,
 ) -> Tensor:
     """One kernel where every request has one query token (slot_mapping is then not read: the slot is the last of the context)."""
-    if metadata.max_query_len > 1:
+    if metadata.max_query_len > 1 or _uniform:
         q = rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
         return paged_attention(q, k_cache, v_cache, metadata, scale)
     num_heads, head_dim = _num_heads(qkv, k_cache), k_cache.shape[3]
@@ -186,24 +208,34 @@ def route(x: Tensor, gate: Tensor, bias: Tensor | None, k: int, norm_min: float)
     num_tokens = x.shape[0]
     num_experts, hidden = gate.shape
     weights, expert_ids = xp.empty([num_tokens, k], "float32"), xp.empty([num_tokens, k], "int32")
-    workspace = _workspace(*_route_sizes(num_tokens, num_experts, hidden))
-    moe_router.route(x, gate, _no_bias(num_experts) if bias is None else bias, k, norm_min, weights, expert_ids, workspace)
+    workspace = _workspace(*_route_sizes(num_tokens, num_experts, hidden, _uniform))
+    router = (gate, _no_bias(num_experts) if bias is None else bias, k, norm_min)
+    moe_router.route(x, *router, weights, expert_ids, workspace, uniform=_uniform)
     return weights, expert_ids
 
 
 def add_rms_norm_route(
-    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, gate: Tensor, bias: Tensor | None, k: int, norm_min: float
+    x: Tensor,
+    residual: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    gate: Tensor,
+    bias: Tensor | None,
+    k: int,
+    norm_min: float,
+    experts: ExpertWeights,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_tokens, hidden = x.shape
-    if num_tokens > moe_norm_router.MAX_TOKENS:
+    if num_tokens > moe_norm_router.MAX_TOKENS or hidden % moe_norm_router.BLOCK or _uniform:
         normed, residual = add_rms_norm(x, residual, norm_weight, eps)
         return normed, residual, *route(normed, gate, bias, k, norm_min)
     num_experts = gate.shape[0]
+    ahead = experts.gate_up[experts.num_experts - experts.num_shared :] if experts.num_shared else None
     out, weights, expert_ids = xp.empty(x.shape, DTYPE), xp.empty([num_tokens, k], "float32"), xp.empty([num_tokens, k], "int32")
-    workspace = _workspace(*_route_sizes(num_tokens, num_experts, hidden))
+    workspace = _workspace(*_route_sizes(num_tokens, num_experts, hidden, _uniform))
     router = (gate, _no_bias(num_experts) if bias is None else bias, norm_min)
     parts = xp.reshape(x, [num_tokens, 1, hidden])
-    moe_norm_router.combine_norm_route(parts, residual, norm_weight, eps, *router, out, weights, expert_ids, workspace)
+    moe_norm_router.combine_norm_route(parts, residual, norm_weight, eps, *router, out, weights, expert_ids, workspace, ahead=ahead)
     return out, residual, weights, expert_ids
 
 
@@ -219,9 +251,9 @@ def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertW
         moe_router.sort_by_expert(expert_ids, num_experts, experts.num_shared, plan)
     routing = experts_kernels.Routing(expert_ids, plan, experts.num_shared)
     act = xp.empty([num_tokens * routing.slots_per_token, width], DTYPE)
-    experts_kernels.experts_gate_up(x, experts.gate_up, routing, act)
+    experts_kernels.experts_gate_up(x, experts.gate_up, routing, act, uniform=_uniform)
     parts = xp.empty([num_tokens, routing.slots_per_token, hidden], DTYPE)
-    experts_kernels.experts_down(act, experts.down, routing, parts)
+    experts_kernels.experts_down(act, experts.down, routing, parts, uniform=_uniform)
     return WeightedParts(parts, weights)
 
 
@@ -244,8 +276,8 @@ def _round_up(length: int) -> int:
 
 
 @cache
-def _route_sizes(num_tokens: int, num_experts: int, hidden: int) -> tuple[int, int]:
-    return moe_router.workspace_sizes(num_tokens, num_experts, hidden)
+def _route_sizes(num_tokens: int, num_experts: int, hidden: int, uniform: bool) -> tuple[int, int]:
+    return moe_router.workspace_sizes(num_tokens, num_experts, hidden, uniform=uniform)
 
 
 @cache

@@ -8,7 +8,8 @@ argument packer of each signature is compiled once and cached in TRITON_CACHE_DI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import triton
@@ -47,6 +48,8 @@ def run(
     a `PDL: tl.constexpr` parameter, which is set here (False when interpreted, and before Hopper, whose instructions it guards): such a
     kernel must call gdc_wait before it touches what an earlier kernel wrote. About 7 µs of host time; use graphs where that counts.
     """
+    if _observers:
+        _observers[-1](kernel.__name__, args)
     if isinstance(kernel, InterpretedFunction):
         if "PDL" in kernel.arg_names:
             constants["PDL"] = False
@@ -58,6 +61,19 @@ def run(
         constants["PDL"] = pdl
         options["launch_pdl"] = pdl
     kernel[tuple(grid)](*args, **constants, **options)
+
+
+_observers: list[Callable[[str, Sequence[Argument]], None]] = []
+
+
+@contextmanager
+def observe(observer: Callable[[str, Sequence[Argument]], None]) -> Iterator[None]:
+    """Inside, `observer` is told the name and the arguments of each kernel that is started."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.pop()
 
 
 def runs_on_hopper(kernel: Any) -> bool:

@@ -3,8 +3,8 @@
 T tokens, R requests. Tensors are those of `xp` unless the signature says numpy. On the CPU activations are float32, kernels and references
 agree within the tolerances of `specs.py`, and every operator is batch-invariant: row t of its result depends on row t of its inputs (for
 attention, on the request's own cache) and not on what else is in the step, to the last bit. On a GPU activations and caches are bfloat16,
-sums float32, and the order of a sum depends on how many tokens the step has. Ids, positions, slots and block tables in range are the
-caller's promise; kernels assert the shapes that their memory safety rests on.
+sums float32, and the order of a sum depends on how many tokens the step has unless `set_batch_invariant` was called. Ids, positions, slots
+and block tables in range are the caller's promise; kernels assert the shapes that their memory safety rests on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "SamplingInputs",
     "SamplingResult",
     "add_rms_norm",
+    "add_rms_norm_linear",
     "add_rms_norm_route",
     "attention",
     "cache_dtype",
@@ -46,6 +47,7 @@ __all__ = [
     "rotary_kv_write",
     "route",
     "sample",
+    "set_batch_invariant",
     "swiglu",
     "tied_head",
     "warm_up",
@@ -74,6 +76,12 @@ def warm_up(num_threads: int | None = None) -> None:
     (None: the process's cores). GPU: nothing; its kernels are compiled when a shape first needs them. Call it before the first request;
     kernels are to be called from one thread."""
     _device.warm_up(num_threads)
+
+
+def set_batch_invariant(wanted: bool) -> None:
+    """GPU: from now on the order of every sum is the same however many tokens a step has, for all of this process; slower (PERFORMANCE.md).
+    CPU: nothing; it always is. Graphs keep what they were captured with."""
+    _device.set_batch_invariant(wanted)
 
 
 def pack_linear(weight: np.ndarray) -> LinearWeight:
@@ -133,6 +141,13 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return _device.add_rms_norm(x, residual, weight, eps)
 
 
+def add_rms_norm_linear(
+    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, w: LinearWeight, *, swiglu: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`add_rms_norm`, then `linear` (or `linear_swiglu`) of the normed: (the product, the sum). x may be what `moe_experts` returned."""
+    return _device.add_rms_norm_linear(x, residual, norm_weight, eps, w, swiglu=swiglu)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """y = silu(g) · u with g‖u = gate_up. [T, 2·I] → [T, I]."""
     return _device.swiglu(gate_up)
@@ -180,10 +195,19 @@ def route(x: Tensor, gate: Tensor, bias: Tensor | None, k: int, norm_min: float)
 
 
 def add_rms_norm_route(
-    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, gate: Tensor, bias: Tensor | None, k: int, norm_min: float
+    x: Tensor,
+    residual: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    gate: Tensor,
+    bias: Tensor | None,
+    k: int,
+    norm_min: float,
+    experts: ExpertWeights,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`add_rms_norm`, then `route` of the normed: (normed, sum, weights, expert_ids)."""
-    return _device.add_rms_norm_route(x, residual, norm_weight, eps, gate, bias, k, norm_min)
+    """`add_rms_norm`, then `route` of the normed: (normed, sum, weights, expert_ids). `experts` are those that come next: a GPU fetches
+    meanwhile what of them does not depend on the routing."""
+    return _device.add_rms_norm_route(x, residual, norm_weight, eps, gate, bias, k, norm_min, experts)
 
 
 def moe_experts(x: Tensor, weights: Tensor, expert_ids: Tensor, experts: ExpertWeights) -> Tensor:

@@ -44,8 +44,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config")),
         "ernie_kernels",
     ),
+    "ernie_backend.cli.bench_server": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
+    "ernie_backend.benchmark.load_client": (),
+    "ernie_backend.benchmark.server_bench": ("ernie_backend.benchmark.load_client", "ernie_backend.errors"),
     "ernie_backend.cli.bench_engine": (
-        *(f"ernie_backend.{name}" for name in ("benchmark", "checkpoint_writer.published", "protocol", "errors", "config")),
+        "ernie_backend.cli.flags",
+        *(
+            f"ernie_backend.{name}"
+            for name in ("benchmark", "checkpoint_writer.published", "execution.random_model", "protocol", "errors", "config")
+        ),
         "ernie_kernels.xp",
     ),
     "ernie_backend.cli": (
@@ -76,16 +83,21 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "paddle": ("ernie_kernels.xp._paddle",),
-    "torch": ("ernie_kernels.xp._torch",),
+    "torch": ("ernie_kernels.xp._torch", "ernie_backend.benchmark.transformers_peer"),
     "numba": ("ernie_kernels.cpu",),
-    "transformers": (),
+    "transformers": ("ernie_backend.benchmark.transformers_peer",),
     "triton": ("ernie_kernels.launch", "ernie_kernels.interpreter", "ernie_kernels.triton"),
     "fastapi": ("ernie_openai",),
     "starlette": ("ernie_openai",),
     "pydantic": ("ernie_openai",),
     "uvicorn": ("ernie_openai",),
-    "tritonclient": ("ernie_openai", "ernie_backend.triton_adapter.settings"),  # there: its protobuf of config.pbtxt
-    "grpc": ("ernie_openai",),
+    "tritonclient": (
+        "ernie_openai",
+        "ernie_backend.benchmark.load_client",
+        "ernie_backend.triton_adapter.settings",  # its protobuf of config.pbtxt
+    ),
+    "grpc": ("ernie_openai", "ernie_backend.benchmark.load_client"),
+    "aiohttp": ("ernie_backend.benchmark.load_client",),
     "jinja2": ("ernie_backend.text",),
     "llguidance": ("ernie_backend.text.grammar_worker", "ernie_backend.execution.constraint"),
     "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),

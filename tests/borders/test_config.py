@@ -123,6 +123,7 @@ def test_resolved_refuses(values: dict[str, object], param: str) -> None:
         ({"model": "m", "gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
         ({"model": "m", "enable_prefix_caching": "perhaps"}, "enable_prefix_caching"),
         ({"model": "m", "seed": -1}, "seed"),
+        ({"model": "m", "load_format": "gguf"}, "load_format"),
     ],
 )
 def test_refused_settings(given: dict[str, object], param: str) -> None:

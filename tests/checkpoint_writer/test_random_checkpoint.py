@@ -68,6 +68,17 @@ def test_published_layout(tmp_path):
     }
 
 
+def test_no_weights_writes_all_the_rest(tmp_path, capsys):
+    write(tmp_path / "whole", "ERNIE-4.5-21B-A3B")
+    write(tmp_path / "bare", "ERNIE-4.5-21B-A3B", "--no-weights")
+    assert "no weights: serve it with --load-format dummy" in capsys.readouterr().out
+    bare = {path.name: path.read_bytes() for path in (tmp_path / "bare").iterdir()}
+    assert bare == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir() if path.suffix != ".safetensors"}
+    assert len(bare) == 4
+    huge = ["--set", "num_hidden_layers=1000000", "--no-weights", "--force"]  # no disk has room for its weights, and none is needed
+    write(tmp_path / "bare", "ERNIE-4.5-0.3B", *huge)
+
+
 def test_values(tmp_path):
     write(tmp_path / "model", "ERNIE-4.5-21B-A3B", "--dtype", "float32")
     folder = CheckpointFolder(tmp_path / "model")

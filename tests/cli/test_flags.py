@@ -144,7 +144,8 @@ def test_every_engine_flag_reaches_its_field(tmp_path: Path) -> None:
     )
     assert (engine.max_num_batched_tokens, engine.enable_prefix_caching, engine.enable_chunked_prefill) == (512, False, False)
     assert engine.chat_template == str(template)
-    assert engine.max_concurrency == 100
+    assert engine.max_concurrency == 100 and engine.load_format == "auto"
+    assert read("--model m --load-format dummy").engine.load_format == "dummy"
     assert read("--model m --chat-template '{{ x }}'").engine.chat_template == "{{ x }}"
 
 
@@ -170,6 +171,7 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
         ("--max-num-seqs 0", "--max-num-seqs: max_num_seqs must be an integer from 1 to 4096, got 0."),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization: gpu_memory_utilization must be above 0 and at most 1, got 1.5."),
         ("--port 8001", "--port and --triton-grpc-port are both 8001. Give each a port of its own."),
+        ("--load-format pt", "--load-format: load_format must be one of auto, dummy, got 'pt'."),
         ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
     ],
 )

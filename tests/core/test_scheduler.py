@@ -147,8 +147,9 @@ def test_end_tokens_stop_by_cause() -> None:
     assert driver.reasons["last", 0] is FinishReason.STOP, "an end token on the last allowed position is a stop"
 
 
-def test_the_context_ends_an_answer() -> None:
-    driver = Driver(max_model_len=8)
+@pytest.mark.parametrize("steps_ahead", [0, 1])
+def test_the_context_ends_an_answer(steps_ahead: int) -> None:
+    driver = Driver(max_model_len=8, steps_ahead=steps_ahead)
     driver.core.add(request("a", (1, 2, 3, 4, 5), max_tokens=100))
     driver.run()
     assert len(driver.tokens["a", 0]) == 3 and driver.reasons["a", 0] is FinishReason.LENGTH

@@ -58,8 +58,8 @@ class HandScheduler:
             self.computed[i] += scheduled.num_scheduled_tokens
             assert scheduled.samples == (i in result.sampled or i in result.failed)
             if i in result.sampled:
-                self.tokens[i].append(result.sampled[i].token_id)
-                self.logprobs[i].append(result.sampled[i].logprobs)
+                self.tokens[i].append(result.sampled[i])
+                self.logprobs[i].append(result.logprobs.get(i))
         self.failed |= result.failed
 
     def output(self, counts: dict[int, int]) -> SchedulerOutput:

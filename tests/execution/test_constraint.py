@@ -103,7 +103,7 @@ def test_a_grammar_that_becomes_too_complex_ends_one_sequence(compiler: GrammarC
         logits = np.zeros((2, VOCAB), np.float32)
         logits[:, letter] = 1
         result = sample(xp.from_numpy(logits), states)
-        assert result.sampled[1].token_id == letter
+        assert result.sampled[1] == letter
         if result.failed:
             break
     assert result.failed == {0: GRAMMAR_TOO_COMPLEX}
@@ -115,10 +115,10 @@ def test_the_answer_cannot_end_within_its_thought(compiler: GrammarCompiler) -> 
     state = SequenceState(NewSequence(0, (1,), params, None, matcher), 0, VOCAB)
     logits = np.zeros((1, VOCAB), np.float32)
     logits[0, END], logits[0, 77] = 5, 3
-    assert sample(xp.from_numpy(logits), [state]).sampled[0].token_id == 77
+    assert sample(xp.from_numpy(logits), [state]).sampled[0] == 77
     state.append(params.thought_closing_ids)
-    assert sample(xp.from_numpy(logits), [state]).sampled[0].token_id == 97
-    assert sample(xp.from_numpy(logits), [state]).sampled[0].token_id == END
+    assert sample(xp.from_numpy(logits), [state]).sampled[0] == 97
+    assert sample(xp.from_numpy(logits), [state]).sampled[0] == END
     assert state.token_ids == [1, 77, 10, END_OF_THOUGHT, 97, END]
 
 

@@ -36,7 +36,7 @@ def row(**values: float) -> np.ndarray:
 
 
 def greedy_token(logits: np.ndarray, made: SequenceState) -> int:
-    return sample(xp.from_numpy(logits), [made]).sampled[made.sequence_id].token_id
+    return sample(xp.from_numpy(logits), [made]).sampled[made.sequence_id]
 
 
 def test_ends_are_forbidden_until_min_tokens():
@@ -80,7 +80,7 @@ def test_neighbours_and_steps_before_do_not_change_a_draw():
     for i in range(3):
         again = state(i, seed=40 + i, temperature=1.0, output=(9,) * i)  # same seed, same position, other ids
         assert sample(xp.from_numpy(logits[i : i + 1]), [again]).sampled[i] == result.sampled[i]
-        assert together[i].token_ids[-1] == result.sampled[i].token_id
+        assert together[i].token_ids[-1] == result.sampled[i]
 
 
 def test_what_nobody_asked_for_is_not_built():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 
-from ernie_backend.core.outputs import ModelRunnerOutput, NewSequence, SampledToken, SchedulerOutput
+from ernie_backend.core.outputs import ModelRunnerOutput, NewSequence, SchedulerOutput
 from ernie_backend.protocol import TokenLogprobs
 
 VOCAB_SIZE = 997
@@ -68,14 +68,14 @@ class FakeRunner:
         for new in output.new_sequences:
             assert new.sequence_id not in self.known
             self.known[new.sequence_id] = (new, list(new.prompt_token_ids))
+        for sequence_id, token_ids in output.appended_token_ids.items():
+            self.known[sequence_id][1].extend(token_ids)
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("scripted failure")
-        sampled: dict[int, SampledToken] = {}
-        failed: dict[int, str] = {}
+        result = ModelRunnerOutput({}, {})
         for granted in output.scheduled:
             new, ids = self.known[granted.sequence_id]
-            ids.extend(granted.appended_token_ids)
             end = granted.num_computed_tokens + granted.num_scheduled_tokens
             assert granted.num_scheduled_tokens > 0 and end <= len(ids)
             self.computed_tokens += granted.num_scheduled_tokens
@@ -91,9 +91,11 @@ class FakeRunner:
             if granted.samples:
                 assert end == len(ids)
                 if granted.sequence_id in self.fail_sampling_of:
-                    failed[granted.sequence_id] = self.why_sampling_fails
+                    result.failed[granted.sequence_id] = self.why_sampling_fails
                     continue
                 token = (state ^ (new.seed or 0)) % VOCAB_SIZE
                 ids.append(token)
-                sampled[granted.sequence_id] = SampledToken(token, TokenLogprobs(-1.0) if new.sampling.logprobs is not None else None)
-        return ModelRunnerOutput(sampled, failed)
+                result.sampled[granted.sequence_id] = token
+                if new.sampling.logprobs is not None:
+                    result.logprobs[granted.sequence_id] = TokenLogprobs(-1.0)
+        return result

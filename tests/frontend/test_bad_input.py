@@ -136,7 +136,7 @@ async def test_bodies_that_are_no_json_object(raw: bytes, text: str) -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         response = await front.post(CHAT, content=raw, headers={"content-type": "application/json"})
-    assert_error(response, 400, param=None, code="invalid_value", text=text)
+    assert_error(response, 400, param="a.a.a.a" if "nested" in text else None, code="invalid_value", text=text)
     assert client.requests == []
 
 

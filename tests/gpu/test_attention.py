@@ -62,7 +62,7 @@ def test_decode(num_heads: int, num_kv_heads: int, plan: DecodePlan) -> None:
 
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), HEADS)
-@pytest.mark.parametrize("plan", [DecodePlan(4, 64), DecodePlan(8, 128, 1)])
+@pytest.mark.parametrize("plan", [DecodePlan(4, 64), DecodePlan(8, 128, 1), DecodePlan(9, 64, 1), DecodePlan(16, 64, 1)])
 def test_rotary_inside_decode_equals_rotary_before_it(num_heads: int, num_kv_heads: int, plan: DecodePlan) -> None:
     contexts = [1, 64, 65, 0, 1000]
     before, inside = make_cache(contexts, num_kv_heads), make_cache(contexts, num_kv_heads)

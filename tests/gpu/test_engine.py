@@ -63,6 +63,21 @@ class World:
         with torch.no_grad():
             return self.peer(torch.tensor([token_ids], device="cuda")).logits[0]
 
+    def routed(self, token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The peer's experts [layers, T, k], sorted, and the lead of the last chosen one over the next, in mean probabilities."""
+        scores: list[torch.Tensor] = []
+
+        def note(gate: torch.nn.Module, given: object, found: tuple[torch.Tensor, ...]) -> None:
+            scores.append(gate.moe_statics(torch.softmax(found[0], dim=-1)))
+
+        hooks = [module.register_forward_hook(note) for name, module in self.peer.named_modules() if name.endswith("mlp.gate")]
+        self.expected(token_ids)
+        for hook in hooks:
+            hook.remove()
+        best = torch.stack(scores).topk(self.config.experts_per_token + 1)
+        lead = (best.values[..., -2] - best.values[..., -1]) * self.config.num_experts
+        return best.indices[..., :-1].sort().values, lead
+
 
 def _take(peer: torch.nn.Module, config: ModelConfig):
     state = peer.state_dict()
@@ -102,8 +117,11 @@ def prompts(*lengths: int) -> list[list[int]]:
     return [np.random.default_rng(length).integers(3, VOCAB, length).tolist() for length in lengths]
 
 
-def check_logits(ours: torch.Tensor, expected: torch.Tensor) -> None:
-    """Cosine ≥ 0.999 at every token, and the same first choice wherever the margin exceeds what bfloat16 leaves open."""
+def check_logits(ours: torch.Tensor, expected: torch.Tensor, same_experts: torch.Tensor | None = None) -> None:
+    """Cosine ≥ 0.999 at every token (that both sides sent to the same experts), and the same first choice wherever the margin exceeds what
+    bfloat16 leaves open."""
+    if same_experts is not None:
+        ours, expected = ours[same_experts], expected[same_experts]
     cosine = torch.nn.functional.cosine_similarity(ours.double(), expected.double(), dim=-1)
     noise = (ours - expected).abs().mean(dim=-1)
     top = expected.topk(2).values
@@ -114,8 +132,37 @@ def check_logits(ours: torch.Tensor, expected: torch.Tensor) -> None:
     assert float(cosine.min()) >= 0.999 and float(agree) >= 0.99
 
 
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The experts [T, k] of each layer that was launched."""
+    noted: list[torch.Tensor] = []
+    moe_experts = ops.moe_experts
+
+    def note(x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, experts: ops.ExpertWeights) -> object:
+        noted.append(ids.clone())
+        return moe_experts(x, weights, ids, experts)
+
+    monkeypatch.setattr(ops, "moe_experts", note)
+    return noted
+
+
+def same_experts(world: World, token_ids: list[int], ours: torch.Tensor) -> torch.Tensor:
+    """Which of the last tokens went to the peer's experts in every layer; `ours` [layers, tokens, k]. The others must be few, and the peer
+    itself undecided where they part: bfloat16 in front of the router leaves either choice open."""
+    expected, lead = (x[:, -ours.shape[1] :] for x in world.routed(token_ids))
+    same = (ours.long().sort().values == expected).all(-1)
+    alike_before = torch.cat([torch.ones_like(same[:1]), same.cumprod(0)[:-1].bool()])
+    parting = lead[~same & alike_before]
+    share = float((~same.all(0)).float().mean())
+    print(
+        f"{share:.4f} of {same.shape[1]} tokens part from the peer's experts, where its lead is at most {max([0.0, *parting.tolist()]):.4f}"
+    )
+    assert bool((parting < 0.05).all()) and share < 0.5
+    return same.all(0)
+
+
 @pytest.mark.parametrize("length", [5, 300, 700])
-def test_logits_of_a_prompt(world: World, length: int) -> None:
+def test_logits_of_a_prompt(world: World, chosen: list[torch.Tensor], length: int) -> None:
     runner = world.runner()
     (prompt,) = prompts(length)
     hand = HandScheduler(runner, [prompt])
@@ -123,23 +170,30 @@ def test_logits_of_a_prompt(world: World, length: int) -> None:
     runner.execute(output)
     runner.states[0].token_ids.pop()
     batch = build_input_batch(output, runner.states, runner.block_size)
+    chosen.clear()
     ours = runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin))
-    check_logits(ours, world.expected(prompt))
+    check_logits(ours, world.expected(prompt), same_experts(world, prompt, torch.stack(chosen)) if chosen else None)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_logits_of_decode_steps(world: World, batch: int) -> None:
+def test_logits_of_decode_steps(world: World, chosen: list[torch.Tensor], batch: int) -> None:
     """Prefill in chunks, then 12 greedy steps, all rows at once: logits of each step against the whole sequence at once."""
     runner = world.runner()
+    graphs = runner.graphs
+    graphs.decode = lambda bucket, *, truncated: graphs._decode(bucket, truncated)  # what a graph repeats, so that the experts can be seen
     hand = HandScheduler(runner, prompts(*(40 + 61 * i for i in range(batch))))
     hand.run(1, chunk=256)
-    collected = []
+    collected, routed = [], []
     for _ in range(12):
+        chosen.clear()
         hand.step({i: 1 for i in range(batch)})
-        collected.append(runner.graphs.sampler.logits[:batch].clone())
+        collected.append(graphs.sampler.logits[:batch].clone())
+        routed.append(torch.stack(chosen)[:, :batch] if chosen else None)
+    row_of = {state.sequence_id: row for row, state in enumerate(graphs.rows.seat([runner.states[i] for i in range(batch)]).states)}
     for i in range(batch):
-        expected = world.expected(hand.tokens[i][:-1])[-12:]
-        check_logits(torch.stack([step[i] for step in collected]), expected)
+        row, tokens = row_of[i], hand.tokens[i][:-1]
+        same = same_experts(world, tokens, torch.stack([step[:, row] for step in routed], dim=1)) if chosen else None
+        check_logits(torch.stack([step[row] for step in collected]), world.expected(tokens)[-12:], same)
 
 
 def test_a_graph_repeats_what_launches_do(world: World) -> None:

@@ -31,6 +31,9 @@ def vocabulary() -> Any:
 
 
 class Done:
+    def record(self) -> None:
+        pass
+
     def synchronize(self) -> None:
         pass
 
@@ -52,7 +55,7 @@ def pretend_to_be_a_gpu() -> None:
     """Before anything binds operators. What stays untested is what only a GPU has: streams, events, captures, page-locked memory."""
     replaced = {
         "on_gpu": True,
-        "record_event": Done,
+        "event": Done,
         "capture": Recorded,
         "synchronize": lambda: None,
         "pinned": xp.zeros,
@@ -68,13 +71,13 @@ def main(kind: str) -> None:
     import ernie_kernels.launch
 
     ernie_kernels.launch.use_device = lambda device: None  # there is no libcuda
-    from ernie_backend.benchmark.random_model import random_model
     from ernie_backend.checkpoint_writer.published import make_config
     from ernie_backend.config import EngineConfig
     from ernie_backend.core.engine_core import EngineCore
     from ernie_backend.core.scheduler import Scheduler
     from ernie_backend.execution.constraint import GrammarCompiler
     from ernie_backend.execution.model_runner import ModelRunner
+    from ernie_backend.execution.random_model import random_model
     from ernie_backend.protocol import GenerateRequest, SamplingParams
 
     sizes = [

@@ -144,7 +144,7 @@ def test_decode(num_heads: int, num_kv_heads: int, plan: DecodePlan) -> None:
         assert not workspace.arrivals.any()
 
 
-@pytest.mark.parametrize("plan", [DecodePlan(1, 64), DecodePlan(3, 64)])
+@pytest.mark.parametrize("plan", [DecodePlan(1, 64), DecodePlan(3, 64), DecodePlan(2, 64, 1), DecodePlan(5, 64, 1)])
 def test_rotary_inside_decode_equals_rotary_before_it(plan: DecodePlan) -> None:
     before, inside = Cache(CONTEXTS, 2), Cache(CONTEXTS, 2)
     qkv, cos_sin, positions, slots = rotary_inputs(before, 6)
@@ -160,12 +160,14 @@ def test_rotary_inside_decode_equals_rotary_before_it(plan: DecodePlan) -> None:
 
 def test_plans() -> None:
     plan = attention_decode.plan_decode
-    assert plan(1, 4, 600) == (5, 128, 1)  # a tile each
+    assert plan(1, 4, 600) == (10, 64, 1)  # a tile each
+    assert plan(2, 2, 4096) == (32, 64, 1)
+    assert plan(4, 4, 600) == (5, 128, 2)
     assert plan(1, 4, 8192) == (32, 128, 1)  # two tiles each: more splits take longer to add up than they save
     assert plan(64, 4, 600) == (1, 128, 2)
     assert plan(256, 4, 600) == (1, 64, 2)
     assert plan(256, 4, 131072) == (64, 64, 2)  # 32 tiles each
-    assert plan(1, 1, 1) == (1, 128, 1)
+    assert plan(1, 1, 1) == (1, 64, 1)
     assert plan(1, 8, 1 << 20).num_splits == attention_decode.MAX_SPLITS
 
 

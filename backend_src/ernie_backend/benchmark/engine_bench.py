@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from ernie_kernels import xp
-
 from ..config import EngineConfig, ModelConfig
 from ..core.engine_core import EngineCore
 from ..core.scheduler import Scheduler
+from ..errors import ConfigError
+from ..execution.kv_cache import kv_cache_bytes_per_block
+from ..execution.memory import cache_budget_bytes
 from ..execution.model_runner import ModelRunner
 from ..execution.models.ernie45 import Ernie45ForCausalLM
 from ..protocol import FinishReason, GenerateRequest, SamplingParams
 from .roofline import Ceilings, decode_floor_seconds, prefill_floor_seconds
+from .step_profile import ProfileRow, profile_step
 from .timing import settle, timed
 
 _FIRST_STEPS = 8
@@ -52,14 +54,23 @@ class Profile:
     """GPU time of one decode step, kernel by kernel."""
 
     batch: int
-    kernels: tuple[tuple[str, float, float], ...]
-    """(name, launches per step, µs per step), the longest first."""
+    kernels: tuple[ProfileRow, ...]
 
 
 class EngineBench:
     """One model; each measurement builds the engine it needs."""
 
-    def __init__(self, model: Ernie45ForCausalLM, config: ModelConfig, ceilings: Ceilings, sampling: SamplingParams, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Ernie45ForCausalLM,
+        config: ModelConfig,
+        ceilings: Ceilings,
+        sampling: SamplingParams,
+        *,
+        deterministic: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.deterministic = deterministic
         self.model = model
         self.config = config
         self.ceilings = ceilings
@@ -78,17 +89,21 @@ class EngineBench:
         core = self._decode_core(batches, prompt, _PROFILED_STEPS)
         for batch in batches:
             self._start(core, batch, prompt, _PROFILED_STEPS)
-            kernels = xp.profile_kernels(lambda: [core.step() for _ in range(_PROFILED_STEPS)])
+            runner = core.runner
+            assert isinstance(runner, ModelRunner)
+            context = core.scheduler.running[0].num_computed_tokens
+            observe, launch_once = runner.launches(batch)
+            kernels = profile_step(self.config, batch, context, observe, launch_once, lambda: [core.step() for _ in range(_PROFILED_STEPS)])
             self._stop(core)
-            yield Profile(batch, tuple((name, calls / _PROFILED_STEPS, us / _PROFILED_STEPS) for name, calls, us in kernels))
+            yield Profile(batch, kernels)
 
     def _decode_core(self, batches: Sequence[int], prompt: int, steps: int) -> EngineCore:
-        return self._core(max(batches), prompt + _FIRST_STEPS + steps + max(batches) + 2, batch_sizes=batches)
+        return self.core(max(batches), prompt + _FIRST_STEPS + steps + max(batches) + 2, batch_sizes=batches)
 
     def _start(self, core: EngineCore, batch: int, prompt: int, steps: int) -> None:
         """Until every prompt is computed and a few decode steps are done."""
         for _ in range(batch):
-            core.add(self._request(prompt, _FIRST_STEPS + steps + batch + 2))
+            core.add(self.request(prompt, _FIRST_STEPS + steps + batch + 2))
         while any(sequence.num_computed_tokens < prompt for sequence in (*core.scheduler.running, *core.scheduler.waiting)):
             core.step()
         for _ in range(_FIRST_STEPS):
@@ -117,7 +132,7 @@ class EngineBench:
         most = max(prompts for prompts, _ in cases)
         longest = max(length for _, length in cases)
         tokens = max(prompts * length for prompts, length in cases)
-        core = self._core(most, longest + 8, batch_sizes=(), max_num_batched_tokens=max_num_batched_tokens, num_tokens=tokens + 64 * most)
+        core = self.core(most, longest + 8, batch_sizes=(), max_num_batched_tokens=max_num_batched_tokens, num_tokens=tokens + 64 * most)
         for prompts, length in cases:
             self._answer(core, prompts, length)
             seconds = statistics.median(timed(lambda n=prompts, s=length: self._answer(core, n, s)) for _ in range(repeats))  # type: ignore[misc]
@@ -126,18 +141,24 @@ class EngineBench:
 
     def _answer(self, core: EngineCore, prompts: int, length: int) -> None:
         for _ in range(prompts):
-            core.add(self._request(length, 1))
+            core.add(self.request(length, 1))
         while core.has_work:
             core.step()
 
-    def _core(
+    def core(
         self,
         max_num_seqs: int,
         length: int,
         batch_sizes: Sequence[int],
         max_num_batched_tokens: int = 8192,
         num_tokens: int | None = None,
+        *,
+        fit_memory: bool = False,
     ) -> EngineCore:
+        """An engine with room for `num_tokens` (None: `max_num_seqs` sequences of `length`) and warm graphs of `batch_sizes`.
+
+        `fit_memory`: with less room than that if the memory does not allow it, so that sequences are preempted. Raises `ConfigError` if it
+        does not hold even one."""
         gc.collect()  # the engine before this one
         length = min(-(-length // 64) * 64, self.config.max_position_embeddings)
         config = EngineConfig(
@@ -145,14 +166,20 @@ class EngineBench:
             max_model_len=length,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
-            num_blocks=-(-(num_tokens or max_num_seqs * length) // 64) + 1,
+            deterministic=self.deterministic,
         ).resolved(self.config)
-        assert config.num_blocks is not None
-        runner = ModelRunner(self.model, self.config, config, config.num_blocks)
+        num_blocks = -(-(num_tokens or max_num_seqs * length) // config.block_size_tokens) + 1
+        if fit_memory:
+            bytes_per_block = kv_cache_bytes_per_block(self.config, config.block_size_tokens)
+            num_blocks = min(num_blocks, cache_budget_bytes(config, self.config) // bytes_per_block)
+            if num_blocks < config.blocks_per_sequence:
+                raise ConfigError(f"The memory has no room for the KV cache of one sequence of {length} tokens.", param="closed_loop")
+        runner = ModelRunner(self.model, self.config, config, num_blocks)
         runner.warm_up(batch_sizes, prompt_lengths=())  # prompts are computed once before the clock starts
-        return EngineCore(Scheduler(config, config.num_blocks), runner)
+        return EngineCore(Scheduler(config, num_blocks), runner)
 
-    def _request(self, prompt: int, max_tokens: int) -> GenerateRequest:
+    def request(self, prompt: int, max_tokens: int) -> GenerateRequest:
+        """A prompt of random ids that is answered with `max_tokens` tokens."""
         self._made += 1
-        ids = tuple(self.random.randrange(self.config.vocab_size) for _ in range(prompt))
+        ids = tuple(self.random.choices(range(self.config.vocab_size), k=prompt))
         return GenerateRequest(f"{self._made:032x}", ids, SamplingParams(**{**asdict(self.sampling), "max_tokens": max_tokens}))

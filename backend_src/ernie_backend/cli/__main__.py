@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConfigError, ErnieError
-from . import bench_engine, doctor, environment, perf, random_checkpoint, serve
+from . import bench, doctor, environment, perf, random_checkpoint, serve
 from .flags import normalise
 
-_COMMANDS = (serve, doctor, random_checkpoint, environment, perf, bench_engine)
+_COMMANDS = (serve, doctor, random_checkpoint, environment, perf, bench)
 """Each has `add_parser(subparsers)`, whose parser sets `run`, and `run(args) -> int`."""
 
 

@@ -16,6 +16,7 @@ from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 DEFAULT_METRICS_PORT = 8002
 
 _ENGINE_FLAGS = {
+    "load_format": ("--load-format", str, "auto (the folder's weights) or dummy (random ones, for measuring: no weight files needed)"),
     "max_model_len": (
         "--max-model-len",
         int,
@@ -99,6 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     for field, (flag, kind, text) in _ENGINE_FLAGS.items():
         engine.add_argument(flag, dest=field, type=kind, help=text)
+    engine.add_argument(
+        "--deterministic",
+        type=_switch,
+        nargs="?",
+        const=True,
+        help="answers do not depend on what shares their steps, to the bit; slower on a GPU, a CPU always computes like that",
+    )
     for name in ("prefix-caching", "chunked-prefill"):
         field = f"enable_{name.replace('-', '_')}"
         engine.add_argument(f"--enable-{name}", dest=field, type=_switch, nargs="?", const=True, help="on unless set to false")
@@ -164,7 +172,7 @@ def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
 
 
 def _engine_config(args: argparse.Namespace) -> EngineConfig:
-    names = (*_ENGINE_FLAGS, "enable_prefix_caching", "enable_chunked_prefill")
+    names = (*_ENGINE_FLAGS, "deterministic", "enable_prefix_caching", "enable_chunked_prefill")
     values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if "chat_template" in values:
         values["chat_template"] = _chat_template(values["chat_template"])
@@ -202,6 +210,17 @@ def _check_distinct(ports: dict[str, tuple[str, int]]) -> None:
         if port in seen:
             raise ConfigError(f"{seen[port]} and {flag} are both {port}. Give each a port of its own.", param=flag.lstrip("-"))
         seen[port] = flag
+
+
+def numbers(text: str, flag: str) -> list[int]:
+    """`1,16,64` → the list. Raises `ConfigError` naming the flag."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ConfigError(f"{flag} must be sizes such as 1,16,64, got {text!r}.", param=flag.lstrip("-").replace("-", "_"))
+    return found
 
 
 def _inert(name: str) -> str:

@@ -34,6 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="how weights are stored (default: bfloat16)")
     parser.add_argument("--seed", type=int, default=0, help="both flavours of one seed are the same model (default: 0)")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest file, such as 500MB or 5GB (default: 5GB)")
+    no_weights = "write config and tokenizer alone, which `serve --load-format dummy` fills with random weights"
+    parser.add_argument("--no-weights", action="store_true", help=no_weights)
     parser.add_argument("--force", action="store_true", help="replace a checkpoint that is already in DIR")
     parser.set_defaults(run=run)
 
@@ -52,15 +54,16 @@ def run(args: argparse.Namespace) -> int:
     max_shard_bytes = parse_size(args.max_shard_size)
     random_weights = RandomWeights(model, args.flavour, args.dtype, args.seed)
     folder = Path(args.out).expanduser()
-    _check_disk(folder, random_weights.total_bytes() + _OTHER_FILES_BYTES)
+    weight_bytes = 0 if args.no_weights else random_weights.total_bytes()
+    _check_disk(folder, weight_bytes + _OTHER_FILES_BYTES)
     _prepare_folder(folder, args.force)
     write_tokenizer(folder, model.vocab_size, template_like(args.like))
-    files = random_weights.write(folder, max_shard_bytes)
+    files = [] if args.no_weights else random_weights.write(folder, max_shard_bytes)
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(folder / "generation_config.json", GENERATION_CONFIG | special)
     _write_json(folder / "config.json", config)  # last: without it the folder is not taken for a model
-    size = f"{random_weights.total_bytes() / 1e9:.2f} GB"
-    print(f"{folder}: {args.like} in the {args.flavour} layout, {size}, files: {', '.join(files)}")
+    content = f"{weight_bytes / 1e9:.2f} GB, files: {', '.join(files)}" if files else "no weights: serve it with --load-format dummy"
+    print(f"{folder}: {args.like} in the {args.flavour} layout, {content}")
     return 0
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from ..protocol import GenerateEvent, SamplingParams, TokenLogprobs
 
@@ -24,19 +24,18 @@ class NewSequence:
     """The compiled grammar of `sampling.grammar`; the core passes it on and knows nothing of it."""
 
 
-@dataclass(frozen=True)
-class ScheduledSequence:
-    """What one sequence does in this step: known tokens [num_computed, num_computed + num_scheduled) enter the cache."""
+class ScheduledSequence(NamedTuple):
+    """What one sequence does in this step: known tokens [num_computed, num_computed + num_scheduled) enter the cache.
+
+    A named tuple: a step makes one for each sequence, and a frozen dataclass costs three times as much to make."""
 
     sequence_id: int
     num_computed_tokens: int
     num_scheduled_tokens: int
     block_ids: tuple[int, ...]
-    """The sequence's block table; covers at least num_computed_tokens + num_scheduled_tokens slots."""
+    """The sequence's block table; covers at least num_computed_tokens + num_scheduled_tokens slots. One object while it does not change."""
     samples: bool
     """True iff computed tokens catch up with known tokens in this step, so that its last logits choose a new token."""
-    appended_token_ids: tuple[int, ...] = ()
-    """Output ids that were not sampled, to be added to the sequence's known ones before this step: the closing of its thought."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +46,20 @@ class SchedulerOutput:
     scheduled: tuple[ScheduledSequence, ...]
     finished_sequence_ids: tuple[int, ...]
     """Ended since the last step: the runner forgets them. A preempted sequence is not finished; the runner keeps its ids."""
-
-
-@dataclass(frozen=True)
-class SampledToken:
-    token_id: int
-    logprobs: TokenLogprobs | None = None
+    appended_token_ids: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """sequence_id → output ids that were not sampled, to be added to its known ones before this step: the closing of its thought."""
 
 
 @dataclass(frozen=True)
 class ModelRunnerOutput:
-    """The new token of every scheduled sequence with `samples`; `failed` tells of sequences whose sampling raised."""
+    """By sequence_id: the new token of every scheduled sequence with `samples`, or why it has none."""
 
-    sampled: dict[int, SampledToken]
+    sampled: dict[int, int]
+    """→ token id."""
     failed: dict[int, str]
-    """sequence_id → text for the log. The step's other sequences are not touched."""
+    """→ text for the log: sampling raised. The step's other sequences are not touched."""
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    """Of the sampled tokens whose requests asked for them."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..config import EngineConfig
 from ..errors import EngineError, InvalidRequestError
 from ..protocol import FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs
 from .kv_cache_manager import KVCacheManager
-from .outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, NewSequence, SampledToken, ScheduledSequence, SchedulerOutput, StepOutput
+from .outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput, StepOutput
 from .request import RequestGroup, Sequence
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Scheduler:
         self._next_id = 0
         self._known_to_runner: set[int] = set()
         self._finished_ids: list[int] = []
+        self._appended: dict[int, tuple[int, ...]] = {}
         self._booked: list[GenerateEvent] = []
         self._totals = {"prompt": 0, "cached": 0, "generation": 0, "preemptions": 0}
         self._finished_total = dict.fromkeys((reason.value for reason in FinishReason), 0)
@@ -86,8 +87,9 @@ class Scheduler:
         assert request.key not in self._groups, "keys are minted once"
         assert 0 < len(request.prompt_token_ids) < self.max_model_len
         group = RequestGroup(request)
+        max_num_tokens = min(len(request.prompt_token_ids) + request.sampling.max_tokens, self.max_model_len)
         for index in range(request.n):
-            sequence = Sequence(self._next_id, group, index, thought_is_open=request.sampling.thought_end_id is not None)
+            sequence = Sequence(self._next_id, group, index, max_num_tokens)
             self._next_id += 1
             group.sequences.append(sequence)
             self._by_id[sequence.sequence_id] = sequence
@@ -128,43 +130,36 @@ class Scheduler:
         scheduled: list[ScheduledSequence] = []
         new: list[NewSequence] = []
         preemptions_before = self._totals["preemptions"]
-        position = 0
-        while position < len(self.running) and budget > 0:
-            sequence = self.running[position]
+        for sequence in self.running:  # at whose end `_make_room` preempts: never one that was here before
             if self._awaits_token(sequence):
-                position += 1
                 continue
-            count = min(sequence.num_tokens - sequence.num_computed_tokens, budget)
-            if not self._make_room(sequence, sequence.num_computed_tokens + count):
+            count = sequence.num_tokens - sequence.num_computed_tokens
+            if count > budget:
+                count = budget
+            if sequence.num_computed_tokens + count > sequence.num_slots and not self._make_room(sequence, count):
                 break  # it preempted itself, and it was the last one
             scheduled.append(self._grant(sequence, count))
             budget -= count
-            position += 1
+            if budget == 0:
+                break
         if self._totals["preemptions"] == preemptions_before:  # else the freed blocks would go to the one that just gave them up
             self._admit(budget, scheduled, new)
-        for granted in scheduled:
-            sequence = self._by_id[granted.sequence_id]
-            sequence.num_computed_tokens += granted.num_scheduled_tokens
-            sequence.num_pending_tokens += granted.samples
         finished, self._finished_ids = tuple(self._finished_ids), []
-        return SchedulerOutput(tuple(new), tuple(scheduled), finished)
+        appended, self._appended = self._appended, {}
+        return SchedulerOutput(tuple(new), tuple(scheduled), finished, appended)
 
-    def _awaits_token(self, sequence: Sequence) -> bool:
+    @staticmethod
+    def _awaits_token(sequence: Sequence) -> bool:
         """Whether nothing can be scheduled before a pending token is known: it is the last one, or decides what may come next.
 
         Such a sequence is computed in every other step while others run a step ahead; they do not wait for it.
         """
-        if not sequence.num_pending_tokens:
-            return False
-        sampling = sequence.group.request.sampling
-        num_output_tokens = len(sequence.output_token_ids) + sequence.num_pending_tokens
-        ends = num_output_tokens >= sampling.max_tokens or sequence.num_tokens >= self.max_model_len
-        closes_thought = sequence.thought_is_open and num_output_tokens == sampling.reasoning_max_tokens
-        return ends or closes_thought or sampling.grammar is not None or bool(sampling.bad_words_token_ids)
+        waits = sequence.num_tokens >= sequence.waits_at
+        return sequence.num_pending_tokens > 0 and (waits or sequence.group.needs_every_token)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Grow the sequence, preempting from the back of `running`; False if it had to preempt itself."""
-        while not self.kv.grow(sequence, num_tokens):
+    def _make_room(self, sequence: Sequence, count: int) -> bool:
+        """Slots for `count` more tokens, preempting from the back of `running`; False if it had to preempt itself."""
+        while not self.kv.grow(sequence, sequence.num_computed_tokens + count):
             victim = self.running.pop()
             self._preempt(victim)
             if victim is sequence:
@@ -226,81 +221,79 @@ class Scheduler:
 
     @staticmethod
     def _grant(sequence: Sequence, count: int) -> ScheduledSequence:
-        appended, sequence.appended_token_ids = sequence.appended_token_ids, ()
-        return ScheduledSequence(
-            sequence.sequence_id,
-            num_computed_tokens=sequence.num_computed_tokens,
-            num_scheduled_tokens=count,
-            block_ids=tuple(sequence.block_ids),
-            samples=sequence.num_computed_tokens + count == sequence.num_tokens,
-            appended_token_ids=appended,
-        )
+        start = sequence.num_computed_tokens
+        sequence.num_computed_tokens = stop = start + count
+        samples = stop == sequence.num_tokens
+        if samples:
+            sequence.num_pending_tokens += 1
+            sequence.num_tokens += 1
+        return ScheduledSequence(sequence.sequence_id, start, count, sequence.block_ids, samples)
 
     def update(self, output: SchedulerOutput, result: ModelRunnerOutput) -> StepOutput:
         """Book a computed step. Finish reasons are decided here and only here (a stop string comes in through `finish`).
 
         Steps are booked in the order in which they were scheduled. A sequence that has ended since is passed over: its token is not wanted.
         """
-        events = self._booked
+        events, by_id, logprobs_of = self._booked, self._by_id, result.logprobs
         for granted in output.scheduled:
-            sequence = self._by_id.get(granted.sequence_id)
+            sequence = by_id.get(granted.sequence_id)
             if sequence is None:
                 continue
             if not granted.samples:
                 self.kv.remember(sequence)
                 continue
             sequence.num_pending_tokens -= 1
-            token = result.sampled.get(granted.sequence_id)
-            if token is None:
+            token_id = result.sampled.get(granted.sequence_id)
+            if token_id is None:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
                 log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
                 self.kv.forget(sequence)
                 error = TOO_COMPLEX if why == GRAMMAR_TOO_COMPLEX else STEP_FAILED
                 events.append(self._end(sequence, FinishReason.ERROR, error=error))
                 continue
-            sequence.output_token_ids.append(token.token_id)
+            sequence.output_token_ids.append(token_id)
             self.kv.remember(sequence)
-            events.append(self._book(sequence, token))
+            self._totals["generation"] += 1
+            reason = self._finish_reason(sequence, token_id)
+            logprobs = (logprobs_of[granted.sequence_id],) if logprobs_of and granted.sequence_id in logprobs_of else ()
+            if reason is None and sequence.watches_thought:
+                events.append(self._watch_thought(sequence, token_id, logprobs))
+            elif reason is None:
+                group = sequence.group
+                events.append(GenerateEvent(group.request.key, sequence.index, (token_id,), logprobs, None, group.num_cached_tokens))
+            else:
+                events.append(self._end(sequence, reason, token_ids=(token_id,), logprobs=logprobs))
         self._booked = []
         return StepOutput(tuple(events))
 
-    def _book(self, sequence: Sequence, token: SampledToken) -> GenerateEvent:
-        """What the sequence's new token means: an end, or the end of its thought, or that it goes on."""
+    def _watch_thought(self, sequence: Sequence, token_id: int, logprobs: tuple[TokenLogprobs, ...]) -> GenerateEvent:
+        """The token of a thought with a budget. When that is spent, the closing ids become known as a prompt is, if there is room."""
         sampling = sequence.group.request.sampling
-        ids: tuple[int, ...] = (token.token_id,)
-        reason = self._finish_reason(sequence, token.token_id)
-        if token.token_id == sampling.thought_end_id:
-            sequence.thought_is_open = False
-        elif reason is None and sequence.thought_is_open and len(sequence.output_token_ids) == sampling.reasoning_max_tokens:
-            ids += self._close_thought(sequence)
-            reason = self._length_reason(sequence)
-        self._totals["generation"] += len(ids)
-        logprobs = () if token.logprobs is None else (token.logprobs, *(_CERTAIN for _ in ids[1:]))
-        if reason is not None:
-            return self._end(sequence, reason, token_ids=ids, logprobs=logprobs)
-        return self._event(sequence, ids, logprobs)
+        closing: tuple[int, ...] = ()
+        if token_id != sampling.thought_end_id:
+            if len(sequence.output_token_ids) != sampling.reasoning_max_tokens:
+                return self._event(sequence, (token_id,), logprobs)
+            closing = sampling.thought_closing_ids[: sequence.max_num_tokens - sequence.num_tokens]
+            sequence.output_token_ids.extend(closing)
+            sequence.num_tokens += len(closing)
+            self._appended[sequence.sequence_id] = closing
+            self._totals["generation"] += len(closing)
+        sequence.watches_thought = False
+        sequence.waits_at = sequence.max_num_tokens
+        ids, all_logprobs = (token_id, *closing), logprobs and logprobs + (_CERTAIN,) * len(closing)
+        if closing and sequence.num_tokens >= sequence.max_num_tokens:
+            return self._end(sequence, FinishReason.LENGTH, token_ids=ids, logprobs=all_logprobs)
+        return self._event(sequence, ids, all_logprobs)
 
-    def _close_thought(self, sequence: Sequence) -> tuple[int, ...]:
-        """Its budget is spent: the closing ids become known like a prompt's, as far as there is room for them."""
-        sampling = sequence.group.request.sampling
-        room = min(sampling.max_tokens - len(sequence.output_token_ids), self.max_model_len - sequence.num_tokens)
-        closing = sampling.thought_closing_ids[:room]
-        sequence.output_token_ids.extend(closing)
-        sequence.appended_token_ids = closing
-        sequence.thought_is_open = False
-        return closing
-
-    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+    @staticmethod
+    def _finish_reason(sequence: Sequence, token_id: int) -> FinishReason | None:
         """By cause: an end token on the last allowed position is a `STOP`."""
-        sampling = sequence.group.request.sampling
-        count = len(sequence.output_token_ids)
-        if count >= sampling.min_tokens and (token_id in sampling.eos_token_ids or token_id in sampling.stop_token_ids):
+        group = sequence.group
+        if token_id in group.end_token_ids and len(sequence.output_token_ids) >= group.request.sampling.min_tokens:
             return FinishReason.STOP
-        return self._length_reason(sequence)
-
-    def _length_reason(self, sequence: Sequence) -> FinishReason | None:
-        full = len(sequence.output_token_ids) >= sequence.group.request.sampling.max_tokens or sequence.num_tokens >= self.max_model_len
-        return FinishReason.LENGTH if full else None
+        if sequence.num_tokens - sequence.num_pending_tokens >= sequence.max_num_tokens:
+            return FinishReason.LENGTH
+        return None
 
     def _end(
         self,
@@ -320,6 +313,7 @@ class Scheduler:
         if sequence.sequence_id in self._known_to_runner:
             self._known_to_runner.remove(sequence.sequence_id)
             self._finished_ids.append(sequence.sequence_id)
+        self._appended.pop(sequence.sequence_id, None)
         del self._by_id[sequence.sequence_id]
         if sequence.group.is_finished:
             del self._groups[sequence.group.request.key]
@@ -359,5 +353,7 @@ class Scheduler:
         assert len(queued) == len(set(queued)) and set(queued) == unfinished == set(self._by_id)
         assert all(not s.block_ids and s.num_computed_tokens == 0 for s in self.waiting)
         assert all(s.num_computed_tokens < s.num_tokens for s in self.running)
+        for s in (*self.waiting, *self.running):
+            assert s.num_tokens == s.num_prompt_tokens + len(s.output_token_ids) + s.num_pending_tokens <= s.max_num_tokens
         assert len(self.running) <= self.max_num_seqs
         self.kv.check_invariants(list(self.running))

@@ -1,12 +1,14 @@
 """The inputs of decode steps at fixed addresses, one row per sequence, sent to the GPU in one copy; knows no model and launches nothing.
 
-Rows keep what does not change from step to step (parameters, block tables), so that a step costs the host a few numbers per row.
+Rows keep what does not change from step to step (parameters, block tables), and a sequence keeps its row from step to step, so that a step
+costs the host a few numbers per row, also when some other sequence has just ended.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +16,6 @@ from ernie_kernels import xp
 from ernie_kernels.triton.sampling import FLOAT_COLUMNS, INTEGER_COLUMNS, SamplingRows, pack_rows
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ScheduledSequence
 from .sampler import sampling_inputs
 from .sequence_state import SequenceState
 
@@ -25,11 +26,63 @@ _POSITION, _SLOT, _MASK = (INTEGER_COLUMNS.index(name) for name in ("position", 
 _PADDING_FLOATS = tuple(1.0 if name in ("top_p", "repetition_penalty") else 0.0 for name in FLOAT_COLUMNS)  # temperature 0: greedy
 _PADDING_INTEGERS = tuple(-1 if name in ("slot", "num_logprobs", "mask") else 0 for name in INTEGER_COLUMNS)
 
+Lines = tuple[np.ndarray, np.ndarray]
+"""Each row's line of the token counts and of the masks, int64 [rows]; −1: none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seating:
+    """Which sequence sits in which row, and what follows for the step; made anew when one comes or goes."""
+
+    scheduled: list[SequenceState]
+    """In the scheduler's order."""
+    rows: list[int]
+    """Theirs."""
+    states: list[SequenceState]
+    """By row."""
+    prompt_lengths: np.ndarray  # [rows] int32
+    penalised: bool
+    truncates: bool
+    edits_logits: bool
+    wants_logprobs: bool
+    constrained: bool
+
+    @classmethod
+    def of(cls, scheduled: list[SequenceState], states: list[SequenceState]) -> Seating:
+        row_of = {state: row for row, state in enumerate(states)}
+        return cls(
+            scheduled,
+            [row_of[state] for state in scheduled],
+            states,
+            np.array([state.num_prompt_tokens for state in states], np.int32),
+            penalised=any(state.penalised for state in states),
+            truncates=any(state.truncates for state in states),
+            edits_logits=any(state.edits_logits for state in states),
+            wants_logprobs=any(state.sampling.logprobs is not None for state in states),
+            constrained=any(state.constraint is not None for state in states),
+        )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The first words of all rows' memory, from the host to the device."""
+
+    staging: np.ndarray
+    pinned: list[Tensor]
+    """Two, since one may still be on its way. Each of just this size: page-locked tensors are not to be sliced."""
+    pinned_arrays: list[np.ndarray]
+    device: Tensor
+
+    @classmethod
+    def of(cls, staging: np.ndarray, device: Tensor, words: int) -> _Way:
+        pinned = [xp.pinned([words], "int32") for _ in range(2)]
+        return cls(staging[:words], pinned, [xp.host_view(tensor) for tensor in pinned], device[:words])
+
 
 class DecodeRows:
-    """Host arrays, their page-locked copies (two, since one may still be on its way) and the device's memory, all with one layout."""
+    """Host arrays, page-locked copies of them, and the device's memory, all with one layout."""
 
-    def __init__(self, max_rows: int, max_blocks: int, masks: Tensor) -> None:
+    def __init__(self, max_rows: int, max_blocks: int, block_size: int, masks: Tensor) -> None:
         """`masks` [max_rows, words]: where a step's masks will be (`DeviceSampler.send_masks`)."""
         shapes = {
             "integers": ("int64", (max_rows, len(INTEGER_COLUMNS))),
@@ -38,16 +91,18 @@ class DecodeRows:
             "token_ids": ("int32", (max_rows,)),
             "positions": ("int32", (max_rows,)),
             "context_lens": ("int32", (max_rows,)),
+            "slot_mapping": ("int32", (max_rows,)),  # −1: padding
             "block_tables": ("int32", (max_rows, max_blocks)),  # last, so that a small step need not send all of it
         }
         words = {name: math.prod(shape) * np.dtype(dtype).itemsize // 4 for name, (dtype, shape) in shapes.items()}
         starts = dict(zip(words, np.cumsum([0, *(-(-count // 4) * 4 for count in words.values())]).tolist(), strict=False))  # of 16 bytes
         total = starts["block_tables"] + words["block_tables"]
         self.max_blocks = max_blocks
+        self.block_size = block_size
         self._masks = masks
+        self._every_row = np.arange(max_rows)
         self._header_words = starts["block_tables"]
         self._staging = np.zeros(total, np.int32)
-        self._pinned = [xp.pinned([total], "int32") for _ in range(2)]
         self._device = xp.zeros([total], "int32")
         self._turn = 0
         self.host = {n: self._staging[starts[n] : starts[n] + words[n]].view(dtype).reshape(shape) for n, (dtype, shape) in shapes.items()}
@@ -56,10 +111,12 @@ class DecodeRows:
         }
         self.edit_ids = xp.zeros([EDITS_PER_ROW * max_rows], "int32")
         self.edit_values = xp.zeros([EDITS_PER_ROW * max_rows], "float32")
-        self._owners: list[SequenceState | None] = [None] * max_rows
-        self._blocks: list[tuple[int, ...]] = [()] * max_rows
+        self._ways: dict[int, _Way] = {}
+        """By number of rows."""
+        self._seating = Seating.of([], [])
+        self._tables: list[tuple[int, ...]] = [()] * max_rows
+        """What each row of `block_tables` holds."""
         self._clear(0, max_rows)
-        self._num_filled = 0
         self._has_edits = False
 
     def sampling_rows(self, num_rows: int) -> SamplingRows:
@@ -68,45 +125,56 @@ class DecodeRows:
         floats, integers = device["floats"][:num_rows], device["integers"][:num_rows]
         return SamplingRows(floats, integers, device["edit_offsets"], self.edit_ids, self.edit_values, self._masks)
 
-    def fill(
-        self,
-        scheduled: Sequence[ScheduledSequence],
-        states: Sequence[SequenceState],
-        lines: tuple[np.ndarray, np.ndarray],
-        num_rows: int,
-    ) -> bool:
-        """Write a step's rows, padded to `num_rows`, and send them; `lines`: of the token counts and of the masks, [rows] each. False: its
-        edits do not fit, and nothing was sent."""
-        count, host = len(scheduled), self.host
-        if not self._set_edits(states, *lines):
-            return False
-        for row, (sequence, state) in enumerate(zip(scheduled, states, strict=True)):
-            if self._owners[row] is not state:
+    def seat(self, scheduled: list[SequenceState]) -> Seating:
+        """As many rows as sequences, from row 0; each keeps the row that it had, where that is possible."""
+        if scheduled != self._seating.scheduled:  # states are compared by identity
+            self._seating = self._reseat(scheduled)
+        return self._seating
+
+    def _reseat(self, scheduled: list[SequenceState]) -> Seating:
+        count, before = len(scheduled), self._seating.states
+        staying = set(before[:count]).intersection(scheduled)
+        newcomers = (state for state in scheduled if state not in staying)
+        states = [before[row] if row < len(before) and before[row] in staying else next(newcomers) for row in range(count)]
+        for row, state in enumerate(states):
+            if state not in staying:
                 self._adopt(row, state)
-            if self._blocks[row] != sequence.block_ids:
-                self._blocks[row] = sequence.block_ids
-                host["block_tables"][row, : len(sequence.block_ids)] = sequence.block_ids
-        host["token_ids"][:count] = [state.token_ids[-1] for state in states]
-        host["positions"][:count] = [sequence.num_computed_tokens for sequence in scheduled]
-        host["context_lens"][:count] = host["positions"][:count] + 1
-        host["integers"][:count, _POSITION] = [state.num_output_tokens for state in states]
+        self._clear(count, len(before))
+        return Seating.of(scheduled, states)
+
+    def fill(self, seating: Seating, starts: Sequence[int], tables: Sequence[tuple[int, ...]], lines: Lines, num_rows: int) -> bool:
+        """Write a step's rows, padded to `num_rows`, and send them. False: its edits do not fit, and nothing was sent.
+
+        starts, tables: each sequence's number of computed tokens and block table, in the scheduler's order. lines: by row.
+        """
+        count, host, known = len(starts), self.host, self._tables
+        if not self._set_edits(seating, lines):
+            return False
+        positions = host["positions"][:count]
+        positions[seating.rows] = starts
+        host["context_lens"][:count] = positions + 1
+        host["integers"][:count, _POSITION] = positions + 1 - seating.prompt_lengths
         host["integers"][:count, _SLOT], host["integers"][:count, _MASK] = lines
-        if count < self._num_filled:
-            self._clear(count, self._num_filled)
-        self._num_filled = count
+        host["token_ids"][:count] = [state.token_ids[-1] for state in seating.states]
+        for row, table in zip(seating.rows, tables, strict=True):
+            if table is not known[row]:
+                known[row] = table
+                host["block_tables"][row, : len(table)] = table
+        blocks = host["block_tables"][self._every_row[:count], positions // self.block_size]
+        host["slot_mapping"][:count] = blocks * self.block_size + positions % self.block_size
         self._send(num_rows)
         return True
 
     def _send(self, num_rows: int) -> None:
-        words = self._header_words + num_rows * self.max_blocks
+        way = self._ways.get(num_rows)
+        if way is None:
+            way = self._ways[num_rows] = _Way.of(self._staging, self._device, self._header_words + num_rows * self.max_blocks)
         self._turn = 1 - self._turn
-        pinned = self._pinned[self._turn]
-        xp.host_view(pinned)[:words] = self._staging[:words]
-        xp.copy_(self._device[:words], pinned[:words])
+        way.pinned_arrays[self._turn][:] = way.staging
+        xp.copy_(way.device, way.pinned[self._turn])
 
     def _adopt(self, row: int, state: SequenceState) -> None:
         sampling = state.sampling
-        self._owners[row] = state
         self.host["floats"][row] = [getattr(sampling, name) for name in FLOAT_COLUMNS]
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
         self.host["integers"][row] = [sampling.top_k, np.uint64(state.seed).view(np.int64), 0, -1, num_logprobs, -1]
@@ -117,21 +185,21 @@ class DecodeRows:
         host["integers"][start:stop] = _PADDING_INTEGERS
         for name in ("token_ids", "positions", "context_lens"):
             host[name][start:stop] = 0
-        self._owners[start:stop] = [None] * (stop - start)
+        host["slot_mapping"][start:stop] = -1
 
-    def _set_edits(self, states: Sequence[SequenceState], slots: np.ndarray, mask_lines: np.ndarray) -> bool:
-        if not any(state.edits_logits for state in states):
+    def _set_edits(self, seating: Seating, lines: Lines) -> bool:
+        if not seating.edits_logits:
             if self._has_edits:
                 self.host["edit_offsets"][:] = 0
                 self._has_edits = False
             return True
-        packed = pack_rows(sampling_inputs(states, with_masks=False), slots, mask_lines)
+        packed = pack_rows(sampling_inputs(seating.states, with_masks=False), *lines)
         count = len(packed["edit_ids"])
         if count > self.edit_ids.shape[0]:
             return False
         offsets = self.host["edit_offsets"]
-        offsets[: len(states) + 1] = packed["edit_offsets"]
-        offsets[len(states) + 1 :] = count
+        offsets[: len(seating.states) + 1] = packed["edit_offsets"]
+        offsets[len(seating.states) + 1 :] = count
         self._has_edits = True
         if count:
             xp.copy_(self.edit_ids[:count], xp.from_numpy(packed["edit_ids"]))

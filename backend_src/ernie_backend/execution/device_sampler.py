@@ -14,13 +14,11 @@ from ernie_kernels.triton import sampling, token_counts
 from ernie_kernels.triton.sampling import SamplingRows, SamplingWorkspace
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, SampledToken
+from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput
 from ..protocol import TokenLogprobs
 from .constraint import GrammarTooComplexError, mask_words
 from .sampler import sampling_inputs
 from .sequence_state import SequenceState
-
-_NOT_FINITE = "the largest logit of this row is not finite: no token can be chosen"
 
 
 @dataclass(frozen=True)
@@ -30,16 +28,24 @@ class _HostCopies:
     token_ids: Tensor  # [R] int32
     logprobs: Tensor  # [R, 1 + MAX_LOGPROBS] float32
     top_ids: Tensor  # [R, MAX_LOGPROBS] int32
+    arrived: Any
+    """The event after which they are there."""
+
+    @classmethod
+    def of(cls, max_rows: int, most: int) -> _HostCopies:
+        token_ids, top_ids = xp.pinned([max_rows], "int32"), xp.pinned([max_rows, most], "int32")
+        return cls(token_ids, xp.pinned([max_rows, 1 + most], "float32"), top_ids, xp.event())
 
 
 @dataclass(frozen=True)
 class PendingTokens:
     """A step whose tokens are on their way: row r is states[r]'s, whose placeholder stands at token_ids[places[r]]."""
 
-    states: tuple[SequenceState, ...]
-    places: tuple[int, ...]
+    states: list[SequenceState]
+    places: list[int]
     copies: _HostCopies
-    arrived: Any
+    with_logprobs: bool
+    constrained: bool
 
 
 class DeviceSampler:
@@ -58,20 +64,15 @@ class DeviceSampler:
         self._logprobs_workspace = logprob_kernels.LogprobsWorkspace(**scratch)
         self._logprobs = xp.zeros([max_rows, 1 + most], "float32")
         self._top_ids = xp.zeros([max_rows, most], "int32")
-        copies = (([max_rows], "int32"), ([max_rows, 1 + most], "float32"), ([max_rows, most], "int32"))
-        self._copies = [_HostCopies(*(xp.pinned(shape, dtype) for shape, dtype in copies)) for _ in range(2)]
+        self._copies = [_HostCopies.of(max_rows, most) for _ in range(2)]
         self._turn = 0
-        words = mask_words(vocab_size)
-        self.masks = xp.zeros([max_rows, words], "int32")
-        self._pinned_masks = [xp.pinned([max_rows, words], "int32") for _ in range(2)]
+        self.masks = xp.zeros([max_rows, mask_words(vocab_size)], "int32")
+        self._mask_ways: dict[int, list[Tensor]] = {}
+        """By number of lines: two page-locked copies, since one may still be on its way; they are not to be sliced."""
         self._mask_turn = 0
         self._too_complex: set[int] = set()
         self._slots: dict[int, int] = {}
         self._free_slots = list(range(max_rows))
-
-    def is_truncated(self, states: Sequence[SequenceState]) -> bool:
-        """Whether any row needs the kernels that look for the survivors of min_p, top_k and top_p."""
-        return any(state.truncates for state in states)
 
     def choose(self, rows: SamplingRows, num_rows: int, *, truncated: bool) -> None:
         """`sampled[:num_rows]` from `logits[:num_rows]`; only launches, so that it can be captured."""
@@ -83,28 +84,29 @@ class DeviceSampler:
 
         A row whose grammar cannot be followed any further allows nothing, and so fails alone.
         """
+        masked = [row for row, state in enumerate(states) if state.constraint is not None and not state.constraint.in_thought]
         lines = np.full(len(states), -1, np.int64)
-        count = 0
-        for row, state in enumerate(states):
-            if state.constraint is None or state.constraint.in_thought:
-                continue
-            if count == 0:
-                self._mask_turn = 1 - self._mask_turn  # the other one may still be on its way
-            line = xp.host_view(self._pinned_masks[self._mask_turn])[count]
+        if not masked:
+            return lines
+        lines[masked] = np.arange(len(masked))
+        size = min(1 << (len(masked) - 1).bit_length(), self.masks.shape[0])
+        if size not in self._mask_ways:
+            self._mask_ways[size] = [xp.pinned([size, self.masks.shape[1]], "int32") for _ in range(2)]
+        self._mask_turn = 1 - self._mask_turn
+        pinned = self._mask_ways[size][self._mask_turn]
+        host = xp.host_view(pinned)
+        for line, row in enumerate(masked):
             try:
-                line[:] = state.constraint.mask()
+                host[line] = states[row].allowed_mask()
             except GrammarTooComplexError:
-                self._too_complex.add(state.sequence_id)
-                line[:] = 0
-            lines[row] = count
-            count += 1
-        if count:
-            xp.copy_(self.masks[:count], self._pinned_masks[self._mask_turn][:count])
+                self._too_complex.add(states[row].sequence_id)
+                host[line] = 0
+        xp.copy_(self.masks[:size], pinned)
         return lines
 
-    def pack(self, states: Sequence[SequenceState], slots: np.ndarray, mask_lines: np.ndarray) -> SamplingRows:
+    def pack(self, states: Sequence[SequenceState]) -> SamplingRows:
         """Rows of a step that is not a graph."""
-        packed = sampling.pack_rows(sampling_inputs(states, with_masks=False), slots, mask_lines)
+        packed = sampling.pack_rows(sampling_inputs(states, with_masks=False), self.assign_slots(states), self.send_masks(states))
         if not len(packed["edit_ids"]):
             packed |= {"edit_ids": np.zeros(1, np.int32), "edit_values": np.zeros(1, np.float32)}  # an address to point to
         return SamplingRows(**{name: xp.from_numpy(array) for name, array in packed.items()}, masks=self.masks)
@@ -128,41 +130,59 @@ class DeviceSampler:
     def forget(self, sequence_ids: Sequence[int]) -> None:
         self._free_slots.extend(self._slots.pop(i) for i in sequence_ids if i in self._slots)
 
-    def send(self, states: Sequence[SequenceState], rows: SamplingRows) -> PendingTokens:
-        """Start the way back of what `choose` has chosen; each state gets a placeholder, −1 − its row, until the token is known."""
-        count = len(states)
+    def send(self, states: list[SequenceState], rows: SamplingRows | None, *, constrained: bool) -> PendingTokens:
+        """Start the way back of what `choose` has chosen; each state gets a placeholder, −1 − its row, until the token is known. `rows`:
+        what `choose` had, if any row wants log-probabilities. `constrained`: some row follows a grammar."""
         self._turn = 1 - self._turn
         copies = self._copies[self._turn]
-        xp.copy_(copies.token_ids[:count], self.sampled[:count])
-        if any(state.sampling.logprobs is not None for state in states):
-            results = (self._logprobs[:count], self._top_ids[:count])
-            sampled = (self.logits[:count], rows.integers, self.sampled[:count])
-            logprob_kernels.top_logprobs(*sampled, self._logprobs_workspace, *results)
-            xp.copy_(copies.logprobs[:count], results[0])
-            xp.copy_(copies.top_ids[:count], results[1])
-        arrived = xp.record_event()
-        places = tuple(len(state.token_ids) for state in states)
+        xp.copy_(copies.token_ids, self.sampled)  # all rows: page-locked memory is not to be sliced
+        if rows is not None:
+            self._send_logprobs(len(states), rows, copies)
+        copies.arrived.record()
+        places = []
         for row, state in enumerate(states):
+            places.append(len(state.token_ids))
             state.token_ids.append(-1 - row)
-        return PendingTokens(tuple(states), places, copies, arrived)
+        return PendingTokens(states, places, copies, rows is not None, constrained)
+
+    def _send_logprobs(self, count: int, rows: SamplingRows, copies: _HostCopies) -> None:
+        results = (self._logprobs[:count], self._top_ids[:count])
+        sampled = (self.logits[:count], rows.integers, self.sampled[:count])
+        logprob_kernels.top_logprobs(*sampled, self._logprobs_workspace, *results)
+        xp.copy_(copies.logprobs, self._logprobs)
+        xp.copy_(copies.top_ids, self._top_ids)
 
     def receive(self, pending: PendingTokens) -> ModelRunnerOutput:
         """Wait for the tokens; placeholders become ids."""
-        pending.arrived.synchronize()
-        sampled: dict[int, SampledToken] = {}
-        failed: dict[int, str] = {}
-        token_ids = xp.host_view(pending.copies.token_ids)[: len(pending.states)].tolist()
-        for row, (state, place, token_id) in enumerate(zip(pending.states, pending.places, token_ids, strict=True)):
-            state.token_ids[place] = max(token_id, 0)
-            if token_id < 0:
-                too_complex = state.sequence_id in self._too_complex
-                self._too_complex.discard(state.sequence_id)
-                failed[state.sequence_id] = GRAMMAR_TOO_COMPLEX if too_complex else _NOT_FINITE
-            else:
-                state.note(token_id)
-                wanted = state.sampling.logprobs
-                sampled[state.sequence_id] = SampledToken(token_id, None if wanted is None else _logprobs(pending.copies, row, wanted))
-        return ModelRunnerOutput(sampled, failed)
+        states, copies = pending.states, pending.copies
+        copies.arrived.synchronize()
+        token_ids = xp.host_view(copies.token_ids)[: len(states)].tolist()
+        result = ModelRunnerOutput({}, {})
+        if min(token_ids) < 0:
+            for row, token_id in enumerate(token_ids):
+                if token_id < 0:
+                    result.failed[states[row].sequence_id] = self._why_failed(states[row].sequence_id)
+                    token_ids[row] = 0
+        for state, place, token_id in zip(states, pending.places, token_ids, strict=True):
+            state.token_ids[place] = token_id
+            result.sampled[state.sequence_id] = token_id
+        for sequence_id in result.failed:
+            del result.sampled[sequence_id]
+        if pending.constrained:
+            for state in states:
+                if state.sequence_id in result.sampled:
+                    state.note(result.sampled[state.sequence_id])
+        if pending.with_logprobs:
+            for row, state in enumerate(states):
+                if state.sampling.logprobs is not None:
+                    result.logprobs[state.sequence_id] = _logprobs(copies, row, state.sampling.logprobs)
+        return result
+
+    def _why_failed(self, sequence_id: int) -> str:
+        if sequence_id in self._too_complex:
+            self._too_complex.remove(sequence_id)
+            return GRAMMAR_TOO_COMPLEX
+        return "the largest logit of this row is not finite: no token can be chosen"
 
 
 def _logprobs(copies: _HostCopies, row: int, wanted: int) -> TokenLogprobs:

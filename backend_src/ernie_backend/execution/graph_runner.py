@@ -6,7 +6,8 @@ A step is launched without knowing the tokens of the one before: they are on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ernie_kernels import ops, xp
+from ernie_kernels.launch import observe
 from ernie_kernels.triton.token_feed import feed_tokens
 from ernie_kernels.xp import Tensor
 
@@ -56,20 +58,26 @@ class GraphRunner:
         self.max_model_len = engine_config.max_model_len
         self.buckets = batch_buckets(engine_config.max_num_seqs)
         self.sampler = DeviceSampler(model_config.vocab_size, engine_config.max_num_seqs)
-        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence, self.sampler.masks)
+        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence, self.block_size, self.sampler.masks)
+        self._no_lines = np.full(engine_config.max_num_seqs, -1, np.int64)
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
 
     def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> PendingTokens | None:
         """Start a step with at least one token; None: it samples nothing."""
+        sequence_ids, starts, counts, tables, samples = zip(*step.scheduled, strict=True)
+        if all(samples) and max(counts) == 1:
+            bucket = next(size for size in self.buckets if size >= len(starts))
+            seating = self.rows.seat([states[sequence_id] for sequence_id in sequence_ids])
+            none = self._no_lines[: len(starts)]
+            slots = self.sampler.assign_slots(seating.states) if seating.penalised else none
+            masks = self.sampler.send_masks(seating.states) if seating.constrained else none
+            if self.rows.fill(seating, starts, tables, (slots, masks), bucket):
+                self.decode(bucket, truncated=seating.truncates)
+                rows = self.rows.sampling_rows(bucket) if seating.wants_logprobs else None
+                return self.sampler.send(seating.states, rows, constrained=seating.constrained)
         sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
-        lines = self.sampler.assign_slots(sampling), self.sampler.send_masks(sampling)
-        bucket = next(size for size in self.buckets if size >= len(step.scheduled))
-        is_decode = all(s.samples and s.num_scheduled_tokens == 1 for s in step.scheduled)
-        if is_decode and self.rows.fill(step.scheduled, sampling, lines, bucket):
-            self.decode(bucket, truncated=self.sampler.is_truncated(sampling))
-            return self.sampler.send(sampling, self.rows.sampling_rows(bucket))
-        return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling, lines)
+        return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
         """One decode step of the rows that were sent, as a graph; the first of its kind launch by launch, and then captured.
@@ -98,23 +106,27 @@ class GraphRunner:
             max_query_len=1,
             max_context_len=self.max_model_len,
         )
-        positions = device["positions"][:bucket]
-        batch = InputBatch(token_ids, positions, positions, metadata, None, ())
+        batch = InputBatch(token_ids, device["positions"][:bucket], device["slot_mapping"][:bucket], metadata, None, ())
         self.model.logits(self.model.forward(batch, self.caches, self.cos_sin), self.sampler.logits[:bucket])
         self.sampler.choose(self.rows.sampling_rows(bucket), bucket, truncated=truncated)
 
-    def _launch_eagerly(
-        self, batch: InputBatch, states: Sequence[SequenceState], lines: tuple[np.ndarray, np.ndarray]
-    ) -> PendingTokens | None:
+    def launches(self, num_rows: int) -> tuple[Callable[..., AbstractContextManager[None]], Callable[[], None]]:
+        """See `ModelRunner.launches`."""
+        bucket = next(size for size in self.buckets if size >= num_rows)
+        return observe, lambda: self._decode(bucket, False)
+
+    def _launch_eagerly(self, batch: InputBatch, states: list[SequenceState]) -> PendingTokens | None:
         token_ids = xp.empty(batch.token_ids.shape, "int32")
         feed_tokens(batch.token_ids, self.sampler.sampled, token_ids)
         hidden = self.model.forward(replace(batch, token_ids=token_ids), self.caches, self.cos_sin)
         if batch.logits_rows is None:
             return None
         self.model.logits(xp.take(hidden, batch.logits_rows, axis=0), self.sampler.logits[: len(states)])
-        rows = self.sampler.pack(states, *lines)
-        self.sampler.choose(rows, len(states), truncated=self.sampler.is_truncated(states))
-        return self.sampler.send(states, rows)
+        rows = self.sampler.pack(states)
+        self.sampler.choose(rows, len(states), truncated=any(state.truncates for state in states))
+        wants_logprobs = any(state.sampling.logprobs is not None for state in states)
+        constrained = any(state.constraint is not None for state in states)
+        return self.sampler.send(states, rows if wants_logprobs else None, constrained=constrained)
 
     def warm_up(self, batch_sizes: Sequence[int] | None, prompt_lengths: Sequence[int] | None, max_tokens_in_step: int) -> None:
         """Compile the kernels of prompts of these lengths and capture the graphs of these batch sizes (None: of every kind). Writes into
@@ -128,7 +140,7 @@ class GraphRunner:
                 bar.update()
             for bucket in sorted(buckets, reverse=True):  # the largest first: the others find their memory in its pool
                 for truncated in (False, True):
-                    self.rows.fill((), (), (np.empty(0, np.int64), np.empty(0, np.int64)), bucket)
+                    self.rows.fill(self.rows.seat([]), (), (), (self._no_lines[:0], self._no_lines[:0]), bucket)
                     self.decode(bucket, truncated=truncated)
                     bar.update()
         xp.synchronize()

@@ -10,7 +10,7 @@ import numpy as np
 from ernie_kernels import ops, xp
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ScheduledSequence, SchedulerOutput
+from ..core.outputs import SchedulerOutput
 from .sequence_state import SequenceState
 
 
@@ -29,30 +29,31 @@ class InputBatch:
 def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int) -> InputBatch:
     """The tensors of a step with at least one token. The scheduler's promises are asserted, not repaired."""
     scheduled = step.scheduled
-    counts = np.array([s.num_scheduled_tokens for s in scheduled], np.int32)
-    cu_seqlens_q = np.zeros(len(scheduled) + 1, np.int32)
-    np.cumsum(counts, out=cu_seqlens_q[1:])
-    token_ids = np.empty(cu_seqlens_q[-1], np.int32)
-    positions = np.empty_like(token_ids)
-    slot_mapping = np.empty_like(token_ids)
-    block_tables = np.zeros((len(scheduled), max(_blocks_used(s, block_size) for s in scheduled)), np.int32)
-    for row, sequence in enumerate(scheduled):
+    token_ids: list[int] = []
+    blocks: list[int] = []
+    for sequence in scheduled:
         start = sequence.num_computed_tokens
         stop = start + sequence.num_scheduled_tokens
         known = states[sequence.sequence_id].token_ids
-        assert sequence.num_scheduled_tokens > 0 and stop <= len(known) and sequence.samples == (stop == len(known)), (sequence, len(known))
-        used = _blocks_used(sequence, block_size)
+        assert start < stop <= len(known) and sequence.samples == (stop == len(known)), (sequence, len(known))
+        used = -(-stop // block_size)
         assert used <= len(sequence.block_ids), (sequence, block_size)
-        block_tables[row, :used] = sequence.block_ids[:used]
-        here = slice(cu_seqlens_q[row], cu_seqlens_q[row + 1])
-        token_ids[here] = known[start:stop]
-        at = np.arange(start, stop, dtype=np.int32)
-        positions[here] = at
-        slot_mapping[here] = block_tables[row, at // block_size] * block_size + at % block_size
-    context_lens = np.array([s.num_computed_tokens + s.num_scheduled_tokens for s in scheduled], np.int32)
-    last_rows = np.array([cu_seqlens_q[row + 1] - 1 for row, s in enumerate(scheduled) if s.samples], np.int32)
+        token_ids += known[start:stop]
+        blocks += sequence.block_ids[:used]
+    counts = np.array([s.num_scheduled_tokens for s in scheduled], np.int32)
+    starts = np.array([s.num_computed_tokens for s in scheduled], np.int32)
+    context_lens = starts + counts
+    cu_seqlens_q = np.zeros(len(scheduled) + 1, np.int32)
+    np.cumsum(counts, out=cu_seqlens_q[1:])
+    blocks_used = -(-context_lens // block_size)
+    block_tables = np.zeros((len(scheduled), blocks_used.max()), np.int32)
+    block_tables[np.arange(block_tables.shape[1]) < blocks_used[:, None]] = blocks
+    row = np.repeat(np.arange(len(scheduled)), counts)  # of each token
+    positions = np.arange(len(token_ids), dtype=np.int32) + (starts - cu_seqlens_q[:-1])[row]
+    slot_mapping = block_tables[row, positions // block_size] * block_size + positions % block_size
+    last_rows = cu_seqlens_q[1:][[s.samples for s in scheduled]] - 1
     return InputBatch(
-        token_ids=xp.from_numpy(token_ids),
+        token_ids=xp.from_numpy(np.array(token_ids, np.int32)),
         positions=xp.from_numpy(positions),
         slot_mapping=xp.from_numpy(slot_mapping),
         attention=ops.AttentionMetadata(
@@ -68,7 +69,3 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
         logits_rows=xp.from_numpy(last_rows) if last_rows.size else None,
         sampling_sequence_ids=tuple(s.sequence_id for s in scheduled if s.samples),
     )
-
-
-def _blocks_used(sequence: ScheduledSequence, block_size: int) -> int:
-    return -(-(sequence.num_computed_tokens + sequence.num_scheduled_tokens) // block_size)

@@ -33,19 +33,31 @@ class RMSNorm:
         """(norm of the sum, the sum); `residual` may be overwritten."""
         return ops.add_rms_norm(x, residual, self.weight, self.eps)
 
+    def linear(self, x: Tensor, residual: Tensor | None, w: ops.LinearWeight) -> tuple[Tensor, Tensor]:
+        """(norm of the sum times w, the sum); without a residual the sum is x."""
+        if residual is None:
+            return ops.linear(self.forward(x), w), x
+        return ops.add_rms_norm_linear(x, residual, self.weight, self.eps, w)
+
+    def linear_swiglu(self, x: Tensor, residual: Tensor, gate_up: ops.LinearWeight) -> tuple[Tensor, Tensor]:
+        """As `linear`, gate and up in one and multiplied."""
+        return ops.add_rms_norm_linear(x, residual, self.weight, self.eps, gate_up, swiglu=True)
+
 
 class Attention:
-    """Causal grouped-query attention with rotary positions over the paged cache."""
+    """Causal grouped-query attention with rotary positions over the paged cache, of the norm of x + residual."""
 
-    def __init__(self, config: ModelConfig, take: Take, name: str) -> None:
+    def __init__(self, norm: RMSNorm, config: ModelConfig, take: Take, name: str) -> None:
+        self.norm = norm
         self.scale = config.head_dim**-0.5
         self.qkv: ops.LinearWeight = take(name + "qkv")
         self.out: ops.LinearWeight = take(name + "out")
 
-    def forward(self, x: Tensor, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> Tensor:
-        qkv = ops.linear(x, self.qkv)
+    def forward(self, x: Tensor, residual: Tensor | None, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
+        """(the result, x + residual); `residual` is None in front of the first layer."""
+        qkv, residual = self.norm.linear(x, residual, self.qkv)
         attended = ops.attention(qkv, cos_sin, batch.positions, batch.slot_mapping, cache.k, cache.v, batch.attention, self.scale)
-        return ops.linear(attended, self.out)
+        return ops.linear(attended, self.out), residual
 
 
 class GatedMLP:
@@ -58,8 +70,8 @@ class GatedMLP:
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(the result, x + residual)."""
-        x, residual = self.norm.add_forward(x, residual)
-        return ops.linear(ops.linear_swiglu(x, self.gate_up), self.down), residual
+        activated, residual = self.norm.linear_swiglu(x, residual, self.gate_up)
+        return ops.linear(activated, self.down), residual
 
 
 class MixtureOfExperts:
@@ -79,7 +91,7 @@ class MixtureOfExperts:
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(the result, which only `RMSNorm.add_forward` may read (see `ops.moe_experts`); x + residual)."""
         router = (self.gate, self.bias, self.experts_per_token, self.norm_min)
-        x, residual, weights, expert_ids = ops.add_rms_norm_route(x, residual, self.norm.weight, self.norm.eps, *router)
+        x, residual, weights, expert_ids = ops.add_rms_norm_route(x, residual, self.norm.weight, self.norm.eps, *router, self.experts)
         return ops.moe_experts(x, weights, expert_ids, self.experts), residual
 
 

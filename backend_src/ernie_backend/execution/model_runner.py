@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ernie_kernels import ops, xp
@@ -32,6 +33,7 @@ class ModelRunner:
     def __init__(self, model: Ernie45ForCausalLM, model_config: ModelConfig, engine_config: EngineConfig, num_blocks: int) -> None:
         """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
         assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
+        ops.set_batch_invariant(engine_config.deterministic)
         self.model = model
         self.vocab_size = model_config.vocab_size
         self.cpu_threads = engine_config.cpu_threads
@@ -77,6 +79,12 @@ class ModelRunner:
         assert self.graphs is not None
         return self.graphs.sampler.receive(launched)
 
+    def launches(self, num_rows: int) -> tuple[Callable[..., AbstractContextManager[None]], Callable[[], None]]:
+        """For profiling, on a GPU: how to observe the launch of kernels, and a function that launches those of a decode step of the rows
+        that were sent last, one by one."""
+        assert self.graphs is not None, "a CPU launches no kernels"
+        return self.graphs.launches(num_rows)
+
     def warm_up(self, batch_sizes: Sequence[int] | None = None, prompt_lengths: Sequence[int] | None = None) -> None:
         """Compile what is compiled at first use, set the number of threads; on a GPU capture the graphs of `batch_sizes` and compute
         prompts of `prompt_lengths` (None: of every kind). Writes into the first blocks, which hold nothing yet."""
@@ -102,11 +110,10 @@ class ModelRunner:
 
     def _append(self, step: SchedulerOutput) -> None:
         """Ids that the scheduler has added itself; whoever counts tokens on the device counts anew."""
-        for scheduled in step.scheduled:
-            if scheduled.appended_token_ids:
-                self.states[scheduled.sequence_id].append(scheduled.appended_token_ids)
-                if self.graphs is not None:
-                    self.graphs.sampler.forget((scheduled.sequence_id,))
+        for sequence_id, token_ids in step.appended_token_ids.items():
+            self.states[sequence_id].append(token_ids)
+        if step.appended_token_ids and self.graphs is not None:
+            self.graphs.sampler.forget(tuple(step.appended_token_ids))
 
     def _seed(self, new: NewSequence) -> int:
         """The request's seed, else the next of the engine's own: the same requests in the same order draw the same again."""

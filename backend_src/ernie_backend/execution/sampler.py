@@ -6,13 +6,14 @@ A sequence that cannot be sampled (its own logits are not finite, or one of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 
 from ernie_kernels import ops
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, SampledToken
+from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput
 from ..protocol import TokenLogprobs
 from .constraint import GrammarTooComplexError
 from .sequence_state import SequenceState
@@ -27,18 +28,19 @@ def sample(logits: Tensor, states: Sequence[SequenceState]) -> ModelRunnerOutput
             text = GRAMMAR_TOO_COMPLEX if isinstance(error, GrammarTooComplexError) else f"{type(error).__name__}: {error}"
             return ModelRunnerOutput({}, {states[0].sequence_id: text})
         alone = [sample(logits[row : row + 1], [state]) for row, state in enumerate(states)]
-        return ModelRunnerOutput(
-            {k: v for out in alone for k, v in out.sampled.items()}, {k: v for out in alone for k, v in out.failed.items()}
-        )
-    sampled: dict[int, SampledToken] = {}
+        return ModelRunnerOutput(*({k: v for out in alone for k, v in getattr(out, f.name).items()} for f in fields(ModelRunnerOutput)))
+    sampled: dict[int, int] = {}
+    logprobs: dict[int, TokenLogprobs] = {}
     for row, (state, token_id) in enumerate(zip(states, result.token_ids.tolist(), strict=True)):
         if row in result.failed:
             continue
         found = result.logprobs[row]
-        sampled[state.sequence_id] = SampledToken(token_id, None if found is None else TokenLogprobs(*found))
+        sampled[state.sequence_id] = token_id
+        if found is not None:
+            logprobs[state.sequence_id] = TokenLogprobs(*found)
         state.token_ids.append(token_id)
         state.note(token_id)
-    return ModelRunnerOutput(sampled, {states[row].sequence_id: text for row, text in result.failed.items()})
+    return ModelRunnerOutput(sampled, {states[row].sequence_id: text for row, text in result.failed.items()}, logprobs)
 
 
 def sampling_inputs(states: Sequence[SequenceState], *, with_masks: bool = True) -> ops.SamplingInputs:

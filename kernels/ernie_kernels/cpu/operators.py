@@ -27,6 +27,10 @@ lm_head = linear
 CACHE_DTYPE = "float32"
 
 
+def set_batch_invariant(wanted: bool) -> None:
+    """Nothing: every operator here is."""
+
+
 def pack_linear(weight: np.ndarray) -> LinearWeight:
     return LinearWeight(check_weight(weight, 2))
 
@@ -61,8 +65,23 @@ def attention(
     return paged_attention(q, k_cache, v_cache, metadata, scale)
 
 
+def add_rms_norm_linear(
+    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, w: LinearWeight, *, swiglu: bool = False
+) -> tuple[Tensor, Tensor]:
+    normed, total = add_rms_norm(x, residual, norm_weight, eps)
+    return (linear_swiglu if swiglu else linear)(normed, w), total
+
+
 def add_rms_norm_route(
-    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, gate: Tensor, bias: Tensor | None, k: int, norm_min: float
+    x: Tensor,
+    residual: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    gate: Tensor,
+    bias: Tensor | None,
+    k: int,
+    norm_min: float,
+    experts: ExpertWeights,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     normed, total = add_rms_norm(x, residual, norm_weight, eps)
     return normed, total, *route(normed, gate, bias, k, norm_min)

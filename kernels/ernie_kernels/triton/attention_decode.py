@@ -33,10 +33,11 @@ class DecodePlan(NamedTuple):
 
     num_splits: int  # programs that share one request's context, at most
     tile: int  # tokens that a program takes at a time: 64 or 128
-    num_stages: int = 2  # 1: all loads of a tile at once and none ahead, which is faster for a program of one or two tiles
+    num_stages: int = 2  # 1: for programs of one or two tiles; with rotary the first is then fetched before the queries are there
 
 
 MAX_SPLITS = 128
+_FEW_PAIRS = 4  # of requests and key heads
 _GROUP_PAD = 8  # the queries' side of a matrix instruction
 
 
@@ -51,13 +52,19 @@ def plan_decode(num_requests: int, num_kv_heads: int, max_context: int) -> Decod
      16 × 600     12.0 |  12.5 |  12.8  (4.44)       256 × 600    79.2 | 90.7 | 88.3  (71.1)
      16 × 8192    68.7 |  77.4 |  72.5  (60.7)
     1 × 8192 in 16, 32, 64 splits of tiles of 128: 14.7, 12.7, 15.3.
+
+    With rotary inside a step, µs of the whole step on an H100 (21B: 1 request; 0.3B: 1 and 64 requests), context 560. Tiles of 64, 1 stage
+    | of 128, 1 stage | of 128, 2 stages:
+      21B    2713 | 2740 | 2707        0.3B    437 | 437 | 481        0.3B, 64    1020 | 1159 | 1002
+    So one stage only for very few programs, which are nothing but latency; with 16 requests it costs 16 µs a layer.
     """
     pairs = num_requests * num_kv_heads
     if pairs * max_context < 250_000:
-        tiles = math.ceil(max_context / 128)
+        tile = 64 if pairs <= _FEW_PAIRS and max_context <= 4096 else 128
+        tiles = math.ceil(max_context / tile)
         wanted = min(round(264 / pairs), max(16, math.ceil(tiles / 2)))
         num_splits = max(1, min(wanted, tiles, MAX_SPLITS))
-        return DecodePlan(num_splits, 128, 1 if tiles <= 2 * num_splits else 2)
+        return DecodePlan(num_splits, tile, 1 if pairs <= _FEW_PAIRS and tiles <= 2 * num_splits else 2)
     tiles = math.ceil(max_context / 64)
     wanted = max(round(528 / pairs), math.ceil(tiles / 32))  # no program walks more than 2048 tokens: contexts differ in length
     return DecodePlan(max(1, min(wanted, tiles, MAX_SPLITS)), 64, 2)
@@ -105,7 +112,8 @@ def rotary_decode_attention(
 ) -> None:
     """`rotary_kv_write`, then `decode_attention`, in one kernel: the token's slot is the last of its context.
 
-    qkv [R, (heads + 2·kv) · d], columns q‖k‖v; cos_sin float32 [P, d]; positions [R] int32; the rest as in `decode_attention`.
+    qkv [R, (heads + 2·kv) · d], columns q‖k‖v; cos_sin float32 [P, d]; positions [R] int32; the rest as in `decode_attention`. With pdl
+    positions and the cached keys and values, too, must come from before the preceding kernel.
     """
     num_heads = qkv.shape[1] // k_cache.shape[3] - 2 * k_cache.shape[2]
     assert positions.shape[0] == qkv.shape[0] and cos_sin.shape[1] == k_cache.shape[3]
@@ -151,6 +159,7 @@ def _launch(
         BLOCK_SIZE=block_size,
         TILE=plan.tile,
         ROTARY=rotary,
+        AHEAD=rotary and plan.num_stages == 1,
     )
 
 
@@ -177,6 +186,7 @@ def _decode_attention_kernel(
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
     ROTARY: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ):
     kv_head = tl.program_id(0)
@@ -189,21 +199,25 @@ def _decode_attention_kernel(
     if split >= num_active:
         return
     TOKEN: tl.constexpr = NUM_KV_HEADS * HEAD_DIM
-    first_tile = split * tiles_per_split
+    last, first_tile = context - 1, split * tiles_per_split
     stop_tile = tl.minimum(first_tile + tiles_per_split, num_tiles)
     table = block_tables_ptr + request.to(tl.int64) * max_blocks
     in_tile = tl.arange(0, TILE)
-    blocks = tl.load(table + tl.minimum(first_tile * TILE + in_tile, context - 1) // BLOCK_SIZE, mask=in_tile < context, other=0)
+    columns = tl.arange(0, HEAD_DIM)
+    tokens = first_tile * TILE + in_tile
+    # The first tile can be here, or at least on its way into the L2 cache, before the queries exist.
+    if AHEAD:
+        cos, sin = _cos_sin(cos_sin_ptr, positions_ptr + request, HEAD_DIM)
+        k, v = _cached_tile(k_cache_ptr, v_cache_ptr, table, tokens, tokens < last, kv_head, columns, TOKEN, BLOCK_SIZE)
+    else:
+        blocks = tl.load(table + tl.minimum(tokens, last) // BLOCK_SIZE, mask=in_tile < context, other=0)
+        if PDL:
+            lines = (_rows(blocks, tokens, BLOCK_SIZE) * TOKEN + kv_head * HEAD_DIM)[:, None] + tl.arange(0, 2)[None, :] * 64
+            _prefetch(k_cache_ptr + lines, v_cache_ptr + lines)
     if PDL:
-        # The first tile can be on its way into the L2 cache before the queries exist.
-        ahead = _rows(blocks, first_tile * TILE + in_tile, BLOCK_SIZE) * TOKEN + kv_head * HEAD_DIM
-        lines = ahead[:, None] + tl.arange(0, 2)[None, :] * 64
-        _prefetch(k_cache_ptr + lines)
-        _prefetch(v_cache_ptr + lines)
         gdc_wait()
         gdc_launch_dependents()
 
-    columns = tl.arange(0, HEAD_DIM)
     in_group = tl.arange(0, GROUP_PAD)
     is_head = in_group < GROUP
     ROW_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP + 2 * NUM_KV_HEADS * ROTARY
@@ -211,18 +225,21 @@ def _decode_attention_kernel(
     q_heads = (kv_head * GROUP + in_group)[:, None] * HEAD_DIM + columns[None, :]
     q = tl.load(q_row + q_heads, mask=is_head[:, None], other=0.0)
     if ROTARY:
-        angles = cos_sin_ptr + tl.load(positions_ptr + request).to(tl.int64) * HEAD_DIM + tl.arange(0, HEAD_DIM // 2)
-        cos, sin = tl.load(angles), tl.load(angles + HEAD_DIM // 2)
+        k_row = q_row + (NUM_KV_HEADS * GROUP + kv_head) * HEAD_DIM + columns[None, :]
+        if not AHEAD:
+            cos, sin = _cos_sin(cos_sin_ptr, positions_ptr + request, HEAD_DIM)
         q = rotate_pairs(q.to(tl.float32), cos, sin).to(k_cache_ptr.dtype.element_ty)
-        if (split == num_active - 1) & (context > 0):  # the one program of this key head that reads the new token's slot
-            last = context - 1
+        if AHEAD:
+            new_k, new_v = _new_token(k_row, cos, sin, TOKEN)
+        if (split == num_active - 1) & (context > 0):  # the one program of this key head that needs the new token
             slot = tl.load(table + last // BLOCK_SIZE).to(tl.int64) * BLOCK_SIZE + last % BLOCK_SIZE
-            k_row = q_row + (NUM_KV_HEADS * GROUP + kv_head) * HEAD_DIM + columns[None, :]
             cache_row = slot * TOKEN + kv_head * HEAD_DIM + columns[None, :]
-            k_new = rotate_pairs(tl.load(k_row).to(tl.float32), cos, sin)
-            tl.store(k_cache_ptr + cache_row, k_new.to(k_cache_ptr.dtype.element_ty))
-            tl.store(v_cache_ptr + cache_row, tl.load(k_row + TOKEN))
-        tl.debug_barrier()  # the loads below see what the program's other threads wrote
+            if not AHEAD:
+                new_k, new_v = _new_token(k_row, cos, sin, TOKEN)
+            tl.store(k_cache_ptr + cache_row, new_k)
+            tl.store(v_cache_ptr + cache_row, new_v)
+        if not AHEAD:
+            tl.debug_barrier()  # the loads below see what the program's other threads wrote
     q_columns = tl.trans(q)  # keys are the left operand: 8 queries pad to 8 columns, but would pad to 16 rows
 
     largest = tl.full([GROUP_PAD], -float("inf"), tl.float32)
@@ -230,19 +247,26 @@ def _decode_attention_kernel(
     acc = tl.zeros([HEAD_DIM, GROUP_PAD], tl.float32)
     for tile in range(first_tile, stop_tile):
         tokens = tile * TILE + in_tile
-        is_token = tokens < context
-        cache_rows = (_rows(blocks, tokens, BLOCK_SIZE) * TOKEN + kv_head * HEAD_DIM)[:, None] + columns[None, :]
-        # One tile ahead: else each tile would wait for its blocks' numbers before its loads can start.
-        blocks = tl.load(table + tl.minimum(tokens + TILE, context - 1) // BLOCK_SIZE)
-        k = tl.load(k_cache_ptr + cache_rows, mask=is_token[:, None], other=0.0)
-        v = tl.load(v_cache_ptr + cache_rows, mask=is_token[:, None], other=0.0)
-        scores = tl.where(is_token[:, None], tl.dot(k, q_columns) * scale_log2, -float("inf"))  # [TILE, GROUP_PAD]
+        if AHEAD:
+            is_new = (tokens == last)[:, None]
+            k, v = tl.where(is_new, new_k, k), tl.where(is_new, new_v, v)
+        else:
+            cache_rows = (_rows(blocks, tokens, BLOCK_SIZE) * TOKEN + kv_head * HEAD_DIM)[:, None] + columns[None, :]
+            # One tile ahead: else each tile would wait for its blocks' numbers before its loads can start.
+            blocks = tl.load(table + tl.minimum(tokens + TILE, last) // BLOCK_SIZE)
+            k = tl.load(k_cache_ptr + cache_rows, mask=(tokens < context)[:, None], other=0.0)
+            v = tl.load(v_cache_ptr + cache_rows, mask=(tokens < context)[:, None], other=0.0)
+        scores = tl.where((tokens < context)[:, None], tl.dot(k, q_columns) * scale_log2, -float("inf"))  # [TILE, GROUP_PAD]
         new_largest = tl.maximum(largest, tl.max(scores, axis=0))
         weights = tl.exp2(scores - new_largest[None, :])
         keep = tl.exp2(largest - new_largest)
         weight_sums = weight_sums * keep[None, :] + weights
         acc = tl.dot(tl.trans(v), weights.to(v.dtype), acc * keep[None, :])
         largest = new_largest
+        if AHEAD:  # a second tile is rare, and registers are few: it is fetched when this one is done with
+            tokens += TILE
+            is_wanted = (tokens < last) & (tile + 1 < stop_tile)
+            k, v = _cached_tile(k_cache_ptr, v_cache_ptr, table, tokens, is_wanted, kv_head, columns, TOKEN, BLOCK_SIZE)
     weight_sum = tl.sum(weight_sums, axis=0)
     acc = acc / tl.where(weight_sum > 0.0, weight_sum, 1.0)[None, :]  # 0 for an empty context
 
@@ -287,11 +311,34 @@ def _merge(partials_ptr, log_sums_ptr, first, num_active, HEAD_DIM: tl.constexpr
 
 
 @triton.jit
+def _cos_sin(cos_sin_ptr, position_ptr, HEAD_DIM: tl.constexpr):
+    angles = cos_sin_ptr + tl.load(position_ptr).to(tl.int64) * HEAD_DIM + tl.arange(0, HEAD_DIM // 2)
+    return tl.load(angles), tl.load(angles + HEAD_DIM // 2)
+
+
+@triton.jit
+def _new_token(k_row, cos, sin, TOKEN: tl.constexpr):
+    """Its rotated key and its value [1, HEAD_DIM]."""
+    k = tl.load(k_row)
+    return rotate_pairs(k.to(tl.float32), cos, sin).to(k.dtype), tl.load(k_row + TOKEN)
+
+
+@triton.jit
+def _cached_tile(k_cache_ptr, v_cache_ptr, table, tokens, is_wanted, kv_head, columns, TOKEN: tl.constexpr, BLOCK_SIZE: tl.constexpr):
+    """Keys and values [TILE, HEAD_DIM] of `tokens`, 0 where they are not wanted."""
+    blocks = tl.load(table + tokens // BLOCK_SIZE, mask=is_wanted, other=0)
+    rows = (_rows(blocks, tokens, BLOCK_SIZE) * TOKEN + kv_head * columns.shape[0])[:, None] + columns[None, :]
+    k = tl.load(k_cache_ptr + rows, mask=is_wanted[:, None], other=0.0)
+    return k, tl.load(v_cache_ptr + rows, mask=is_wanted[:, None], other=0.0)
+
+
+@triton.jit
 def _rows(blocks, tokens, BLOCK_SIZE: tl.constexpr):
     """Rows of the flattened cache, in int64: 2³¹ elements are only 2 M tokens of 8 key heads."""
     return blocks.to(tl.int64) * BLOCK_SIZE + tokens % BLOCK_SIZE
 
 
 @triton.jit
-def _prefetch(addresses):
-    tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [addresses], dtype=tl.int32, is_pure=False, pack=1)
+def _prefetch(keys, values):
+    request: tl.constexpr = "prefetch.global.L2 [$1]; prefetch.global.L2 [$2]; mov.u32 $0, 0;"
+    tl.inline_asm_elementwise(request, "=r,l,l", [keys, values], dtype=tl.int32, is_pure=False, pack=1)

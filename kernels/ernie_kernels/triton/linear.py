@@ -7,7 +7,7 @@ no rows of the matrix unit. No sum is split between programs: an answer does not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import triton
 import triton.language as tl
@@ -15,7 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .. import launch
 from ..launch import Argument as Tensor
-from .gemm_common import prefetch_to_l2, silu_mul, tile_product, weight_rows
+from .gemm_common import LONG_SUM, prefetch_to_l2, silu_mul, tile_product, weight_rows
 
 MAX_TOKENS = 512
 
@@ -38,15 +38,29 @@ def linear(
     out: Tensor,  # [T, N] bfloat16 or float32 (lm_head)
     *,
     residual: Tensor | None = None,  # [T, N] bfloat16 or float32; may be `out` itself
+    uniform: bool = False,
     pdl: bool = True,
 ) -> None:
-    """out = x Wᵀ (+ residual), accumulated in float32. T ≤ 512; K a multiple of 512, N of 32."""
-    _launch(x, w, out, residual, silu=False, pdl=pdl)
+    """out = x Wᵀ (+ residual), accumulated in float32. T ≤ 512, with `uniform` any; K a multiple of 64, N of 4.
+
+    `uniform`: the order of a row's sum does not depend on T. All tiles without slices add K in the same order, so that their results are
+    the same to the bit (seen on Hopper for mma.sync and wgmma alike); the matrix-vector product and the slices do not.
+    """
+    _launch(x, w, out, residual, silu=False, uniform=uniform, pdl=pdl)
 
 
-def gate_up_silu(x: Tensor, w: Tensor, out: Tensor, *, pdl: bool = True) -> None:
+def gate_up_silu(x: Tensor, w: Tensor, out: Tensor, *, uniform: bool = False, pdl: bool = True) -> None:
     """out = silu(x Gᵀ) · (x Uᵀ): x [T, K], w [2·I, K] with the rows of G first, out [T, I], all bfloat16. As `linear` otherwise."""
-    _launch(x, w, out, None, silu=True, pdl=pdl)
+    _launch(x, w, out, None, silu=True, uniform=uniform, pdl=pdl)
+
+
+def uniform_tile(num_tokens: int, n: int) -> Tile:
+    """`tile_for` among the tiles without slices, for any number of tokens."""
+    if num_tokens > MAX_TOKENS:
+        return Tile(128, 256, 64, 1, 8, 3)
+    if n < 16384 and num_tokens <= 64:
+        return Tile(16, 16, 128, 1, 4, 4) if num_tokens <= 16 else Tile(64, 32 if n >= 3072 and num_tokens > 32 else 16, 128, 1, 4, 4)
+    return tile_for(num_tokens, n)
 
 
 def tile_for(num_tokens: int, n: int) -> Tile:
@@ -82,14 +96,30 @@ def tile_for(num_tokens: int, n: int) -> Tile:
     return Tile(64, 128, 64, 1, 4, 5) if num_tokens <= 256 else Tile(128, 128, 64, 1, 8, 4)
 
 
-def _launch(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, *, silu: bool, pdl: bool) -> None:
+def _launch(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, *, silu: bool, uniform: bool, pdl: bool) -> None:
     num_tokens, k = x.shape
     n = w.shape[0]
-    assert w.shape[1] == k and out.shape[1] * (1 + silu) == n and num_tokens <= MAX_TOKENS and k % 512 == 0 and n % 32 == 0
-    if num_tokens == 1:
+    assert w.shape[1] == k and out.shape[1] * (1 + silu) == n and k % 64 == 0 and n % 4 == 0
+    assert uniform or num_tokens <= MAX_TOKENS
+    if num_tokens == 1 and not uniform:
         launch_gemv(x, w, out, residual, silu=silu, pdl=pdl)
     else:
-        launch_tiles(x, w, out, residual, tile_for(num_tokens, n), silu=silu, pdl=pdl)
+        tile = uniform_tile(num_tokens, n) if uniform else tile_for(num_tokens, n)
+        launch_tiles(x, w, out, residual, _fitting(tile, k), silu=silu, pdl=pdl)
+
+
+def _is_long(k: int) -> bool:
+    """Up to here one sum is exact to 1e-5 of the result."""
+    return k > 2 * LONG_SUM.value
+
+
+def _fitting(tile: Tile, k: int) -> Tile:
+    """`tile`, or one of its size that steps through K in smaller steps."""
+    if _is_long(k) and tile.rows * tile.tokens > 64 * 32 * tile.num_warps:
+        tile = replace(tile, tokens=64 * 32 * tile.num_warps // tile.rows)  # two accumulators must fit into the registers
+    if k % (tile.depth * tile.slices) == 0:
+        return tile
+    return replace(tile, depth=64, slices=1, num_stages=4)
 
 
 def launch_gemv(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, *, silu: bool, pdl: bool) -> None:
@@ -136,6 +166,7 @@ def launch_tiles(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, til
         TOKENS=tile.tokens,
         DEPTH=tile.depth,
         SLICES=tile.slices,
+        LONG=_is_long(k),
         SILU=silu,
         RESIDUAL=residual is not None,
         LANES=max(tile.rows, 32 * tile.num_warps),
@@ -206,6 +237,7 @@ def tile_kernel(
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
     SLICES: tl.constexpr,
+    LONG: tl.constexpr,
     SILU: tl.constexpr,
     RESIDUAL: tl.constexpr,
     LANES: tl.constexpr,
@@ -220,7 +252,7 @@ def tile_kernel(
         gdc_launch_dependents()
     row = weight_rows(tl.arange(0, ROWS), row_tile, N, ROWS, SILU).to(tl.int64)
     token = token_tile * TOKENS + tl.arange(0, TOKENS)
-    total = tile_product(w_ptr + row * K, x_ptr + tl.minimum(token, T - 1) * K, K, ROWS, TOKENS, DEPTH, SLICES)
+    total = tile_product(w_ptr + row * K, x_ptr + tl.minimum(token, T - 1) * K, K, ROWS, TOKENS, DEPTH, SLICES, LONG)
     if SILU:
         gate, up = tl.split(tl.permute(tl.reshape(total, [2, ROWS // 2, TOKENS]), [1, 2, 0]))
         out_row = row_tile * (ROWS // 2) + tl.arange(0, ROWS // 2)

@@ -65,12 +65,12 @@ def launch_prefill(
     num_experts, n, depth = w.shape[0] - num_shared, w.shape[1], w.shape[2]
     tile = tile_for(plan.tile)
     bulk = launch.runs_on_hopper(expert_prefill_kernel)
-    assert n % tile.rows == 0 and depth % tile.depth == 0
+    assert depth % tile.depth == 0
     shared_tiles = num_shared * triton.cdiv(num_tokens, tile.slots)
     slot_tiles = shared_tiles + max_tiles(num_tokens, k, num_experts, tile.slots)
     launch.run(
         expert_prefill_kernel,
-        (slot_tiles * (n // tile.rows),),
+        (slot_tiles * triton.cdiv(n, tile.rows),),
         x,
         expert_boxes(w, tile.rows, tile.depth, paired) if bulk else w,
         plan.slots,
@@ -91,6 +91,7 @@ def launch_prefill(
         GROUP=GROUP,
         PAIRED=paired,
         BULK=bulk,
+        RAGGED=n % tile.rows != 0,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages_bulk if bulk else tile.num_stages,
         pdl=pdl,
@@ -119,13 +120,14 @@ def expert_prefill_kernel(
     GROUP: tl.constexpr,
     PAIRED: tl.constexpr,
     BULK: tl.constexpr,
+    RAGGED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
     program = tl.program_id(0)
-    row_tiles = N // ROWS
+    row_tiles = tl.cdiv(N, ROWS)
     first = program // (GROUP * row_tiles) * GROUP
     group = tl.minimum(slot_tiles - first, GROUP)
     slot_tile = first + program % (GROUP * row_tiles) % group
@@ -168,11 +170,16 @@ def expert_prefill_kernel(
             x_pointers += DEPTH
             w_pointers += DEPTH
 
+    inside = real[:, None]
     if PAIRED:
         gate, up = tl.split(tl.permute(tl.reshape(total, [SLOTS, 2, ROWS // 2]), [0, 2, 1]))
         out_row = row_tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
+        if RAGGED:
+            inside = inside & (out_row < N // 2)[None, :]
         y = silu_mul(gate, up)
-        tl.store(out_ptr + slot[:, None] * (N // 2) + out_row[None, :], y.to(out_ptr.dtype.element_ty), mask=real[:, None])
+        tl.store(out_ptr + slot[:, None] * (N // 2) + out_row[None, :], y.to(out_ptr.dtype.element_ty), mask=inside)
     else:
         out_row = row_tile * ROWS + tl.arange(0, ROWS)
-        tl.store(out_ptr + slot[:, None] * N + out_row[None, :], total.to(out_ptr.dtype.element_ty), mask=real[:, None])
+        if RAGGED:
+            inside = inside & (out_row < N)[None, :]
+        tl.store(out_ptr + slot[:, None] * N + out_row[None, :], total.to(out_ptr.dtype.element_ty), mask=inside)

@@ -46,11 +46,11 @@ def max_tiles(num_tokens: int, experts_per_token: int, num_experts: int, tile: i
     return min(slots, (slots + min(num_experts, slots) * (tile - 1)) // tile)
 
 
-def workspace_sizes(num_tokens: int, num_experts: int, hidden_size: int) -> tuple[int, int]:
+def workspace_sizes(num_tokens: int, num_experts: int, hidden_size: int, *, uniform: bool = False) -> tuple[int, int]:
     """(float32 elements, int32 elements) of the `Workspace` for up to `num_tokens` tokens, of `route` and of `combine_norm_route`."""
     floats, ints = 8, 8  # a row for each program's token, and of combine_norm_route's eight
     for tokens in {1, *range(16, num_tokens, 16), num_tokens}:
-        tile, split = _route_tile(tokens, hidden_size)
+        tile, split = _route_tile(tokens, hidden_size, uniform)
         tiles = triton.cdiv(tokens, tile)
         floats, ints = max(floats, split * tiles * tile), max(ints, tiles)
     return floats * _padded(num_experts), ints
@@ -71,16 +71,17 @@ def route(
     ids_out: Tensor,  # [T, k] int32
     workspace: Workspace,
     *,
+    uniform: bool = False,
     pdl: bool = True,
 ) -> None:
     """p = softmax(x Gᵀ); ids = the k largest of p + bias, largest first, lower id first among equals; weights = p[ids] / max(Σ, norm_min).
 
-    H a multiple of 64. Every id is in 0..E-1 whatever x holds.
+    H a multiple of 64. Every id is in 0..E-1 whatever x holds. `uniform`: the order of a logit's sum does not depend on T.
     """
     num_tokens, hidden = x.shape
     num_experts = gate.shape[0]
     assert gate.shape[1] == hidden and hidden % DEPTH == 0 and k <= num_experts
-    tile, split = _route_tile(num_tokens, hidden)
+    tile, split = _route_tile(num_tokens, hidden, uniform)
     launch.run(
         route_kernel,
         (triton.cdiv(num_tokens, tile), split),
@@ -107,11 +108,12 @@ def route(
     )
 
 
-def _route_tile(num_tokens: int, hidden: int) -> tuple[int, int]:
+def _route_tile(num_tokens: int, hidden: int, uniform: bool) -> tuple[int, int]:
     """(tokens per program, programs along H). One token: 64 x 2560 float32 weights are too much for one program, 20 take 2 steps each."""
     steps = hidden // DEPTH
-    most = 20 if num_tokens <= 512 else 4
-    return (16 if num_tokens <= 512 else 64), max(split for split in range(1, most + 1) if steps % split == 0)
+    few = uniform or num_tokens <= 512
+    most = 20 if few else 4
+    return (16 if few else 64), max(split for split in range(1, most + 1) if steps % split == 0)
 
 
 def sort_by_expert(

@@ -105,8 +105,13 @@ def pack_rows(inputs: SamplingInputs, slots: np.ndarray, mask_lines: np.ndarray)
     }
 
 
+_NO_EDITS = np.empty(0, np.int64), np.empty(0, np.float32)
+
+
 def _edits(bias: tuple[np.ndarray, np.ndarray] | None, forbidden: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """One list of different ids: a forbidden id's bias does not matter."""
+    if bias is None and forbidden is None:
+        return _NO_EDITS
     never = np.unique(forbidden) if forbidden is not None else np.empty(0, np.int64)
     ids, values = bias if bias is not None else (np.empty(0, np.int64), np.empty(0, np.float32))
     stays = ~np.isin(ids, never)

@@ -104,16 +104,14 @@ class TensorFramework(Protocol):
 
     # GPU only
     def pinned(self, shape: Sequence[int], dtype: str) -> Tensor:
-        """Page-locked host memory, zeroed; `host_view` shows it as an array."""
+        """Page-locked host memory, zeroed; `host_view` shows it as an array. Only for `copy_`, and whole: what slices or computes may first
+        move it to the GPU for good (Paddle does)."""
         ...
 
     def synchronize(self) -> None: ...
-    def record_event(self) -> Any:
-        """A point in the stream; its `.synchronize()` waits until the GPU has come past it."""
-        ...
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Milliseconds between two events that the GPU has come past."""
+    def event(self) -> Any:
+        """`.record()` marks the stream's present end; `.synchronize()` waits until the GPU has come past the mark, and lets other threads
+        run meanwhile. It can be recorded again and again."""
         ...
 
     def capture(self, function: Callable[[], None]) -> Any:
@@ -122,8 +120,8 @@ class TensorFramework(Protocol):
         its own is lost when another is replayed."""
         ...
 
-    def profile_kernels(self, function: Callable[[], object]) -> list[tuple[str, int, float]]:
-        """(kernel, launches, µs) of what runs on the GPU during `function`, the longest first."""
+    def profile_kernels(self, function: Callable[[], object]) -> list[tuple[str, float, float]]:
+        """(name, start, end in µs) of everything that the device did while `function` ran, in the order of the ends."""
         ...
 
     def free_memory_bytes(self) -> int:
@@ -186,8 +184,7 @@ clip_min = _framework.clip_min
 topk = _framework.topk
 pinned = _framework.pinned
 synchronize = _framework.synchronize
-record_event = _framework.record_event
-elapsed_ms = _framework.elapsed_ms
+event = _framework.event
 capture = _framework.capture
 profile_kernels = _framework.profile_kernels
 free_memory_bytes = _framework.free_memory_bytes

@@ -161,14 +161,8 @@ def synchronize() -> None:
     torch.cuda.synchronize()
 
 
-def record_event() -> Any:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def elapsed_ms(start: Any, end: Any) -> float:
-    return start.elapsed_time(end)
+def event() -> Any:
+    return torch.cuda.Event()
 
 
 @cache
@@ -183,12 +177,12 @@ def capture(function: Callable[[], None]) -> Any:
     return graph
 
 
-def profile_kernels(function: Callable[[], object]) -> list[tuple[str, int, float]]:
+def profile_kernels(function: Callable[[], object]) -> list[tuple[str, float, float]]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         function()
         torch.cuda.synchronize()
-    found = [(event.key, event.count, event.self_device_time_total) for event in profiler.key_averages()]
-    return sorted((row for row in found if row[2] > 0), key=lambda row: -row[2])
+    on_device = (event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+    return sorted(((event.name, event.time_range.start, event.time_range.end) for event in on_device), key=lambda event: event[2])
 
 
 def free_memory_bytes() -> int:

@@ -18,18 +18,14 @@ class DecoderLayer:
 
     def __init__(self, config: ModelConfig, take: Take, index: int) -> None:
         name = f"layers.{index}."
-        self.attention_norm = RMSNorm(config.rms_norm_eps, take, name + "attention_norm")
-        self.attention = Attention(config, take, name + "attention.")
+        norm = RMSNorm(config.rms_norm_eps, take, name + "attention_norm")
+        self.attention = Attention(norm, config, take, name + "attention.")
         norm = RMSNorm(config.rms_norm_eps, take, name + "mlp_norm")
         self.mlp = MixtureOfExperts(norm, config, take, name) if config.is_sparse(index) else GatedMLP(norm, take, name + "mlp.")
 
     def forward(self, x: Tensor, residual: Tensor | None, batch: InputBatch, cache: LayerCache, cos_sin: Tensor) -> tuple[Tensor, Tensor]:
         """(what the MLP adds, what it is to be added to); `residual` is None in front of the first layer."""
-        if residual is None:
-            x, residual = self.attention_norm.forward(x), x
-        else:
-            x, residual = self.attention_norm.add_forward(x, residual)
-        return self.mlp.forward(self.attention.forward(x, batch, cache, cos_sin), residual)
+        return self.mlp.forward(*self.attention.forward(x, residual, batch, cache, cos_sin))
 
 
 class Ernie45ForCausalLM:

@@ -1,4 +1,4 @@
-"""A full-size model with random weights made where they are used, so that a bench needs no checkpoint; times nothing."""
+"""A full-size model with random weights made where they are used, so that measuring needs no checkpoint; reads no file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 from ernie_kernels import ops, xp
 
 from ..config import ModelConfig
-from ..execution.layers import Take
-from ..execution.models.ernie45 import Ernie45ForCausalLM
-from ..execution.weight_map import Kind, weights
+from .layers import Take
+from .models.ernie45 import Ernie45ForCausalLM
+from .weight_map import Kind, weights
 
 STANDARD_DEVIATION = 0.02
 
