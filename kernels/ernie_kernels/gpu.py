@@ -164,13 +164,13 @@ def rotary_kv_write(qkv: Tensor, cos_sin: Tensor, positions: Tensor, slot_mappin
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, metadata: AttentionMetadata, scale: float) -> Tensor:
     num_tokens, num_heads, head_dim = q.shape
     out = xp.empty([num_tokens, num_heads * head_dim], DTYPE)
-    at = (q, k_cache, v_cache, metadata.block_tables)
     if metadata.max_query_len == 1 and not _uniform:
         plan, workspace = _decode_plan(num_tokens, k_cache, metadata)
-        attention_decode.decode_attention(*at, metadata.context_lens, scale, out, workspace, plan)
+        at = (q, k_cache, v_cache, metadata.block_tables, metadata.context_lens)
+        attention_decode.decode_attention(*at, scale, out, workspace, plan)
     else:
-        bounds = {"max_query_len": metadata.max_query_len, "num_requests": metadata.context_lens.shape[0]}
-        attention_prefill.prefill_attention(*at, metadata.cu_seqlens_q, metadata.context_lens, scale, out, **bounds)
+        every = (slice(0, metadata.context_lens.shape[0]), metadata.cu_seqlens_q)
+        _prefill(q, k_cache, v_cache, metadata, *every, metadata.max_query_len, scale, out)
     return out
 
 
@@ -184,17 +184,44 @@ def attention(
     metadata: AttentionMetadata,
     scale: float,
 ) -> Tensor:
-    """One kernel where every request has one query token (slot_mapping is then not read: the slot is the last of the context)."""
-    if metadata.max_query_len > 1 or _uniform:
-        q = rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
-        return paged_attention(q, k_cache, v_cache, metadata, scale)
-    num_heads, head_dim = _num_heads(qkv, k_cache), k_cache.shape[3]
-    out = xp.empty([qkv.shape[0], num_heads * head_dim], DTYPE)
-    plan, workspace = _decode_plan(qkv.shape[0], k_cache, metadata)
-    attention_decode.rotary_decode_attention(
-        *(qkv, cos_sin, positions, k_cache, v_cache, metadata.block_tables, metadata.context_lens, scale, out, workspace, plan)
-    )
+    """One kernel for the requests with one query token, where they stand in front (slot_mapping is then not read: the slot is the last of
+    the context); the others rotate and write first, and pay for no empty programs of the many short ones."""
+    out = xp.empty([qkv.shape[0], _num_heads(qkv, k_cache) * k_cache.shape[3]], DTYPE)
+    singles = qkv.shape[0] if metadata.max_query_len == 1 else metadata.num_single
+    if singles and not _uniform:
+        plan, workspace = _decode_plan(singles, k_cache, metadata)
+        rows = (qkv[:singles], cos_sin, positions[:singles], k_cache, v_cache, metadata.block_tables, metadata.context_lens)
+        attention_decode.rotary_decode_attention(*rows, scale, out[:singles], workspace, plan)
+        if singles == qkv.shape[0]:
+            return out
+        qkv, positions, slot_mapping = qkv[singles:], positions[singles:], slot_mapping[singles:]
+    q = rotary_kv_write(qkv, cos_sin, positions, slot_mapping, k_cache, v_cache)
+    if singles and _uniform:  # the same kernel for all, launched for the short ones apart
+        _prefill(q[:singles], k_cache, v_cache, metadata, slice(0, singles), metadata.cu_seqlens_q, 1, scale, out[:singles])
+        q = q[singles:]
+    if metadata.rest_cu_seqlens_q is not None:
+        rest = (slice(singles, metadata.context_lens.shape[0]), metadata.rest_cu_seqlens_q)
+        _prefill(q, k_cache, v_cache, metadata, *rest, metadata.max_query_len, scale, out[singles:])
+    elif q.shape[0]:
+        every = (slice(0, metadata.context_lens.shape[0]), metadata.cu_seqlens_q)
+        _prefill(q, k_cache, v_cache, metadata, *every, metadata.max_query_len, scale, out)
     return out
+
+
+def _prefill(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    metadata: AttentionMetadata,
+    requests: slice,
+    cu_seqlens_q: Tensor,
+    max_query_len: int,
+    scale: float,
+    out: Tensor,
+) -> None:
+    of_requests = (metadata.block_tables[requests], cu_seqlens_q, metadata.context_lens[requests])
+    bounds = {"max_query_len": max_query_len, "num_requests": requests.stop - requests.start}
+    attention_prefill.prefill_attention(q, k_cache, v_cache, *of_requests, scale, out, **bounds)
 
 
 def _num_heads(qkv: Tensor, k_cache: Tensor) -> int:

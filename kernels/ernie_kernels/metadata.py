@@ -22,3 +22,7 @@ class AttentionMetadata:
     max_query_len: int
     max_context_len: int
     """At least every request's context; with max_query_len it decides how GPU kernels are launched (they never read the host's copies)."""
+    num_single: int = 0
+    """So many requests at the front have one query token each, the others more; 0 where all are alike, or it is not known."""
+    rest_cu_seqlens_q: Tensor | None = None
+    """cu_seqlens_q of the requests behind those, counted from their own first token; None without such."""

@@ -21,6 +21,7 @@ from ernie_kernels.triton import (
     moe_norm_router,
     moe_router,
     norm,
+    norm_linear,
     rotary,
     sampling,
     token_counts,
@@ -91,8 +92,17 @@ def _linear(t: Make, tokens: int, n: int, k: int, dtype: str = "bfloat16") -> No
     linear.linear(t("bfloat16", tokens, k), t("bfloat16", n, k), t(dtype, tokens, n))
 
 
+def _uniform_linear(t: Make, tokens: int, n: int, k: int) -> None:
+    linear.linear(t("bfloat16", tokens, k), t("bfloat16", n, k), t("bfloat16", tokens, n), uniform=True)
+
+
 def _gate_up(t: Make, tokens: int, intermediate: int, k: int) -> None:
     linear.gate_up_silu(t("bfloat16", tokens, k), t("bfloat16", 2 * intermediate, k), t("bfloat16", tokens, intermediate))
+
+
+def _norm_linear(t: Make, n: int, k: int, *, silu: bool) -> None:
+    rows = (t("bfloat16", 1, k), t("bfloat16", 1, k), t("float32", k), 1e-5, t("bfloat16", n, k), t("bfloat16", 1, k))
+    norm_linear.add_norm_linear(*rows, t("bfloat16", 1, n // 2 if silu else n), silu=silu)
 
 
 def _router_workspace(t: Make, tokens: int) -> moe_router.Workspace:
@@ -157,6 +167,12 @@ CASES: dict[str, Case] = {
     **{f"linear {tokens} 0.3B": Case(1, lambda t, tokens=tokens: _linear(t, tokens, 1024, 3072)) for tokens in (1, 64)},
     **{f"gate_up_silu {tokens} 0.3B": Case(1, lambda t, tokens=tokens: _gate_up(t, tokens, 3072, 1024)) for tokens in (1, 8, 64, 256)},
     "gate_up_silu 64 21B": Case(1, lambda t: _gate_up(t, 64, 12288, 2560)),
+    "add_norm_linear qkv 0.3B": Case(1, lambda t: _norm_linear(t, 2560, 1024, silu=False)),
+    "add_norm_linear gate_up 0.3B": Case(1, lambda t: _norm_linear(t, 6144, 1024, silu=True)),
+    "linear 64 of a long sum": Case(1, lambda t: _linear(t, 64, 2560, 12288)),
+    "linear 300 of a long sum": Case(1, lambda t: _linear(t, 300, 2560, 12288)),
+    "linear 2000 uniform": Case(1, lambda t: _uniform_linear(t, 2000, 3584, 2560)),
+    "linear 2000 uniform, of a long sum": Case(1, lambda t: _uniform_linear(t, 2000, 2560, 12288)),
     **{f"route {tokens}": Case(1, lambda t, tokens=tokens: _route(t, tokens)) for tokens in (1, 256, 4096)},
     "combine_norm_route 1": Case(1, lambda t: _combine_norm_route(t, 1)),
     **{f"experts {tokens} unsorted": Case(2, lambda t, tokens=tokens: _experts(t, tokens)) for tokens in (1, 5)},

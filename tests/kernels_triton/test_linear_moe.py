@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ernie_kernels.interpreter import Bfloat16, bfloat16_to_float32, float32_to_bfloat16
-from ernie_kernels.triton import combine, linear, moe_experts, moe_norm_router, moe_prefill, moe_router
+from ernie_kernels.triton import combine, linear, moe_experts, moe_norm_router, moe_prefill, moe_router, norm_linear
 
 BFLOAT16_ERROR = 3e-3  # relative to the norm; rounding one result to bfloat16 costs 1.7e-3
 NORM_MIN, EPS = 1e-12, 1e-5
@@ -39,7 +39,39 @@ def _workspace(num_tokens: int, num_experts: int, hidden: int) -> moe_router.Wor
     return moe_router.Workspace(np.full(floats, np.nan, np.float32), np.zeros(ints, np.int32))
 
 
-@pytest.mark.parametrize("num_tokens, n, k", [(1, 64, 512), (3, 96, 512), (9, 64, 1024), (33, 160, 512)])
+@pytest.mark.parametrize("num_tokens", [1, 5, 20])
+def test_uniform_linears_and_long_sums(num_tokens: int) -> None:
+    """Every path of `uniform`, and sums that are cut: 8256 elements end in a part of their own."""
+    for n, k in ((72, 192), (16, 8256)):
+        x, w = _random(num_tokens, k), _random(n, k, scale=0.1)
+        exact = _values(x) @ _values(w).T
+        for uniform in (False, True):
+            logits = np.full((num_tokens, n), np.nan, np.float32)
+            linear.linear(x, w, logits, uniform=uniform)
+            assert _error(logits, exact) < 1e-6
+    most = np.full((1, 16), np.nan, np.float32)
+    linear.linear(_rows(x, 1), w, most, uniform=True)
+    assert np.array_equal(most, logits[:1])
+
+
+def _rows(tensor: Bfloat16, count: int) -> Bfloat16:
+    return Bfloat16(np.ascontiguousarray(tensor.bits[:count]))
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("k", [64, 192, 1024])
+def test_norm_and_linear_in_one(k: int, silu: bool) -> None:
+    x, residual, norm_weight, w = _random(1, k), _random(1, k), _random(k), _random(24, k, scale=0.1)
+    total, out = _poison(1, k), _poison(1, 12 if silu else 24)
+    norm_linear.add_norm_linear(x, residual, norm_weight, EPS, w, total, out, silu=silu)
+    summed = _values(Bfloat16(float32_to_bfloat16((_values(x) + _values(residual)).astype(np.float32))))
+    assert np.array_equal(_values(total), summed)
+    y = summed / np.sqrt(np.square(summed).mean() + EPS) * _values(norm_weight)
+    product = y @ _values(w).T
+    assert _error(out, _swiglu(product) if silu else product) < 2 * BFLOAT16_ERROR  # y is rounded, too
+
+
+@pytest.mark.parametrize("num_tokens, n, k", [(1, 64, 512), (3, 96, 512), (9, 64, 1024), (33, 160, 512), (4, 20, 64), (1, 12, 192)])
 def test_linear(num_tokens: int, n: int, k: int) -> None:
     x, w, residual = _random(num_tokens, k), _random(n, k, scale=0.1), _random(num_tokens, n)
     exact = _values(x) @ _values(w).T

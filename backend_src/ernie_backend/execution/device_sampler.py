@@ -68,7 +68,8 @@ class DeviceSampler:
         self._turn = 0
         self.masks = xp.zeros([max_rows, mask_words(vocab_size)], "int32")
         self._mask_ways: dict[int, list[Tensor]] = {}
-        """By number of lines: two page-locked copies, since one may still be on its way; they are not to be sliced."""
+        """By number of lines, page-locked; not to be sliced. Three, since one may still be on its way, and a step that is no graph after all
+        sends twice."""
         self._mask_turn = 0
         self._too_complex: set[int] = set()
         self._slots: dict[int, int] = {}
@@ -91,8 +92,8 @@ class DeviceSampler:
         lines[masked] = np.arange(len(masked))
         size = min(1 << (len(masked) - 1).bit_length(), self.masks.shape[0])
         if size not in self._mask_ways:
-            self._mask_ways[size] = [xp.pinned([size, self.masks.shape[1]], "int32") for _ in range(2)]
-        self._mask_turn = 1 - self._mask_turn
+            self._mask_ways[size] = [xp.pinned([size, self.masks.shape[1]], "int32") for _ in range(3)]
+        self._mask_turn = (self._mask_turn + 1) % 3
         pinned = self._mask_ways[size][self._mask_turn]
         host = xp.host_view(pinned)
         for line, row in enumerate(masked):

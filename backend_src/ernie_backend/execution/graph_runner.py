@@ -76,6 +76,8 @@ class GraphRunner:
                 self.decode(bucket, truncated=seating.truncates)
                 rows = self.rows.sampling_rows(bucket) if seating.wants_logprobs else None
                 return self.sampler.send(seating.states, rows, constrained=seating.constrained)
+        # The short ones first: attention serves them apart (`ops.attention`).
+        step = replace(step, scheduled=tuple(sorted(step.scheduled, key=lambda s: s.num_scheduled_tokens > 1)))
         sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
         return self._launch_eagerly(build_input_batch(step, states, self.block_size), sampling)
 
@@ -134,9 +136,14 @@ class GraphRunner:
         buckets = [size for size in self.buckets if batch_sizes is None or size in batch_sizes]
         wanted = (*_WARM_UP_LENGTHS, max_tokens_in_step) if prompt_lengths is None else prompt_lengths
         lengths = sorted({min(length, max_tokens_in_step) for length in wanted})
-        with tqdm(total=len(lengths) + 2 * len(buckets), desc="Compiling kernels and capturing graphs", unit="step") as bar:
+        # Beside a prompt, one of each way to cut the attention of a step's single tokens (`attention_decode.plan_decode`).
+        mixed = sorted({min(count, self.buckets[-1] - 1) for count in (1, 3, 64, 256)} - {0}) if prompt_lengths is None else ()
+        with tqdm(total=len(lengths) + len(mixed) + 2 * len(buckets), desc="Compiling kernels and capturing graphs", unit="step") as bar:
             for length in lengths:
                 self._warm_up_prompt(length)
+                bar.update()
+            for count in mixed:
+                self._warm_up_prompt(max(1, min(16, max_tokens_in_step - count)), num_single=count)
                 bar.update()
             for bucket in sorted(buckets, reverse=True):  # the largest first: the others find their memory in its pool
                 for truncated in (False, True):
@@ -145,11 +152,16 @@ class GraphRunner:
                     bar.update()
         xp.synchronize()
 
-    def _warm_up_prompt(self, length: int) -> None:
+    def _warm_up_prompt(self, length: int, num_single: int = 0) -> None:
+        """A step with a prompt of `length` tokens beside the second token of `num_single` others."""
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, repetition_penalty=1.1, logprobs=1)
         states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0, self.sampler.vocab_size)}
         blocks = tuple(range(-(-length // self.block_size)))
-        pending = self.launch(SchedulerOutput((), (ScheduledSequence(-1, 0, length, blocks, samples=True),), ()), states)
+        scheduled = [ScheduledSequence(-1, 0, length, blocks, samples=True)]
+        for sequence_id in range(-1 - num_single, -1):
+            states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0)
+            scheduled.append(ScheduledSequence(sequence_id, 1, 1, blocks, samples=True))
+        pending = self.launch(SchedulerOutput((), tuple(scheduled), ()), states)
         assert pending is not None
         self.sampler.receive(pending)
-        self.sampler.forget((-1,))
+        self.sampler.forget(tuple(states))

@@ -51,6 +51,7 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
     row = np.repeat(np.arange(len(scheduled)), counts)  # of each token
     positions = np.arange(len(token_ids), dtype=np.int32) + (starts - cu_seqlens_q[:-1])[row]
     slot_mapping = block_tables[row, positions // block_size] * block_size + positions % block_size
+    num_single = int(np.argmax(counts > 1))  # 0 as well where none has more
     last_rows = cu_seqlens_q[1:][[s.samples for s in scheduled]] - 1
     return InputBatch(
         token_ids=xp.from_numpy(np.array(token_ids, np.int32)),
@@ -65,6 +66,8 @@ def build_input_batch(step: SchedulerOutput, states: Mapping[int, SequenceState]
             block_tables_host=block_tables,
             max_query_len=int(counts.max()),
             max_context_len=int(context_lens.max()),
+            num_single=num_single,
+            rest_cu_seqlens_q=xp.from_numpy(cu_seqlens_q[num_single:] - num_single) if num_single else None,
         ),
         logits_rows=xp.from_numpy(last_rows) if last_rows.size else None,
         sampling_sequence_ids=tuple(s.sequence_id for s in scheduled if s.samples),

@@ -163,7 +163,7 @@ def _launch(
     )
 
 
-@triton.jit(do_not_specialize=["num_splits"])
+@triton.jit(do_not_specialize=["num_splits", "max_blocks"])
 def _decode_attention_kernel(
     q_ptr,  # [R, heads, HEAD_DIM]; if ROTARY [R, heads + 2 · NUM_KV_HEADS, HEAD_DIM]
     cos_sin_ptr,  # [P, HEAD_DIM] float32; read if ROTARY

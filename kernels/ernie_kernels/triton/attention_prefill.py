@@ -61,7 +61,10 @@ def prefill_attention(
     )
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["max_blocks"],
+    do_not_specialize_on_alignment=["block_tables_ptr", "cu_seqlens_q_ptr", "context_lens_ptr"],  # parts of a step's start anywhere
+)
 def _prefill_attention_kernel(
     q_ptr,  # [T, NUM_KV_HEADS · GROUP, HEAD_DIM]
     k_cache_ptr,  # [num_blocks, BLOCK_SIZE, NUM_KV_HEADS, HEAD_DIM]

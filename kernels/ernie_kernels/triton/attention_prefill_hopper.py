@@ -78,7 +78,10 @@ def launch_prefill_attention(
     )
 
 
-@gluon.jit
+@gluon.jit(
+    do_not_specialize=["max_blocks"],
+    do_not_specialize_on_alignment=["block_tables_ptr", "cu_seqlens_q_ptr", "context_lens_ptr"],  # as in attention_prefill
+)
 def _prefill_attention_kernel(
     q_ptr,  # [T, NUM_KV_HEADS · GROUP, HEAD_DIM]
     k_descriptor,  # [num_blocks · BLOCK_SIZE, NUM_KV_HEADS · HEAD_DIM], boxes of [BOX, BOX]

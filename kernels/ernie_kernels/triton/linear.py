@@ -115,8 +115,8 @@ def _is_long(k: int) -> bool:
 
 def _fitting(tile: Tile, k: int) -> Tile:
     """`tile`, or one of its size that steps through K in smaller steps."""
-    if _is_long(k) and tile.rows * tile.tokens > 64 * 32 * tile.num_warps:
-        tile = replace(tile, tokens=64 * 32 * tile.num_warps // tile.rows)  # two accumulators must fit into the registers
+    if _is_long(k) and tile.rows * tile.tokens > 1024 * tile.num_warps:
+        tile = replace(tile, tokens=1024 * tile.num_warps // tile.rows)  # two accumulators must fit into the registers
     if k % (tile.depth * tile.slices) == 0:
         return tile
     return replace(tile, depth=64, slices=1, num_stages=4)

@@ -56,7 +56,7 @@ def rotate_pairs(x, cos, sin):
     return tl.reshape(tl.join(tl.fma(a, cos, -(b * sin)), tl.fma(b, cos, a * sin)), [rows, 2 * half])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions_ptr", "slot_mapping_ptr"])
 def _rotary_kv_write_kernel(
     qkv_ptr,  # [T, (NUM_HEADS + 2 · NUM_KV_HEADS) · HEAD_DIM]
     cos_sin_ptr,  # [P, HEAD_DIM] float32
