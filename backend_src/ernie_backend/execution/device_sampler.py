@@ -68,7 +68,7 @@ class DeviceSampler:
         self._turn = 0
         self.masks = xp.zeros([max_rows, mask_words(vocab_size)], "int32")
         self._mask_ways: dict[int, list[Tensor]] = {}
-        """By number of lines, page-locked; not to be sliced. Three, since one may still be on its way, and a step that is no graph after all
+        """By number of lines, page-locked; not to be sliced. Three: one may still be on its way, and a step that is no graph after all
         sends twice."""
         self._mask_turn = 0
         self._too_complex: set[int] = set()

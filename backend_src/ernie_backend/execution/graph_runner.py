@@ -159,7 +159,7 @@ class GraphRunner:
         blocks = tuple(range(-(-length // self.block_size)))
         scheduled = [ScheduledSequence(-1, 0, length, blocks, samples=True)]
         for sequence_id in range(-1 - num_single, -1):
-            states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0)
+            states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0, self.sampler.vocab_size)
             scheduled.append(ScheduledSequence(sequence_id, 1, 1, blocks, samples=True))
         pending = self.launch(SchedulerOutput((), tuple(scheduled), ()), states)
         assert pending is not None
