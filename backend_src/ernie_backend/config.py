@@ -17,6 +17,9 @@ from .model_config import ModelConfig
 
 DEFAULT_MAX_MODEL_LEN = 4096
 """FastDeploy's 2048 would refuse its own tutorial: a prompt and `max_tokens=2048`."""
+PARSERS = ("ernie-45-vl", "ernie-45-vl-thinking", "ernie-x1")
+"""Of an answer's thought and, but for the first, of its tool calls. FastDeploy's documents write them with `-` and with `_`."""
+NO_PARSER = "none"
 
 
 LOAD_FORMATS = ("auto", "dummy")
@@ -67,6 +70,10 @@ class EngineConfig:
     """Fetch from private addresses and from any port, too."""
     allowed_local_media_path: str | None = None
     """Read `file:` URLs below this folder. None: none are read."""
+    reasoning_parser: str | None = None
+    """One of `PARSERS`, or `none`. None: by the chat template."""
+    tool_call_parser: str | None = None
+    """One of `PARSERS` that knows calls, or `none`. None: by the chat template."""
     cpu_threads: int | None = None
     """Threads of the CPU engine. None: all cores."""
     runtime_dir: str | None = None
@@ -88,6 +95,8 @@ class EngineConfig:
                 f"gpu_memory_utilization must be above 0 and at most 1, got {self.gpu_memory_utilization!r}.",
                 param="gpu_memory_utilization",
             )
+        _check_parser(self, "reasoning_parser", (*PARSERS, NO_PARSER))
+        _check_parser(self, "tool_call_parser", (*PARSERS[1:], NO_PARSER))
         if self.block_size_tokens & (self.block_size_tokens - 1):
             raise ConfigError(f"block_size_tokens must be a power of two, got {self.block_size_tokens}.", param="block_size_tokens")
         if self.load_format not in LOAD_FORMATS:
@@ -164,6 +173,17 @@ def _check_integer(config: EngineConfig, name: str, low: int, high: int, *, opti
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name} must be an integer from {low} to {high}, got {value!r}.", param=name)
+
+
+def _check_parser(config: EngineConfig, name: str, known: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value is not None and (not isinstance(value, str) or parser_name(value) not in known):
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}.", param=name)
+
+
+def parser_name(given: str) -> str:
+    """As `PARSERS` spells it."""
+    return given.replace("_", "-")
 
 
 def _from_string(name: str, value: str, kind: str) -> Any:

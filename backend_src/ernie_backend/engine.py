@@ -76,7 +76,7 @@ class Engine:
     def submit(self, request: GenerateRequest) -> None:
         """Queue a request; every answer, also a refusal, comes through the listener."""
         if not self._alive:
-            self._listener(_refusal(request, STOPPED.to_wire()))
+            self._listener(refusal(request, STOPPED.to_wire()))
             return
         self._inbox.put(_Add(request))
         if not self._alive:  # it died in between, and has emptied its inbox for the last time
@@ -166,16 +166,16 @@ class Engine:
 
     def _add(self, request: GenerateRequest) -> None:
         if self._stopping or self._drain_deadline is not None:
-            self._tell(_refusal(request, STOPPING.to_wire()))
+            self._tell(refusal(request, STOPPING.to_wire()))
         elif self._core.num_sequences + request.n > self._max_concurrency:
             error = OverloadedError(f"The server is busy with {self._max_concurrency} answers, its limit. Try again later.")
-            self._tell(_refusal(request, error.to_wire()))
+            self._tell(refusal(request, error.to_wire()))
         else:
             try:
                 self._core.add(request)
             except Exception:
                 log.exception("request %s could not be queued", request.key)
-                self._tell(_refusal(request, NOT_QUEUED.to_wire()))
+                self._tell(refusal(request, NOT_QUEUED.to_wire()))
 
     def _enforce_drain(self) -> None:
         if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:
@@ -189,14 +189,14 @@ class Engine:
             except queue.Empty:
                 return
             if isinstance(message, _Add):
-                self._tell(_refusal(message.request, STOPPED.to_wire()))
+                self._tell(refusal(message.request, STOPPED.to_wire()))
 
     def _tell(self, output: StepOutput) -> None:
         if output.events:
             self._listener(output)
 
 
-def _refusal(request: GenerateRequest, error: str) -> StepOutput:
+def refusal(request: GenerateRequest, error: str) -> StepOutput:
     """A request that never ran ends every choice with the error."""
     return StepOutput(
         tuple(GenerateEvent(request.key, index, (), finish_reason=FinishReason.ERROR, error=error) for index in range(request.n))

@@ -10,6 +10,16 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
+GRAMMAR_LIMITS: dict[str, Any] = {
+    "max_grammar_size": 100_000,
+    "max_lexer_states": 20_000,
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 20_000,
+    "verbose_errors": False,
+}
+"""Under which preprocess tries a grammar out and the engine follows it. llguidance's own are five times as large or more: 500 MB for one
+lexer, and 15 ms for one mask, for which the whole batch would wait. The largest of usual schemas need a tenth of these."""
+
 
 class FinishReason(str, Enum):
     """Why an answer ended. `ABORT`: the client left or the server stops; `ERROR`: our fault, `GenerateEvent.error` says more."""
@@ -51,6 +61,13 @@ class SamplingParams:
     """End the answer with `STOP`; the id stays in the output ids."""
     eos_token_ids: tuple[int, ...] = ()
     """The checkpoint's own ends; empty with `ignore_eos`."""
+    thought_end_id: int | None = None
+    """The answer begins inside a thought, which this id ends."""
+    reasoning_max_tokens: int | None = None
+    """Most tokens of the thought (≥ 1); then `thought_closing_ids` follow, and the answer goes on behind them."""
+    thought_closing_ids: tuple[int, ...] = ()
+    grammar: str | None = None
+    """What the answer behind the thought must follow, in llguidance's notation. A thought that it waits for cannot end the answer."""
     logprobs: int | None = None
     """None: none. k ≥ 0: the chosen token's and the k most likely ones'."""
 
@@ -92,17 +109,18 @@ class GenerateRequest:
     n: int = 1
     stream: bool = True
     """False: one response per choice, with the whole answer."""
-    stop: tuple[str, ...] = ()
-    """Stop strings. Postprocess finds them; the engine reads them only for answers that are not streamed."""
+    matcher: Any = field(default=None, compare=False)
+    """The compiled `sampling.grammar`, which the engine's side adds; never sent."""
     post: dict[str, Any] = field(default_factory=dict)
-    """What postprocess needs to know of the request; the engine repeats it, unread, on the first response of each choice."""
+    """What postprocess needs to know of the request. The engine repeats it on the first response of each choice; its adapter reads it only
+    to watch answers that are not streamed for their end."""
     media: tuple[MediaItem, ...] = ()
     """In the order of their places in the prompt."""
 
     def to_json(self) -> str:
         """Everything but the prompt ids and the media, which travel as tensors of their own."""
-        fields = asdict(replace(self, media=()))
-        del fields["prompt_token_ids"], fields["media"]
+        fields = asdict(replace(self, media=(), matcher=None))
+        del fields["prompt_token_ids"], fields["media"], fields["matcher"]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -111,9 +129,8 @@ class GenerateRequest:
         sampling = fields.pop("sampling")
         sampling["logit_bias"] = tuple((int(i), float(b)) for i, b in sampling["logit_bias"])
         sampling["bad_words_token_ids"] = tuple(tuple(ids) for ids in sampling["bad_words_token_ids"])
-        for name in ("stop_token_ids", "eos_token_ids"):
+        for name in ("stop_token_ids", "eos_token_ids", "thought_closing_ids"):
             sampling[name] = tuple(sampling[name])
-        fields["stop"] = tuple(fields["stop"])
         return cls(prompt_token_ids=prompt_token_ids, sampling=SamplingParams(**sampling), media=media, **fields)
 
 

@@ -47,6 +47,10 @@ class SamplingFields:
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    reasoning_max_tokens: int | None = None
+    """0: no thought at all."""
+    guided: tuple[str, Any] | None = None
+    """What the answer must follow: (field, its value)."""
     logprobs: int | None = None
     n: int = 1
     echo: bool = False
@@ -72,7 +76,10 @@ def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
         target, read = _READERS[name]
         if name != target and given.get(target) is not None:
             raise InvalidRequestError(f"Give only one of {name!r} and {target!r}.", param=name)
-        values[target] = read(name, value)
+        found = read(name, value)
+        if target == "guided" and values.get("guided") is not None and found is not None:
+            raise InvalidRequestError(f"Give only one kind of guided decoding, not {values['guided'][0]} and {name}.", param=name)
+        values[target] = found if found is not None else values.get(target)
     fields = SamplingFields(**values)
     if fields.max_tokens is not None and fields.min_tokens > fields.max_tokens:
         raise InvalidRequestError(f"min_tokens ({fields.min_tokens}) must not exceed max_tokens ({fields.max_tokens}).", param="min_tokens")
@@ -130,6 +137,21 @@ def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _refuse(name, "true or false", value)
     return value
+
+
+def _guided(name: str, value: Any) -> tuple[str, Any] | None:
+    """Unread but for its kind (`triton_adapter.guided_input` knows more); None: it asks for nothing."""
+    kinds: dict[str, tuple[type | tuple[type, ...], str]] = {
+        "response_format": (dict, "an object with a type"),
+        "guided_json": ((dict, str), "a JSON Schema, as an object or as its JSON"),
+        "guided_regex": (str, "a regular expression"),
+        "guided_choice": (list, "a list of strings"),
+        "guided_grammar": (str, "a grammar in EBNF"),
+    }
+    kind, rule = kinds[name]
+    if not isinstance(value, kind):
+        raise _refuse(name, rule, value)
+    return None if value == {"type": "text"} else (name, value)
 
 
 def _temperature(name: str, value: Any) -> float:
@@ -217,6 +239,8 @@ _READERS: dict[str, tuple[str, Any]] = {
     "include_stop_str_in_output": ("include_stop_str_in_output", _boolean),
     "ignore_eos": ("ignore_eos", _boolean),
     "skip_special_tokens": ("skip_special_tokens", _boolean),
+    "reasoning_max_tokens": ("reasoning_max_tokens", _integer(0, 2**31 - 1)),
+    **dict.fromkeys(("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar"), ("guided", _guided)),
     "logprobs": ("logprobs", _logprobs),
     "n": ("n", _integer(1, MAX_CHOICES)),
     "echo": ("echo", _boolean),

@@ -49,7 +49,8 @@ class ChatStyle:
         return {"delta": delta | ids, "logprobs": logprobs, **ids}
 
     def whole(self, event: AnswerEvent, ids: dict[str, Any], logprobs: dict[str, Any] | None) -> dict[str, Any]:
-        content = event.text if event.text or not event.reasoning else None  # null: the answer ended inside its thought
+        # null: the answer ended inside its thought, or consists of calls
+        content = event.text if event.text or not (event.reasoning or event.tool_calls) else None
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if event.reasoning:
             message["reasoning_content"] = event.reasoning

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import Request
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.json_depth import place_that_is_too_deep
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -26,7 +27,8 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InvalidRequestError(f"The request body is not valid JSON: {error.msg} at character {error.pos}.") from None
     except RecursionError:
-        raise InvalidRequestError("The request body is nested too deeply.") from None
+        place = place_that_is_too_deep(raw.decode("utf-8"))
+        raise InvalidRequestError(f"The request body is nested too deeply{f' in {place}' if place else ''}.", param=place) from None
     except ValueError:  # Python refuses to read integers of more than 4300 digits
         raise InvalidRequestError("The request body holds a number with too many digits.") from None
     if not isinstance(given, dict):

@@ -24,18 +24,9 @@ MAX_REQUEST_ID_CHARACTERS = 256
 
 _NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "structural_tag": (),
-    "reasoning_max_tokens": (),
     "response_max_tokens": (),
     "reasoning_effort": (),
     "chat_template": (),
@@ -102,6 +93,15 @@ class _Request(BaseModel):
     ignore_eos: Boolean = None
     skip_special_tokens: Boolean = None
 
+    # What the answer must follow; at most one of them.
+    response_format: Annotated[dict[str, Any] | None, SkipValidation] = None
+    guided_json: Annotated[dict[str, Any] | str | None, SkipValidation] = None
+    guided_regex: Annotated[str | None, SkipValidation] = None
+    guided_choice: Annotated[list[str] | None, SkipValidation] = None
+    guided_grammar: Annotated[str | None, SkipValidation] = None
+    reasoning_max_tokens: Integer = None
+    """Most tokens of the thought; then it is closed, and the answer goes on."""
+
     # Beyond sampling, from FastDeploy.
     prompt_token_ids: Annotated[list[int] | list[list[int]] | None, SkipValidation] = None
     """The prompt as ids; takes the place of `messages` or `prompt`."""
@@ -139,6 +139,11 @@ class ChatRequest(_Request):
     continue_final_message: Boolean = None
     mm_processor_kwargs: Annotated[dict[str, Any] | None, SkipValidation] = None
     """How this request's images and videos are resized and sampled."""
+    tools: Annotated[list[dict[str, Any]] | None, SkipValidation] = None
+    tool_choice: Annotated[str | dict[str, Any] | None, SkipValidation] = None
+    """auto, none, required, or a function by its name."""
+    parallel_tool_calls: Boolean = None
+    """False: the answer ends with its first call."""
 
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MAX_LOGPROBS)
@@ -170,6 +175,9 @@ _CHAT_FIELDS = (
     "add_generation_prompt",
     "continue_final_message",
     "mm_processor_kwargs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
 )
 
 _SAMPLING_FIELDS = (
@@ -194,6 +202,12 @@ _SAMPLING_FIELDS = (
     "ignore_eos",
     "skip_special_tokens",
     "return_token_ids",
+    "response_format",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "reasoning_max_tokens",
 )
 
 

@@ -9,11 +9,12 @@ from tests.architecture.sources import OURS, ROOT, imports, is_within, module_fi
 BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "metrics", "protocol", "errors", "config")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors"),
+    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.json_depth"),
     "ernie_backend": (),
     "ernie_backend.errors": (),
     "ernie_backend.protocol": (),
     "ernie_backend.relay": (),
+    "ernie_backend.json_depth": (),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
     "ernie_backend.model_config": ("ernie_backend.errors", "ernie_backend.json_reader"),
     "ernie_backend.config": ("ernie_backend.errors", "ernie_backend.model_config", "ernie_backend.media_fields"),
@@ -36,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.build": (*(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD), "ernie_kernels.xp"),
     "ernie_backend.triton_adapter": (
         *(f"ernie_backend.{name}" for name in ("build", "text", "media", "engine", "delivery", "relay", "metrics")),
-        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "media_fields", "errors", "config")),
+        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "media_fields", "json_depth", "errors", "config")),
     ),
     "ernie_backend.checkpoint_writer": (
         "ernie_backend.config",
@@ -111,6 +112,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "grpc": ("ernie_openai", "ernie_backend.benchmark.load_client"),
     "aiohttp": ("ernie_backend.benchmark.load_client",),
     "jinja2": ("ernie_backend.text",),
+    "llguidance": ("ernie_backend.text.grammar_worker", "ernie_backend.execution.constraint"),
     "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),
     "triton_python_backend_utils": (),
     "PIL": ("ernie_backend.media",),

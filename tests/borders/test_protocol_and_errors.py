@@ -28,7 +28,7 @@ def test_a_request_survives_its_json() -> None:
         eos_token_ids=(2,),
         logprobs=3,
     )
-    request = GenerateRequest("k" * 32, (1, 2, 3), sampling, n=2, stream=False, stop=("終", "\n"), post={"echo": None, "x": [1]})
+    request = GenerateRequest("k" * 32, (1, 2, 3), sampling, n=2, stream=False, post={"echo": None, "x": [1]})
     assert GenerateRequest.from_json(request.to_json(), (1, 2, 3)) == request
 
 

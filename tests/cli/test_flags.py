@@ -73,8 +73,7 @@ def test_launch_lines_of_the_small_model_work_unchanged(line: str) -> None:
         ("--enable-early-stop", "--enable-early-stop"),
         ("""--early-stop-config '{"enable_early_stop":true, "window_size": 1000, "threshold": 0.9}'""", "--early-stop-config"),
         ("--load-choices default_v1 --tensor-parallel-size 1 --quantization wint8", "--quantization"),
-        ("--reasoning-parser ernie_x1", "--reasoning-parser"),
-        ("--tool_call_parser ernie_x1", "--tool-call-parser"),
+        ("--tool_parser_plugin plugin.py", "--tool-parser-plugin"),
         ("--enable-prefix-caching --swap-space 50", "--swap-space"),
         ("""--speculative-config '{"method": "mtp", "num_speculative_tokens": 1, "model": "x"}'""", "--speculative-config"),
         ("--splitwise-role prefill --innode-prefill-ports 8182", "--splitwise-role"),
@@ -85,6 +84,14 @@ def test_launch_lines_of_the_small_model_work_unchanged(line: str) -> None:
 def test_flags_of_later_features_are_refused_by_name(line: str, flag: str) -> None:
     with pytest.raises(ConfigError, match=f"^{flag} is not supported yet"):
         read(f"--model m {line}")
+
+
+def test_parsers_are_spelled_either_way() -> None:
+    engine = read("--model m --reasoning-parser ernie_x1 --tool_call_parser=ernie-45-vl-thinking").engine
+    assert (engine.reasoning_parser, engine.tool_call_parser) == ("ernie_x1", "ernie-45-vl-thinking")
+    for line in ("--reasoning-parser qwen3", "--tool-call-parser ernie-45-vl"):
+        with pytest.raises(ConfigError, match=f"^{line.split()[0]}: .* must be one of .*ernie-x1, none"):
+            read(f"--model m {line}")
 
 
 def test_later_features_pass_when_they_are_switched_off() -> None:

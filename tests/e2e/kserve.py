@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpc_client
 
-OUTPUTS = ("text_output", "finish_reason", "token_ids", "index", "usage", "logprobs", "error")
+OUTPUTS = ("text_output", "reasoning_output", "tool_calls", "finish_reason", "token_ids", "index", "usage", "logprobs", "error")
 
 
 class Stream:
@@ -41,9 +41,13 @@ class Stream:
         while not final:
             outputs, final = self.next()
             assert outputs, "the last response carries data"
-            choice = choices.setdefault(outputs["index"], {"text": "", "ids": [], "finish": "", "responses": 0})
+            choice = choices.setdefault(
+                outputs["index"], {"text": "", "reasoning": "", "tool_calls": [], "ids": [], "finish": "", "responses": 0}
+            )
             assert not choice["finish"], "nothing comes after a choice's end"
             choice["text"] += outputs["text_output"]
+            choice["reasoning"] += outputs["reasoning_output"]
+            choice["tool_calls"] += json.loads(outputs["tool_calls"] or "[]")
             choice["ids"] += outputs["token_ids"]
             choice["finish"] = outputs["finish_reason"]
             choice["usage"] = json.loads(outputs["usage"])

@@ -20,17 +20,17 @@ MAX_ROWS, MAX_BLOCKS, BLOCK_SIZE = 8, 6, 16
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> DecodeRows:
     monkeypatch.setattr(xp, "pinned", xp.zeros)
-    return DecodeRows(MAX_ROWS, MAX_BLOCKS, BLOCK_SIZE)
+    return DecodeRows(MAX_ROWS, MAX_BLOCKS, BLOCK_SIZE, xp.zeros([MAX_ROWS, 4], "int32"))
 
 
 def state(number: int, length: int, **sampling: object) -> SequenceState:
     params = SamplingParams(max_tokens=99, temperature=0.1 * number, top_k=number, **sampling)  # type: ignore[arg-type]
-    return SequenceState(NewSequence(number, tuple(range(length)), params, seed=1000 + number), 1000 + number)
+    return SequenceState(NewSequence(number, tuple(range(length)), params, seed=1000 + number), 1000 + number, vocab_size=100)
 
 
 def fill(rows: DecodeRows, scheduled: list[SequenceState], tables: list[tuple[int, ...]], num_rows: int) -> bool:
     starts = [len(state.token_ids) - 1 for state in scheduled]
-    return rows.fill(rows.seat(list(scheduled)), starts, tables, np.full(len(scheduled), -1, np.int64), num_rows)
+    return rows.fill(rows.seat(list(scheduled)), starts, tables, (np.full(len(scheduled), -1), np.arange(len(scheduled))), num_rows)
 
 
 def check(rows: DecodeRows, scheduled: list[SequenceState], tables: list[tuple[int, ...]], num_rows: int) -> None:
@@ -46,10 +46,11 @@ def check(rows: DecodeRows, scheduled: list[SequenceState], tables: list[tuple[i
         assert device["block_tables"][row, : len(table)].tolist() == list(table)
         if (length - 1) // BLOCK_SIZE < len(table):
             assert device["slot_mapping"][row] == table[(length - 1) // BLOCK_SIZE] * BLOCK_SIZE + (length - 1) % BLOCK_SIZE
-        assert device["integers"][row].tolist() == [sampling.top_k, 1000 + sequence.sequence_id, sequence.num_output_tokens, -1, -1]
+        assert device["integers"][row].tolist() == [sampling.top_k, 1000 + sequence.sequence_id, sequence.num_output_tokens, -1, -1, row]
         assert np.array_equal(device["floats"][row], np.array([getattr(sampling, name) for name in FLOAT_COLUMNS], np.float32))
     for row in range(len(scheduled), num_rows):
         assert device["floats"][row, 0] == 0 and device["integers"][row, INTEGER_COLUMNS.index("slot")] == -1
+        assert device["integers"][row, INTEGER_COLUMNS.index("mask")] == -1
         assert device["token_ids"][row] == device["positions"][row] == device["context_lens"][row] == 0
         assert device["slot_mapping"][row] == -1
 

@@ -17,7 +17,7 @@ VOCAB = 50
 def state(
     sequence_id: int = 0, prompt: tuple[int, ...] = (1, 2, 3), output: tuple[int, ...] = (), seed: int = 0, **fields
 ) -> SequenceState:
-    made = SequenceState(NewSequence(sequence_id, prompt, SamplingParams(max_tokens=99, **fields), seed), seed)
+    made = SequenceState(NewSequence(sequence_id, prompt, SamplingParams(max_tokens=99, **fields), seed), seed, vocab_size=100)
     made.token_ids += output
     return made
 

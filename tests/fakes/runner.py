@@ -43,6 +43,7 @@ class FakeRunner:
         self.outputs: list[SchedulerOutput] = []
         self.fail_next = False
         self.fail_sampling_of: set[int] = set()
+        self.why_sampling_fails = "scripted"
         self.broken_promise: AssertionError | None = None
         """What the scheduler did wrong; the engine core would take it for a failed step, so drivers look here."""
 
@@ -67,6 +68,8 @@ class FakeRunner:
         for new in output.new_sequences:
             assert new.sequence_id not in self.known
             self.known[new.sequence_id] = (new, list(new.prompt_token_ids))
+        for sequence_id, token_ids in output.appended_token_ids.items():
+            self.known[sequence_id][1].extend(token_ids)
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("scripted failure")
@@ -88,7 +91,7 @@ class FakeRunner:
             if granted.samples:
                 assert end == len(ids)
                 if granted.sequence_id in self.fail_sampling_of:
-                    result.failed[granted.sequence_id] = "scripted"
+                    result.failed[granted.sequence_id] = self.why_sampling_fails
                     continue
                 token = (state ^ (new.seed or 0)) % VOCAB_SIZE
                 ids.append(token)

@@ -177,6 +177,24 @@ async def test_every_sampling_field_reaches_the_ensemble() -> None:
     assert client.sampling() == fields | {"n": 1}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}},
+        {"guided_json": {"type": "object"}},
+        {"guided_regex": "a+"},
+        {"guided_choice": ["a"]},
+        {"guided_grammar": "root ::= x"},
+        {"reasoning_max_tokens": 10},
+    ],
+)
+async def test_what_the_answer_must_keep_to_reaches_preprocess_as_given(fields: dict[str, object]) -> None:
+    client = FakeClient(words(["a"]))
+    async with http(client) as front:
+        assert (await front.post(CHAT, json=HELLO | fields)).status_code == 200
+    assert client.sampling() == fields
+
+
 async def test_null_counts_as_not_given() -> None:
     client = FakeClient(words(["a"]))
     nulls = dict.fromkeys(
@@ -190,9 +208,6 @@ async def test_null_counts_as_not_given() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": []},
-        {"tool_choice": "none"},
-        {"response_format": {"type": "text"}},
         {"user": "me"},
         {"store": False},
         {"metadata": {"team": "a"}},
@@ -218,6 +233,11 @@ async def test_fields_that_ask_for_nothing_pass(fields: dict[str, object]) -> No
         ({"disable_chat_template": True}, {"disable_chat_template": True}),
         ({"continue_final_message": True}, {"continue_final_message": True}),
         ({"add_generation_prompt": False}, {"add_generation_prompt": False}),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}], "tool_choice": "required"},
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}], "tool_choice": "required"},
+        ),
+        ({"tools": [], "parallel_tool_calls": False}, {"tools": [], "parallel_tool_calls": False}),
         ({"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [1, 2]}),
     ],
 )
@@ -232,9 +252,9 @@ async def test_parameters_in_metadata_act_unless_given_themselves() -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         await front.post(CHAT, json=HELLO | {"temperature": 0.5, "metadata": {"temperature": 0.1, "top_k": 4, "model": "x", "tag": 1}})
-        refused = await front.post(CHAT, json=HELLO | {"metadata": {"guided_json": {}}})
+        refused = await front.post(CHAT, json=HELLO | {"metadata": {"structural_tag": {}}})
     assert client.sampling() == {"temperature": 0.5, "top_k": 4}
-    assert refused.json()["error"]["param"] == "guided_json"
+    assert refused.json()["error"]["param"] == "structural_tag"
 
 
 @pytest.mark.parametrize("body", [{"prompt_token_ids": [1, 2]}, {"messages": [], "prompt_token_ids": [1, 2]}, {"messages": [1, 2]}])

@@ -32,6 +32,7 @@ OFF = {
     "output_token_ids": None,
     "logit_bias": None,
     "forbidden_token_ids": None,
+    "allowed_masks": None,
     "num_logprobs": None,
 }
 ARRAYS = {"seed": np.uint64, "position": np.int64, "top_k": np.int64}

@@ -42,7 +42,12 @@ class Case:
 
 def _sample(t: Make, num_rows: int, *, truncated: bool, vocab_size: int = 103424) -> None:
     rows = sampling.SamplingRows(
-        t("float32", num_rows, 6), t("int64", num_rows, 5), t("int32", num_rows + 1), t("int32", 64), t("float32", 64)
+        t("float32", num_rows, 6),
+        t("int64", num_rows, 6),
+        t("int32", num_rows + 1),
+        t("int32", 64),
+        t("float32", 64),
+        t("int32", num_rows, -(-vocab_size // 32)),
     )
     shapes = sampling.workspace_shapes(num_rows, vocab_size)
     workspace = sampling.SamplingWorkspace(**{name: t(dtype, *shape) for name, (shape, dtype) in shapes.items()})
@@ -80,7 +85,7 @@ def _prefill(t: Make, tokens: int, heads: int, kv: int) -> None:
 def _top_logprobs(t: Make, num_rows: int, vocab_size: int = 103424) -> None:
     shapes = logprobs.workspace_shapes(num_rows, vocab_size)
     workspace = logprobs.LogprobsWorkspace(**{name: t(dtype, *shape) for name, (shape, dtype) in shapes.items()})
-    integers, tokens = t("int64", num_rows, 5), t("int32", num_rows)
+    integers, tokens = t("int64", num_rows, 6), t("int32", num_rows)
     values, ids = t("float32", num_rows, 21), t("int32", num_rows, 20)
     logprobs.top_logprobs(t("float32", num_rows, vocab_size), integers, tokens, workspace, values, ids, pdl=True)
 

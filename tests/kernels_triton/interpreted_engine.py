@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "1"
@@ -20,6 +22,17 @@ import numpy as np
 from ernie_backend.config import ModelConfig
 from ernie_backend.protocol import MediaItem, MediaKind
 from ernie_kernels import xp
+
+END, END_OF_THOUGHT = 630, 631
+THOUGHT: dict[str, Any] = {"thought_end_id": END_OF_THOUGHT, "reasoning_max_tokens": 1, "thought_closing_ids": (10, 631), "grammar": "x"}
+
+
+def vocabulary() -> Any:
+    """Ids 0 to 255 are bytes."""
+    from ernie_backend.execution.constraint import Vocabulary
+
+    token_bytes = [bytes([i]) if i < 256 else f"<{i}>".encode() for i in range(640)]
+    return Vocabulary(token_bytes, frozenset(range(256, 640)), [END], 640, lambda text: list(text.encode()))
 
 
 class Done:
@@ -104,6 +117,7 @@ def main(kind: str) -> None:
     from ernie_backend.config import EngineConfig
     from ernie_backend.core.engine_core import EngineCore
     from ernie_backend.core.scheduler import Scheduler
+    from ernie_backend.execution.constraint import GrammarCompiler
     from ernie_backend.execution.model_runner import ModelRunner
     from ernie_backend.execution.random_model import random_model
     from ernie_backend.protocol import GenerateRequest, SamplingParams
@@ -115,13 +129,19 @@ def main(kind: str) -> None:
         SamplingParams(max_tokens=3, temperature=0.0),
         SamplingParams(max_tokens=3, temperature=0.9, top_p=0.9, repetition_penalty=1.2, presence_penalty=0.5, seed=3, logprobs=1),
         SamplingParams(max_tokens=4, temperature=1.0, seed=4, min_tokens=2, eos_token_ids=tuple(range(0, 640, 2))),
+        SamplingParams(max_tokens=9, temperature=0.9, top_p=0.9, seed=5, eos_token_ids=(END,), **THOUGHT),
+        SamplingParams(max_tokens=9, seed=6, eos_token_ids=(END,), grammar="x", presence_penalty=0.5),
     ]
-    prompts: list[tuple[list[int], tuple[MediaItem, ...]]] = [(rng.integers(0, 640, length).tolist(), ()) for length in (3, 18, 2)]
+    matchers: list[Any] = []
+    GrammarCompiler(vocabulary()).compile("start: /[a-c]x/", matchers.append, matchers.append)
+    while not matchers:
+        time.sleep(0.01)
+    prompts: list[tuple[list[int], tuple[MediaItem, ...]]] = [(rng.integers(0, 640, length).tolist(), ()) for length in (3, 18, 2, 4, 5)]
     if config.vision is not None:
         prompts = [see(rng, *grids) for grids in (((1, 4, 6),), (), ((1, 2, 4), (1, 4, 4)))]
     requests = [
-        GenerateRequest(str(i), tuple(ids), params, media=media)
-        for i, ((ids, media), params) in enumerate(zip(prompts, sampling, strict=True))
+        GenerateRequest(str(i), tuple(ids), params, media=media, matcher=matchers[0] if i > 2 else None)
+        for i, ((ids, media), params) in enumerate(zip(prompts, sampling[: len(prompts)], strict=True))
     ]
 
     def answers(steps_ahead: int, requests: list[GenerateRequest], deterministic: bool = False) -> dict[str, list[int]]:

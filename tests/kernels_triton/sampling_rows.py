@@ -31,7 +31,8 @@ def inputs(num_rows: int, **changes: Any) -> reference.SamplingInputs:
         "seed": np.arange(num_rows, dtype=np.uint64),
         "position": 3,
     }
-    ragged: dict[str, Any] = dict.fromkeys(("prompt_token_ids", "output_token_ids", "logit_bias", "forbidden_token_ids", "num_logprobs"))
+    lists = ("prompt_token_ids", "output_token_ids", "logit_bias", "forbidden_token_ids", "allowed_masks", "num_logprobs")
+    ragged: dict[str, Any] = dict.fromkeys(lists)
     arrays = {name: np.broadcast_to(np.asarray(changes.get(name, value)), (num_rows,)) for name, value in off.items()}
     tuples = {name: changes.get(name, (None,) * num_rows) for name in ragged}
     return reference.SamplingInputs(**arrays, **tuples)
@@ -54,8 +55,10 @@ def random_rows(rng: np.random.Generator, num_rows: int, vocab_size: int) -> tup
     def sometimes(share: float, values: Sequence[float], off: float) -> np.ndarray:
         return np.where(rng.random(num_rows) < share, rng.choice(values, num_rows), off)
 
+    masks = [mask_of(rng.random(vocab_size) < rng.choice([0.0005, 0.3, 0.9])) if rng.random() < 0.3 else None for _ in range(num_rows)]
     return logits, inputs(
         num_rows,
+        allowed_masks=tuple(masks),
         temperature=sometimes(0.9, [0.1, 0.7, 1, 2], 0),
         top_k=sometimes(0.5, [1, 2, 20, 100, 900, 5000], 0).astype(np.int64),
         top_p=sometimes(0.5, [0, 0.1, 0.5, 0.8, 0.95, 0.999], 1),
@@ -63,6 +66,13 @@ def random_rows(rng: np.random.Generator, num_rows: int, vocab_size: int) -> tup
         seed=rng.integers(0, 2**63, num_rows).astype(np.uint64),
         position=rng.integers(0, 10_000, num_rows),
     )
+
+
+def mask_of(allowed: np.ndarray) -> np.ndarray:
+    """[V] bool → [ceil(V / 32)] int32."""
+    padded = np.zeros(-(-len(allowed) // 32) * 32, bool)
+    padded[: len(allowed)] = allowed
+    return np.packbits(padded, bitorder="little").view(np.int32)
 
 
 def sample(
@@ -77,7 +87,11 @@ def sample(
 ) -> np.ndarray:
     """The kernels' token ids [R]. Workspaces are poisoned first."""
     num_rows, vocab_size = logits.shape
-    packed = sampling.pack_rows(rows, np.full(num_rows, -1) if slots is None else slots)
+    masked = [mask for mask in rows.allowed_masks if mask is not None]
+    lines = np.cumsum([mask is not None for mask in rows.allowed_masks]) - 1
+    lines = np.where([mask is None for mask in rows.allowed_masks], -1, lines)
+    packed = sampling.pack_rows(rows, np.full(num_rows, -1) if slots is None else slots, lines)
+    packed["masks"] = np.stack(masked) if masked else np.zeros((1, -(-vocab_size // 32)), np.int32)
     if len(packed["edit_ids"]) == 0:  # no framework likes to give the address of nothing
         packed |= {"edit_ids": np.zeros(1, np.int32), "edit_values": np.zeros(1, np.float32)}
     device_rows = sampling.SamplingRows(**{name: to_device(array) for name, array in packed.items()})
@@ -107,7 +121,7 @@ def top_logprobs(
     logits: np.ndarray, rows: reference.SamplingInputs, token_ids: np.ndarray, to_device: ToDevice = same, to_host: ToHost = same
 ) -> tuple[np.ndarray, np.ndarray]:
     num_rows, vocab_size = logits.shape
-    integers = to_device(sampling.pack_rows(rows, np.full(num_rows, -1))["integers"])
+    integers = to_device(sampling.pack_rows(rows, np.full(num_rows, -1), np.full(num_rows, -1))["integers"])
     workspace = logprobs.LogprobsWorkspace(**poisoned(logprobs.workspace_shapes(num_rows, vocab_size), to_device))
     values = to_device(np.full((num_rows, 1 + logprobs.MAX_LOGPROBS), np.nan, np.float32))
     ids = to_device(np.full((num_rows, logprobs.MAX_LOGPROBS), -7, np.int32))

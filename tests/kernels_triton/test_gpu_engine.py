@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -19,3 +20,7 @@ def test_a_step_ahead_equals_in_turn(framework: str, kind: str) -> None:
     in_turn, ahead = json.loads(answer.stdout.splitlines()[-1])
     assert in_turn == ahead
     assert [len(in_turn[key]) for key in ("0", "1")] == [3, 3] and 2 <= len(in_turn["2"]) <= 4
+    thought, said, freely = in_turn["3"][:1], in_turn["3"][1:], in_turn["4"]
+    assert 630 not in thought and said[:2] == [10, 631], "the budget closes the thought"
+    for ids in (said[2:], freely):
+        assert re.fullmatch(r"[a-c]x", bytes(ids[:-1]).decode()) and ids[-1] == 630, "the grammar is kept, and ends the answer"

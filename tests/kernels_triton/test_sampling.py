@@ -99,6 +99,32 @@ def test_penalties_bias_and_forbidden_ids() -> None:
         np.testing.assert_array_equal(before[row], 2 * np.bincount(output, minlength=VOCAB) + seen)
 
 
+def test_masks() -> None:
+    """One id, two far apart, the ends of words and of the row, nothing; with penalties and bias on what is not allowed."""
+    rng = np.random.default_rng(5)
+    logits = rng.standard_normal((8, VOCAB), np.float32) * 3
+    likely = np.argsort(-logits, axis=1)
+    allowed = np.zeros((8, VOCAB), bool)
+    for row, ids in enumerate([[77], [31, VOCAB - 1], [0, 32, 63, 4_096], [], [*likely[4, 5:60]], [*range(64, 128)], [9, 11], [VOCAB - 2]]):
+        allowed[row, ids] = True
+    rows = rows_of.inputs(
+        8,
+        temperature=[1, 0.7, 1, 1, 1.5, 0, 1, 1],
+        top_k=[20, 0, 3, 0, 20, 0, 50, 0],
+        top_p=[0.8, 0.9, 1, 1, 0.5, 1, 0.9, 1],
+        min_p=[0.1, 0, 0, 0, 0.05, 0, 0, 0],
+        repetition_penalty=[1, 1, 1, 1, 1, 1.5, 1, 1],
+        prompt_token_ids=(None,) * 5 + (likely[5, :9], None, None),
+        logit_bias=(None,) * 6 + ((likely[6, :3], np.full(3, 100.0)), None),
+        allowed_masks=(*map(rows_of.mask_of, allowed[:7]), None),
+    )
+    counts = rows_of.count_tokens(rows, VOCAB)
+    token_ids = rows_of.sample(logits, rows, slots=np.array([-1] * 5 + [5, -1, -1]), counts=counts)
+    assert rows_of.disagreements(logits, rows, token_ids, TOLERANCE) == []
+    assert token_ids[0] == 77 and token_ids[3] == -1
+    assert all(allowed[row, token_ids[row]] for row in (0, 1, 2, 4, 5, 6))
+
+
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     logits, rows = rows_of.random_rows(np.random.default_rng(11), 6, VOCAB)
     together = rows_of.sample(logits, rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ernie_backend.checkpoint_writer.chat_templates import TEXT
 from ernie_backend.checkpoint_writer.tokenizer import write_tokenizer
 from ernie_backend.text.tokenizer import Tokenizer
 
@@ -26,9 +27,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write_model(folder: Path, **changed: Any) -> Path:
-    """config.json with some keys changed, and the tokenizer."""
-    write_tokenizer(folder, VOCAB_SIZE)
+def write_model(folder: Path, *, template: str = TEXT, **changed: Any) -> Path:
+    """config.json with some keys changed, and the tokenizer with its template."""
+    write_tokenizer(folder, VOCAB_SIZE, template)
     (folder / "config.json").write_text(json.dumps({**CONFIG, **changed}), encoding="utf-8")
     return folder
 

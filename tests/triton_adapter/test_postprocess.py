@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_backend.errors import EngineError, from_wire
+from ernie_backend.text.answer_format import AnswerFormat
 from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.triton_adapter.post_context import PostContext
 from ernie_backend.triton_adapter.postprocess import PostOutputs, Postprocessor
@@ -189,6 +190,43 @@ class TestStopStrings:
         assert tuple(token for o in outputs for token in o.token_ids) == whole.token_ids
         assert [entry for o in outputs for entry in json.loads(o.logprobs)] == json.loads(whole.logprobs)
         assert (outputs[-1].finish_reason, outputs[-1].usage) == (whole.finish_reason, whole.usage)
+
+
+class TestThoughtAndCalls:
+    def test_each_part_has_its_output(self, stream: Stream, tokenizer: Tokenizer) -> None:
+        stream.context = replace(stream.context, answer_format=AnswerFormat(True, True, True, begins_in="thought", begins_fresh=True))
+        text = 'hm\n</think>\n\n<response>\nyes\n</response>\n\n<tool_call>\n{"name":"f","arguments":{"c":"北京"}}\n</tool_call>\n'
+        ids = tokenizer.encode_template(text)
+        outputs = [stream.send([token]) for token in ids] + [stream.send([EOS], "stop")]
+        assert "".join(o.reasoning_output for o in outputs) == "hm"
+        assert "".join(o.text_output for o in outputs) == "yes"
+        deltas = [delta for o in outputs if o.tool_calls for delta in json.loads(o.tool_calls)]
+        assert [delta["function"] for delta in deltas] == [{"name": "f", "arguments": ""}, {"arguments": '{"c": "北京"}'}]
+        assert deltas[0]["id"].startswith("chatcmpl-tool-") and deltas[0]["type"] == "function"
+        assert outputs[-1].finish_reason == "tool_calls"
+        thought = tokenizer.encode_template("hm\n</think>")
+        assert usage(outputs[-1]) == usage(outputs[-1]) | {"completion_tokens": len(ids) + 1, "reasoning_tokens": len(thought)}
+
+    @pytest.mark.parametrize(
+        ("text", "finish", "expected"),
+        [
+            ('</think><tool_call>{"name": "f"}</tool_call>', "length", "length"),
+            ('</think><tool_call>{"name": "f"', "length", "length"),
+            ("</think>yes", "stop", "stop"),
+            ('</think><tool_call>{"name": "f"}</tool_call>', "error", "error"),
+        ],
+    )
+    def test_why_it_ended(self, stream: Stream, tokenizer: Tokenizer, text: str, finish: str, expected: str) -> None:
+        stream.context = replace(stream.context, answer_format=AnswerFormat(True, True, True, begins_in="thought"))
+        assert stream.send(tokenizer.encode_template(text), finish).finish_reason == expected
+
+    def test_one_call_stops_the_engine(self, stream: Stream, tokenizer: Tokenizer) -> None:
+        stream.context = replace(stream.context, answer_format=AnswerFormat(calls=True, one_call=True))
+        ids = tokenizer.encode_template('<tool_call>{"name": "f"}</tool_call><tool_call>{"name": "g"}</tool_call>')
+        first = stream.send(ids)
+        assert stream.heard == [("stopped", KEY, 0), ("consumed", KEY, 1)] and len(first.token_ids) < len(ids) / 2
+        last = stream.send([5], "abort")
+        assert (last.text_output, last.tool_calls, last.finish_reason) == ("", "", "tool_calls")
 
 
 class TestLogprobs:

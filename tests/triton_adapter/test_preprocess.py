@@ -140,7 +140,8 @@ class TestSampling:
         assert sampling.max_tokens == MAX_MODEL_LEN - len(request.prompt_token_ids)
 
     def test_ends(self, process: Process, tokenizer: Tokenizer) -> None:
-        assert process(text_input="a").sampling.eos_token_ids == tuple(sorted((2, tokenizer.token_id("<|end_of_sentence|>") or 0)))
+        named = [tokenizer.token_id(name) or 0 for name in ("</s>", "<|end_of_sentence|>", "<|im_end|>")]
+        assert process(text_input="a").sampling.eos_token_ids == tuple(sorted(named))
         assert process(text_input="a", sampling={"ignore_eos": True}).sampling.eos_token_ids == ()
         assert set(context(process(text_input="a", sampling={"stop_token_ids": [7]})).end_token_ids) > {7, 2}
 
@@ -190,8 +191,8 @@ class TestBadInput:
             ({"chat": {"messages": []}}, "messages", "empty list"),
             ({"chat": {"messages": USER, "temperature": 1}}, "temperature", "Unknown field 'temperature' in chat"),
             ({"chat": {"messages": USER, "chat_template": "x"}}, "chat_template", "cannot be given per request"),
-            ({"chat": {"messages": USER, "tools": [{}]}}, "tools", "takes no tools"),
-            ({"chat": {"messages": USER, "tool_choice": {"type": "function"}}}, "tool_choice", "takes no tools"),
+            ({"chat": {"messages": USER, "tools": [{"name": "f"}]}}, "tools", "takes no tools"),
+            ({"chat": {"messages": USER, "tool_choice": {"type": "function"}}}, "tool_choice", "must be auto"),
             ({"chat": {"messages": USER, "mm_processor_kwargs": {"fps": 1}}}, "mm_processor_kwargs", "takes no images"),
             ({"chat": {"messages": USER, "chat_template_kwargs": [1]}}, "chat_template_kwargs", "must be an object"),
             ({"chat": {"messages": USER, "enable_thinking": "maybe"}}, "enable_thinking", "must be true or false"),
@@ -230,7 +231,7 @@ class TestBadInput:
         with pytest.raises(InvalidRequestError) as caught:
             answered(preprocessor, RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
         assert words in caught.value.message
-        assert caught.value.param == name
+        assert caught.value.param == ("a.a.a.a" if "nested" in words else name)
 
     @pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
     def test_a_constant_that_is_no_number_is_found(self, preprocessor: Preprocessor, constant: str) -> None:

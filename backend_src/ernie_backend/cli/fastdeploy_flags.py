@@ -41,10 +41,7 @@ NOT_SUPPORTED_YET: dict[str, tuple[str, ...]] = {
     "disable-chunked-mm-input": ("false",),
     "enable-mm-output": ("false",),
     # what comes out
-    "reasoning-parser": (),
-    "tool-call-parser": (),
     "tool-parser-plugin": (),
-    "guided-decoding-backend": ("off",),
     "guided-decoding-disable-any-whitespace": ("false",),
     "logits-processors": (),
     "logprobs-mode": ("raw_logprobs",),
@@ -92,6 +89,7 @@ WITHOUT_MEANING: dict[str, str] = {
     "use-warmup": "the engine always warms up before it is ready",
     "enable-logprob": "log-probabilities are always available",
     "max-logprobs": "a request may always ask for up to 20",
+    "guided-decoding-backend": "answers can always be made to follow a schema, an expression or a grammar; llguidance sees to it",
     "enable-output-caching": "prefix caching covers generated tokens as well",
     "kv-cache-ratio": _NO_PHASES,
     "max-num-partial-prefills": _NO_PHASES,

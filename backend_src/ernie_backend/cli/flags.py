@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import EngineConfig
+from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 
@@ -29,6 +29,8 @@ _ENGINE_FLAGS = {
     "gpu_memory_utilization": ("--gpu-memory-utilization", float, "share of the GPU's memory to use (default: 0.9)"),
     "seed": ("--seed", int, "seeds requests that give none (default: 0)"),
     "chat_template": ("--chat-template", str, "a jinja file, or the template itself (default: the checkpoint's own)"),
+    "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
+    "tool_call_parser": ("--tool-call-parser", str, f"{', '.join(PARSERS[1:])} or none (default: by the chat template)"),
     "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
     "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..protocol import GenerateEvent, MediaItem, SamplingParams, TokenLogprobs
+
+GRAMMAR_TOO_COMPLEX = "the grammar cannot be followed within its limits"
+"""In `ModelRunnerOutput.failed`: the request's own fault."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class NewSequence:
     """The choice's own seed (request seed + index), or None for a draw that need not repeat."""
     media: tuple[MediaItem, ...] = ()
     """Images and videos of the prompt, in the order of their places."""
+    matcher: Any = None
+    """The compiled grammar of `sampling.grammar`; the core passes it on and knows nothing of it."""
 
 
 class ScheduledSequence(NamedTuple):
@@ -43,6 +48,8 @@ class SchedulerOutput:
     scheduled: tuple[ScheduledSequence, ...]
     finished_sequence_ids: tuple[int, ...]
     """Ended since the last step: the runner forgets them. A preempted sequence is not finished; the runner keeps its ids."""
+    appended_token_ids: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """sequence_id → output ids that were not sampled, to be added to its known ones before this step: the closing of its thought."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ class Sequence:
     """The choice, from 0."""
     max_num_tokens: int
     """Prompt and output together: by then it has ended, by `max_tokens` or by the context."""
+    waits_at: int = field(init=False)
+    """With so many known tokens, a pending one must be told before the next step: it is the last one, or spends the thought's budget."""
     num_tokens: int = field(init=False)
     """Known tokens: prompt and output, pending ones included."""
     output_token_ids: list[int] = field(default_factory=list)
@@ -32,10 +34,17 @@ class Sequence:
     """Chained hashes of the full blocks known so far; grows, never shrinks (tokens are only appended)."""
     num_remembered_blocks: int = 0
     """How many of `block_ids`, from the front, the prefix cache knows of."""
+    watches_thought: bool = False
+    """The answer is in a thought that has a budget."""
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
         self.num_tokens = self.num_prompt_tokens
+        self.waits_at = self.max_num_tokens
+        budget = self.group.request.sampling.reasoning_max_tokens
+        if budget is not None:
+            self.watches_thought = True
+            self.waits_at = min(self.num_tokens + budget, self.max_num_tokens)
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
@@ -75,7 +84,7 @@ class RequestGroup:
     def __post_init__(self) -> None:
         sampling = self.request.sampling
         self.end_token_ids = frozenset(sampling.eos_token_ids + sampling.stop_token_ids)
-        self.needs_every_token = bool(sampling.bad_words_token_ids)
+        self.needs_every_token = bool(sampling.bad_words_token_ids) or sampling.grammar is not None
 
     @property
     def leader(self) -> Sequence:

@@ -11,15 +11,22 @@ from collections import deque
 from dataclasses import dataclass
 
 from ..config import EngineConfig
-from ..errors import EngineError
+from ..errors import EngineError, InvalidRequestError
 from ..protocol import FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs
 from .kv_cache_manager import KVCacheManager
-from .outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput, StepOutput
+from .outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput, StepOutput
 from .request import RequestGroup, Sequence
 
 log = logging.getLogger(__name__)
 
 STEP_FAILED = EngineError("The engine failed while it computed this answer. Try again; the server's log says more.").to_wire()
+
+TOO_COMPLEX = InvalidRequestError(
+    "The answer cannot follow the format that was asked for: it has become too complex on the way. Make the schema, expression or grammar "
+    "simpler."
+).to_wire()
+_CERTAIN = TokenLogprobs(0.0)
+"""Of an id that was not sampled."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Scheduler:
         self._next_id = 0
         self._known_to_runner: set[int] = set()
         self._finished_ids: list[int] = []
+        self._appended: dict[int, tuple[int, ...]] = {}
         self._booked: list[GenerateEvent] = []
         self._totals = {"prompt": 0, "cached": 0, "generation": 0, "preemptions": 0}
         self._finished_total = dict.fromkeys((reason.value for reason in FinishReason), 0)
@@ -137,13 +145,17 @@ class Scheduler:
         if self._totals["preemptions"] == preemptions_before:  # else the freed blocks would go to the one that just gave them up
             self._admit(budget, scheduled, new)
         finished, self._finished_ids = tuple(self._finished_ids), []
-        return SchedulerOutput(tuple(new), tuple(scheduled), finished)
+        appended, self._appended = self._appended, {}
+        return SchedulerOutput(tuple(new), tuple(scheduled), finished, appended)
 
     @staticmethod
     def _awaits_token(sequence: Sequence) -> bool:
-        """Whether nothing can be scheduled before a pending token is known: it is the last one, or decides what is forbidden next."""
-        ends = sequence.num_tokens >= sequence.max_num_tokens
-        return sequence.num_pending_tokens > 0 and (ends or sequence.group.needs_every_token)
+        """Whether nothing can be scheduled before a pending token is known: it is the last one, or decides what may come next.
+
+        Such a sequence is computed in every other step while others run a step ahead; they do not wait for it.
+        """
+        waits = sequence.num_tokens >= sequence.waits_at
+        return sequence.num_pending_tokens > 0 and (waits or sequence.group.needs_every_token)
 
     def _make_room(self, sequence: Sequence, count: int) -> bool:
         """Slots for `count` more tokens, preempting from the back of `running`; False if it had to preempt itself."""
@@ -202,9 +214,10 @@ class Scheduler:
 
     @staticmethod
     def _introduce(sequence: Sequence) -> NewSequence:
-        sampling = sequence.group.request.sampling
+        request = sequence.group.request
+        sampling = request.sampling
         seed = None if sampling.seed is None else (sampling.seed + sequence.index) & (2**63 - 1)
-        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, sequence.group.request.media)
+        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, request.media, request.matcher)
 
     @staticmethod
     def _grant(sequence: Sequence, count: int) -> ScheduledSequence:
@@ -235,20 +248,42 @@ class Scheduler:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
                 log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
                 self.kv.forget(sequence)
-                events.append(self._end(sequence, FinishReason.ERROR, error=STEP_FAILED))
+                error = TOO_COMPLEX if why == GRAMMAR_TOO_COMPLEX else STEP_FAILED
+                events.append(self._end(sequence, FinishReason.ERROR, error=error))
                 continue
             sequence.output_token_ids.append(token_id)
             self.kv.remember(sequence)
             self._totals["generation"] += 1
             reason = self._finish_reason(sequence, token_id)
             logprobs = (logprobs_of[granted.sequence_id],) if logprobs_of and granted.sequence_id in logprobs_of else ()
-            if reason is None:
+            if reason is None and sequence.watches_thought:
+                events.append(self._watch_thought(sequence, token_id, logprobs))
+            elif reason is None:
                 group = sequence.group
                 events.append(GenerateEvent(group.request.key, sequence.index, (token_id,), logprobs, None, group.num_cached_tokens))
             else:
                 events.append(self._end(sequence, reason, token_ids=(token_id,), logprobs=logprobs))
         self._booked = []
         return StepOutput(tuple(events))
+
+    def _watch_thought(self, sequence: Sequence, token_id: int, logprobs: tuple[TokenLogprobs, ...]) -> GenerateEvent:
+        """The token of a thought with a budget. When that is spent, the closing ids become known as a prompt is, if there is room."""
+        sampling = sequence.group.request.sampling
+        closing: tuple[int, ...] = ()
+        if token_id != sampling.thought_end_id:
+            if len(sequence.output_token_ids) != sampling.reasoning_max_tokens:
+                return self._event(sequence, (token_id,), logprobs)
+            closing = sampling.thought_closing_ids[: sequence.max_num_tokens - sequence.num_tokens]
+            sequence.output_token_ids.extend(closing)
+            sequence.num_tokens += len(closing)
+            self._appended[sequence.sequence_id] = closing
+            self._totals["generation"] += len(closing)
+        sequence.watches_thought = False
+        sequence.waits_at = sequence.max_num_tokens
+        ids, all_logprobs = (token_id, *closing), logprobs and logprobs + (_CERTAIN,) * len(closing)
+        if closing and sequence.num_tokens >= sequence.max_num_tokens:
+            return self._end(sequence, FinishReason.LENGTH, token_ids=ids, logprobs=all_logprobs)
+        return self._event(sequence, ids, all_logprobs)
 
     @staticmethod
     def _finish_reason(sequence: Sequence, token_id: int) -> FinishReason | None:
@@ -278,6 +313,7 @@ class Scheduler:
         if sequence.sequence_id in self._known_to_runner:
             self._known_to_runner.remove(sequence.sequence_id)
             self._finished_ids.append(sequence.sequence_id)
+        self._appended.pop(sequence.sequence_id, None)
         del self._by_id[sequence.sequence_id]
         if sequence.group.is_finished:
             del self._groups[sequence.group.request.key]

@@ -22,9 +22,12 @@ from .sequence_state import SequenceState
 EDITS_PER_ROW = 512
 """Room for logit_bias and forbidden ids, all rows together; a step with more than that is not run as a graph."""
 
-_POSITION, _SLOT = INTEGER_COLUMNS.index("position"), INTEGER_COLUMNS.index("slot")
+_POSITION, _SLOT, _MASK = (INTEGER_COLUMNS.index(name) for name in ("position", "slot", "mask"))
 _PADDING_FLOATS = tuple(1.0 if name in ("top_p", "repetition_penalty") else 0.0 for name in FLOAT_COLUMNS)  # temperature 0: greedy
-_PADDING_INTEGERS = tuple(-1 if name in ("slot", "num_logprobs") else 0 for name in INTEGER_COLUMNS)
+_PADDING_INTEGERS = tuple(-1 if name in ("slot", "num_logprobs", "mask") else 0 for name in INTEGER_COLUMNS)
+
+Lines = tuple[np.ndarray, np.ndarray]
+"""Each row's line of the token counts and of the masks, int64 [rows]; −1: none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,7 @@ class Seating:
     truncates: bool
     edits_logits: bool
     wants_logprobs: bool
+    constrained: bool
 
     @classmethod
     def of(cls, scheduled: list[SequenceState], states: list[SequenceState]) -> Seating:
@@ -57,6 +61,7 @@ class Seating:
             truncates=any(state.truncates for state in states),
             edits_logits=any(state.edits_logits for state in states),
             wants_logprobs=any(state.sampling.logprobs is not None for state in states),
+            constrained=any(state.constraint is not None for state in states),
         )
 
 
@@ -79,7 +84,8 @@ class _Way:
 class DecodeRows:
     """Host arrays, page-locked copies of them, and the device's memory, all with one layout."""
 
-    def __init__(self, max_rows: int, max_blocks: int, block_size: int) -> None:
+    def __init__(self, max_rows: int, max_blocks: int, block_size: int, masks: Tensor) -> None:
+        """`masks` [max_rows, words]: where a step's masks will be (`DeviceSampler.send_masks`)."""
         shapes = {
             "integers": ("int64", (max_rows, len(INTEGER_COLUMNS))),
             "floats": ("float32", (max_rows, len(FLOAT_COLUMNS))),
@@ -95,6 +101,7 @@ class DecodeRows:
         total = starts["block_tables"] + words["block_tables"]
         self.max_blocks = max_blocks
         self.block_size = block_size
+        self._masks = masks
         self._every_row = np.arange(max_rows)
         self._header_words = starts["block_tables"]
         self._staging = np.zeros(total, np.int32)
@@ -117,9 +124,8 @@ class DecodeRows:
     def sampling_rows(self, num_rows: int) -> SamplingRows:
         """The device's side of the first rows."""
         device = self.device
-        return SamplingRows(
-            device["floats"][:num_rows], device["integers"][:num_rows], device["edit_offsets"], self.edit_ids, self.edit_values
-        )
+        floats, integers = device["floats"][:num_rows], device["integers"][:num_rows]
+        return SamplingRows(floats, integers, device["edit_offsets"], self.edit_ids, self.edit_values, self._masks)
 
     def seat(self, scheduled: list[SequenceState]) -> Seating:
         """As many rows as sequences, from row 0; each keeps the row that it had, where that is possible."""
@@ -138,20 +144,20 @@ class DecodeRows:
         self._clear(count, len(before))
         return Seating.of(scheduled, states)
 
-    def fill(self, seating: Seating, starts: Sequence[int], tables: Sequence[tuple[int, ...]], slots: np.ndarray, num_rows: int) -> bool:
+    def fill(self, seating: Seating, starts: Sequence[int], tables: Sequence[tuple[int, ...]], lines: Lines, num_rows: int) -> bool:
         """Write a step's rows, padded to `num_rows`, and send them. False: its edits do not fit, and nothing was sent.
 
-        starts, tables: each sequence's number of computed tokens and block table, in the scheduler's order. slots: int64 [rows].
+        starts, tables: each sequence's number of computed tokens and block table, in the scheduler's order. lines: by row.
         """
         count, host, known = len(starts), self.host, self._tables
-        if not self._set_edits(seating, slots):
+        if not self._set_edits(seating, lines):
             return False
         places = np.empty(count, np.int32)
         places[seating.rows] = starts
         host["context_lens"][:count] = places + 1
         host["positions"][:count] = places + seating.position_shifts
         host["integers"][:count, _POSITION] = places + 1 - seating.prompt_lengths
-        host["integers"][:count, _SLOT] = slots
+        host["integers"][:count, _SLOT], host["integers"][:count, _MASK] = lines
         host["token_ids"][:count] = [state.token_ids[-1] for state in seating.states]
         for row, table in zip(seating.rows, tables, strict=True):
             if table is not known[row]:
@@ -174,7 +180,7 @@ class DecodeRows:
         sampling = state.sampling
         self.host["floats"][row] = [getattr(sampling, name) for name in FLOAT_COLUMNS]
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
-        self.host["integers"][row] = [sampling.top_k, np.uint64(state.seed).view(np.int64), 0, -1, num_logprobs]
+        self.host["integers"][row] = [sampling.top_k, np.uint64(state.seed).view(np.int64), 0, -1, num_logprobs, -1]
 
     def _clear(self, start: int, stop: int) -> None:
         host = self.host
@@ -184,13 +190,13 @@ class DecodeRows:
             host[name][start:stop] = 0
         host["slot_mapping"][start:stop] = -1
 
-    def _set_edits(self, seating: Seating, slots: np.ndarray) -> bool:
+    def _set_edits(self, seating: Seating, lines: Lines) -> bool:
         if not seating.edits_logits:
             if self._has_edits:
                 self.host["edit_offsets"][:] = 0
                 self._has_edits = False
             return True
-        packed = pack_rows(sampling_inputs(seating.states), slots)
+        packed = pack_rows(sampling_inputs(seating.states, with_masks=False), *lines)
         count = len(packed["edit_ids"])
         if count > self.edit_ids.shape[0]:
             return False

@@ -14,8 +14,9 @@ from ernie_kernels.triton import sampling, token_counts
 from ernie_kernels.triton.sampling import SamplingRows, SamplingWorkspace
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ModelRunnerOutput
+from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput
 from ..protocol import TokenLogprobs
+from .constraint import GrammarTooComplexError, mask_words
 from .sampler import sampling_inputs
 from .sequence_state import SequenceState
 
@@ -44,6 +45,7 @@ class PendingTokens:
     places: list[int]
     copies: _HostCopies
     with_logprobs: bool
+    constrained: bool
 
 
 class DeviceSampler:
@@ -64,6 +66,12 @@ class DeviceSampler:
         self._top_ids = xp.zeros([max_rows, most], "int32")
         self._copies = [_HostCopies.of(max_rows, most) for _ in range(2)]
         self._turn = 0
+        self.masks = xp.zeros([max_rows, mask_words(vocab_size)], "int32")
+        self._mask_ways: dict[int, list[Tensor]] = {}
+        """By number of lines, page-locked; not to be sliced. Three: one may still be on its way, and a step that is no graph after all
+        sends twice."""
+        self._mask_turn = 0
+        self._too_complex: set[int] = set()
         self._slots: dict[int, int] = {}
         self._free_slots = list(range(max_rows))
 
@@ -72,12 +80,37 @@ class DeviceSampler:
         logits, chosen = self.logits[:num_rows], self.sampled[:num_rows]
         sampling.sample(logits, rows, self._token_counts, self._workspace, chosen, truncated=truncated, pdl=True)
 
+    def send_masks(self, states: Sequence[SequenceState]) -> np.ndarray:
+        """Each row's line of `masks`, −1 without one; sends the lines that there are. The tokens before must be known.
+
+        A row whose grammar cannot be followed any further allows nothing, and so fails alone.
+        """
+        masked = [row for row, state in enumerate(states) if state.constraint is not None and not state.constraint.in_thought]
+        lines = np.full(len(states), -1, np.int64)
+        if not masked:
+            return lines
+        lines[masked] = np.arange(len(masked))
+        size = min(1 << (len(masked) - 1).bit_length(), self.masks.shape[0])
+        if size not in self._mask_ways:
+            self._mask_ways[size] = [xp.pinned([size, self.masks.shape[1]], "int32") for _ in range(3)]
+        self._mask_turn = (self._mask_turn + 1) % 3
+        pinned = self._mask_ways[size][self._mask_turn]
+        host = xp.host_view(pinned)
+        for line, row in enumerate(masked):
+            try:
+                host[line] = states[row].allowed_mask()
+            except GrammarTooComplexError:
+                self._too_complex.add(states[row].sequence_id)
+                host[line] = 0
+        xp.copy_(self.masks[:size], pinned)
+        return lines
+
     def pack(self, states: Sequence[SequenceState]) -> SamplingRows:
         """Rows of a step that is not a graph."""
-        packed = sampling.pack_rows(sampling_inputs(states), self.assign_slots(states))
+        packed = sampling.pack_rows(sampling_inputs(states, with_masks=False), self.assign_slots(states), self.send_masks(states))
         if not len(packed["edit_ids"]):
             packed |= {"edit_ids": np.zeros(1, np.int32), "edit_values": np.zeros(1, np.float32)}  # an address to point to
-        return SamplingRows(**{name: xp.from_numpy(array) for name, array in packed.items()})
+        return SamplingRows(**{name: xp.from_numpy(array) for name, array in packed.items()}, masks=self.masks)
 
     def assign_slots(self, states: Sequence[SequenceState]) -> np.ndarray:
         """Each row's line of the token counts; −1 without penalties. A sequence that has none yet gets one, counted from its ids."""
@@ -98,9 +131,9 @@ class DeviceSampler:
     def forget(self, sequence_ids: Sequence[int]) -> None:
         self._free_slots.extend(self._slots.pop(i) for i in sequence_ids if i in self._slots)
 
-    def send(self, states: list[SequenceState], rows: SamplingRows | None) -> PendingTokens:
+    def send(self, states: list[SequenceState], rows: SamplingRows | None, *, constrained: bool) -> PendingTokens:
         """Start the way back of what `choose` has chosen; each state gets a placeholder, −1 − its row, until the token is known. `rows`:
-        what `choose` had, if any row wants log-probabilities."""
+        what `choose` had, if any row wants log-probabilities. `constrained`: some row follows a grammar."""
         self._turn = 1 - self._turn
         copies = self._copies[self._turn]
         xp.copy_(copies.token_ids, self.sampled)  # all rows: page-locked memory is not to be sliced
@@ -111,7 +144,7 @@ class DeviceSampler:
         for row, state in enumerate(states):
             places.append(len(state.token_ids))
             state.token_ids.append(-1 - row)
-        return PendingTokens(states, places, copies, rows is not None)
+        return PendingTokens(states, places, copies, rows is not None, constrained)
 
     def _send_logprobs(self, count: int, rows: SamplingRows, copies: _HostCopies) -> None:
         results = (self._logprobs[:count], self._top_ids[:count])
@@ -129,18 +162,28 @@ class DeviceSampler:
         if min(token_ids) < 0:
             for row, token_id in enumerate(token_ids):
                 if token_id < 0:
-                    result.failed[states[row].sequence_id] = "the largest logit of this row is not finite: no token can be chosen"
+                    result.failed[states[row].sequence_id] = self._why_failed(states[row].sequence_id)
                     token_ids[row] = 0
         for state, place, token_id in zip(states, pending.places, token_ids, strict=True):
             state.token_ids[place] = token_id
             result.sampled[state.sequence_id] = token_id
         for sequence_id in result.failed:
             del result.sampled[sequence_id]
+        if pending.constrained:
+            for state in states:
+                if state.sequence_id in result.sampled:
+                    state.note(result.sampled[state.sequence_id])
         if pending.with_logprobs:
             for row, state in enumerate(states):
                 if state.sampling.logprobs is not None:
                     result.logprobs[state.sequence_id] = _logprobs(copies, row, state.sampling.logprobs)
         return result
+
+    def _why_failed(self, sequence_id: int) -> str:
+        if sequence_id in self._too_complex:
+            self._too_complex.remove(sequence_id)
+            return GRAMMAR_TOO_COMPLEX
+        return "the largest logit of this row is not finite: no token can be chosen"
 
 
 def _logprobs(copies: _HostCopies, row: int, wanted: int) -> TokenLogprobs:

@@ -59,8 +59,8 @@ class GraphRunner:
         self.max_model_len = engine_config.max_model_len
         self.buckets = batch_buckets(engine_config.max_num_seqs)
         self.sampler = DeviceSampler(model_config.vocab_size, engine_config.max_num_seqs)
-        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence, self.block_size)
-        self._no_slots = np.full(engine_config.max_num_seqs, -1, np.int64)
+        self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence, self.block_size, self.sampler.masks)
+        self._no_lines = np.full(engine_config.max_num_seqs, -1, np.int64)
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
 
@@ -71,10 +71,13 @@ class GraphRunner:
         if not sees and all(samples) and max(counts) == 1:
             bucket = next(size for size in self.buckets if size >= len(starts))
             seating = self.rows.seat([states[sequence_id] for sequence_id in sequence_ids])
-            slots = self.sampler.assign_slots(seating.states) if seating.penalised else self._no_slots[: len(starts)]
-            if self.rows.fill(seating, starts, tables, slots, bucket):
+            none = self._no_lines[: len(starts)]
+            slots = self.sampler.assign_slots(seating.states) if seating.penalised else none
+            masks = self.sampler.send_masks(seating.states) if seating.constrained else none
+            if self.rows.fill(seating, starts, tables, (slots, masks), bucket):
                 self.decode(bucket, truncated=seating.truncates)
-                return self.sampler.send(seating.states, self.rows.sampling_rows(bucket) if seating.wants_logprobs else None)
+                rows = self.rows.sampling_rows(bucket) if seating.wants_logprobs else None
+                return self.sampler.send(seating.states, rows, constrained=seating.constrained)
         # The short ones first: attention serves them apart (`ops.attention`).
         step = replace(step, scheduled=tuple(sorted(step.scheduled, key=lambda s: s.num_scheduled_tokens > 1)))
         sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
@@ -126,7 +129,9 @@ class GraphRunner:
         self.model.logits(xp.take(hidden, batch.logits_rows, axis=0), self.sampler.logits[: len(states)])
         rows = self.sampler.pack(states)
         self.sampler.choose(rows, len(states), truncated=any(state.truncates for state in states))
-        return self.sampler.send(states, rows if any(state.sampling.logprobs is not None for state in states) else None)
+        wants_logprobs = any(state.sampling.logprobs is not None for state in states)
+        constrained = any(state.constraint is not None for state in states)
+        return self.sampler.send(states, rows if wants_logprobs else None, constrained=constrained)
 
     def warm_up(self, batch_sizes: Sequence[int] | None, prompt_lengths: Sequence[int] | None, max_tokens_in_step: int) -> None:
         """Compile the kernels of prompts of these lengths and capture the graphs of these batch sizes (None: of every kind). Writes into
@@ -145,7 +150,7 @@ class GraphRunner:
                 bar.update()
             for bucket in sorted(buckets, reverse=True):  # the largest first: the others find their memory in its pool
                 for truncated in (False, True):
-                    self.rows.fill(self.rows.seat([]), (), (), self._no_slots[:0], bucket)
+                    self.rows.fill(self.rows.seat([]), (), (), (self._no_lines[:0], self._no_lines[:0]), bucket)
                     self.decode(bucket, truncated=truncated)
                     bar.update()
         xp.synchronize()
@@ -153,11 +158,11 @@ class GraphRunner:
     def _warm_up_prompt(self, length: int, num_single: int = 0) -> None:
         """A step with a prompt of `length` tokens beside the second token of `num_single` others."""
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, repetition_penalty=1.1, logprobs=1)
-        states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0)}
+        states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0, self.sampler.vocab_size)}
         blocks = tuple(range(-(-length // self.block_size)))
         scheduled = [ScheduledSequence(-1, 0, length, blocks, samples=True)]
         for sequence_id in range(-1 - num_single, -1):
-            states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0)
+            states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0, self.sampler.vocab_size)
             scheduled.append(ScheduledSequence(sequence_id, 1, 1, blocks, samples=True))
         pending = self.launch(SchedulerOutput((), tuple(scheduled), ()), states)
         assert pending is not None

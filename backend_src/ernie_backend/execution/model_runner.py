@@ -74,6 +74,7 @@ class ModelRunner:
                 self.media.forget(state)
         for new in step.new_sequences:
             self.states[new.sequence_id] = self._state(new)
+        self._append(step)
         if self.graphs is not None:
             self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
@@ -140,10 +141,17 @@ class ModelRunner:
     def _state(self, new: NewSequence) -> SequenceState:
         assert self.media is not None or not new.media, "preprocess refuses images for a model that does not see"
         media = SequenceMedia(new.media, new.prompt_token_ids, self.model_config) if new.media else None
-        state = SequenceState(new, self._seed(new), media)
+        state = SequenceState(new, self._seed(new), self.model_config.vocab_size, media)
         if media is not None and self.media is not None:
             self.media.meet(state)
         return state
+
+    def _append(self, step: SchedulerOutput) -> None:
+        """Ids that the scheduler has added itself; whoever counts tokens on the device counts anew."""
+        for sequence_id, token_ids in step.appended_token_ids.items():
+            self.states[sequence_id].append(token_ids)
+        if step.appended_token_ids and self.graphs is not None:
+            self.graphs.sampler.forget(tuple(step.appended_token_ids))
 
     def _seed(self, new: NewSequence) -> int:
         """The request's seed, else the next of the engine's own: the same requests in the same order draw the same again."""

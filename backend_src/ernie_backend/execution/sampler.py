@@ -13,8 +13,9 @@ import numpy as np
 from ernie_kernels import ops
 from ernie_kernels.xp import Tensor
 
-from ..core.outputs import ModelRunnerOutput
+from ..core.outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput
 from ..protocol import TokenLogprobs
+from .constraint import GrammarTooComplexError
 from .sequence_state import SequenceState
 
 
@@ -24,7 +25,8 @@ def sample(logits: Tensor, states: Sequence[SequenceState]) -> ModelRunnerOutput
         result = ops.sample(logits, sampling_inputs(states))
     except Exception as error:  # whatever it is, it must end one sequence and not all
         if len(states) == 1:
-            return ModelRunnerOutput({}, {states[0].sequence_id: f"{type(error).__name__}: {error}"})
+            text = GRAMMAR_TOO_COMPLEX if isinstance(error, GrammarTooComplexError) else f"{type(error).__name__}: {error}"
+            return ModelRunnerOutput({}, {states[0].sequence_id: text})
         alone = [sample(logits[row : row + 1], [state]) for row, state in enumerate(states)]
         return ModelRunnerOutput(*({k: v for out in alone for k, v in getattr(out, f.name).items()} for f in fields(ModelRunnerOutput)))
     sampled: dict[int, int] = {}
@@ -37,11 +39,13 @@ def sample(logits: Tensor, states: Sequence[SequenceState]) -> ModelRunnerOutput
         if found is not None:
             logprobs[state.sequence_id] = TokenLogprobs(*found)
         state.token_ids.append(token_id)
+        state.note(token_id)
     return ModelRunnerOutput(sampled, {states[row].sequence_id: text for row, text in result.failed.items()}, logprobs)
 
 
-def sampling_inputs(states: Sequence[SequenceState]) -> ops.SamplingInputs:
-    """The sequences' parameters side by side; what only penalties read is filled in only where there are any."""
+def sampling_inputs(states: Sequence[SequenceState], *, with_masks: bool = True) -> ops.SamplingInputs:
+    """The sequences' parameters side by side; what only penalties read is filled in only where there are any. `with_masks`: on a GPU they
+    take another way."""
     params = [state.sampling for state in states]
     return ops.SamplingInputs(
         temperature=np.array([p.temperature for p in params], np.float64),
@@ -57,5 +61,6 @@ def sampling_inputs(states: Sequence[SequenceState]) -> ops.SamplingInputs:
         output_token_ids=tuple(state.output_array() if state.penalised else None for state in states),
         logit_bias=tuple(state.logit_bias for state in states),
         forbidden_token_ids=tuple(state.forbidden_token_ids() for state in states),
+        allowed_masks=tuple(state.allowed_mask() if with_masks else None for state in states),
         num_logprobs=tuple(p.logprobs for p in params),
     )

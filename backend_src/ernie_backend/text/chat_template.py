@@ -50,9 +50,15 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer, *, cpu_seconds: float = CPU_SECONDS, wants_parts: bool = False) -> None:
         """`ConfigError` if the template does not compile. `wants_parts`: it takes content as a list of parts only, never as a string."""
+        self.source = source
         self._tokenizer = tokenizer
         self._wants_parts = wants_parts
         self._process = TemplateProcess(source, cpu_seconds)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template shows tools."""
+        return "tools" in self._process.variables
 
     @classmethod
     def from_folder(
@@ -81,14 +87,16 @@ class ChatTemplate:
         self,
         messages: list[Message],
         *,
+        tools: list[dict[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> str:
         """The conversation as one text for `Tokenizer.encode_template`.
 
-        `messages` come from `normalize_messages`. `variables`: the user's `chat_template_kwargs`. `continue_final_message`: the text ends
-        with the last message's content, for the model to go on with. `InvalidRequestError` if the template refuses or runs into a limit.
+        `messages` come from `normalize_messages`, `tools` from `normalize_tools`. `variables`: the user's `chat_template_kwargs`.
+        `continue_final_message`: the text ends with the last message's content, for the model to go on with. `InvalidRequestError` if the
+        template refuses or runs into a limit.
         """
         reserved = sorted((RESERVED_VARIABLES | self._tokenizer.roles.keys()) & set(variables or ()))
         if reserved:
@@ -104,6 +112,7 @@ class ChatTemplate:
                 **self._tokenizer.roles,
                 **_shield_all(self._tokenizer, dict(variables or {})),
                 "messages": shielded,
+                **({"tools": _shield_all(self._tokenizer, tools)} if tools else {}),
                 "add_generation_prompt": add_generation_prompt,
             }
         )
@@ -127,6 +136,8 @@ class ChatTemplate:
         }
         if self._wants_parts and isinstance(shielded["content"], str):
             shielded["content"] = [{"type": "text", "text": shielded["content"]}]
+        if "reasoning_content" in shielded:
+            shielded["thoughts"] = shielded["reasoning_content"]  # as FastDeploy's documents, and so maybe a template, call it
         return shielded
 
 

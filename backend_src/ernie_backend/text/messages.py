@@ -1,16 +1,18 @@
 """Checks the messages of a chat request and brings them into the one form that text templates take; knows no template and no tokens.
 
-What comes out: a list of {role, content, …} with roles system, user, assistant; content is a string, or, where it holds an image or a
+What comes out: a list of {role, content, …} with roles system, user, assistant, tool; content is a string, or, where it holds an image or a
 video, a list of parts {type: text, text}, {type: image} and {type: video}. Whatever cannot be rendered is refused by its place
 (`messages[2].content[0]`); nothing is dropped silently.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from ..media_fields import MEDIA_TYPES, MediaPart, read_media_part
+from .tools import check_tool_results, normalize_tool_calls
 
 ROLES = ("system", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
@@ -20,10 +22,11 @@ _OTHER_TYPES = ("image", "input_image", "video", "input_audio", "audio_url", "fi
 Message = dict[str, Any]
 
 
-def normalize_messages(given: Any, media: list[MediaPart] | None = None) -> list[Message]:
+def normalize_messages(given: Any, media: list[MediaPart] | None = None, *, takes_tools: bool = False) -> list[Message]:
     """The checked messages. `developer` counts as `system`; text parts are joined as they stand; a thought in the history is kept.
 
     `media`: gets the images and videos, in order. None: the model takes none.
+    `takes_tools`: the template knows tool calls and their results; without it they are refused.
     """
     if given is None:
         raise InvalidRequestError("messages is missing.", param="messages", code="missing_required_parameter")
@@ -31,7 +34,9 @@ def normalize_messages(given: Any, media: list[MediaPart] | None = None) -> list
         raise InvalidRequestError(f"messages must be a list of messages, got {json_kind(given)}.", param="messages")
     if not given:
         raise InvalidRequestError("messages must not be an empty list.", param="messages")
-    return [_message(message, f"messages[{i}]", media) for i, message in enumerate(given)]
+    messages = [_message(message, f"messages[{i}]", media, takes_tools) for i, message in enumerate(given)]
+    check_tool_results(messages)
+    return messages
 
 
 OF_AN_ANSWER = frozenset(
@@ -49,11 +54,11 @@ OF_AN_ANSWER = frozenset(
 """What servers put into an answer's message, ours included: clients send it back as history, where it says nothing."""
 
 
-def _message(given: Any, place: str, media: list[MediaPart] | None) -> Message:
+def _message(given: Any, place: str, media: list[MediaPart] | None, takes_tools: bool) -> Message:
     if not isinstance(given, dict):
         raise InvalidRequestError(f"{place} must be an object with role and content, got {json_kind(given)}.", param=place)
-    message: Message = {"role": _role(given.get("role"), f"{place}.role")}
-    content = _content(given.get("content"), f"{place}.content", media)
+    message: Message = {"role": _role(given.get("role"), f"{place}.role", takes_tools)}
+    content = _content_of(message["role"], given.get("content"), f"{place}.content", media)
     thought = _thought(given, place)
     if thought is not None:
         message["reasoning_content"] = thought
@@ -62,31 +67,44 @@ def _message(given: Any, place: str, media: list[MediaPart] | None) -> Message:
             continue
         if key in OF_AN_ANSWER and message["role"] == "assistant":
             continue
-        if key == "tool_calls":
-            raise InvalidRequestError(f"{place}.tool_calls: this model takes no tools.", param=f"{place}.tool_calls")
-        if key != "name":
-            raise InvalidRequestError(
-                f"Unknown field {key[:80]!r} in {place}. Known: role, content, name, reasoning_content.", param=f"{place}.{key}"
-            )
-        if not isinstance(value, str):
-            raise InvalidRequestError(f"{place}.name must be a string, got {json_kind(value)}.", param=f"{place}.name")
-        message["name"] = value
+        message[key] = _other_field(key, value, message["role"], place, takes_tools)
     if content is None:
-        if thought is None:
+        if thought is None and "tool_calls" not in message:
             raise InvalidRequestError(f"{place}.content is missing: give a string or a list of text parts.", param=f"{place}.content")
-        content = ""  # an answer that was cut off within its thought
+        content = ""  # an answer that was cut off within its thought, or consists of calls
     message["content"] = content
     return message
 
 
-def _role(role: Any, place: str) -> str:
+def _other_field(key: str, value: Any, role: str, place: str, takes_tools: bool) -> Any:
+    if key == "tool_calls":
+        if not takes_tools:
+            raise InvalidRequestError(f"{place}.tool_calls: this model takes no tools.", param=f"{place}.tool_calls")
+        if role != "assistant":
+            raise InvalidRequestError(f"{place}.tool_calls belongs into assistant messages only.", param=f"{place}.tool_calls")
+        return normalize_tool_calls(value, f"{place}.tool_calls")
+    if key != "name" and not (key == "tool_call_id" and role == "tool"):
+        raise InvalidRequestError(
+            f"Unknown field {key[:80]!r} in {place}. Known: role, content, name, reasoning_content, tool_calls and, in tool messages, "
+            "tool_call_id.",
+            param=f"{place}.{key}",
+        )
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{place}.{key} must be a string, got {json_kind(value)}.", param=f"{place}.{key}")
+    return value
+
+
+def _role(role: Any, place: str, takes_tools: bool) -> str:
     if role == "developer":
         return "system"
     if role in _TOOL_ROLES:
-        raise InvalidRequestError(f"{place} is {role!r}, but this model takes no tools.", param=place)
+        if not takes_tools:
+            raise InvalidRequestError(f"{place} is {role!r}, but this model takes no tools.", param=place)
+        return "tool"
     if role not in ROLES:
         shown = repr(role[:40]) if isinstance(role, str) else json_kind(role)
-        raise InvalidRequestError(f"{place} must be one of {', '.join(ROLES)}, got {shown}.", param=place)
+        known = (*ROLES, "tool") if takes_tools else ROLES
+        raise InvalidRequestError(f"{place} must be one of {', '.join(known)}, got {shown}.", param=place)
     return role
 
 
@@ -101,6 +119,12 @@ def _thought(given: dict[str, Any], place: str) -> str | None:
         assert not isinstance(thought, list), "without media, parts are joined"
         return thought
     return None
+
+
+def _content_of(role: str, content: Any, place: str, media: list[MediaPart] | None) -> str | list[dict[str, str]] | None:
+    if role == "tool" and isinstance(content, dict):  # FastDeploy's documents hand a result over as it is
+        return json.dumps(content, ensure_ascii=False)
+    return _content(content, place, media)
 
 
 def _content(content: Any, place: str, media: list[MediaPart] | None) -> str | list[dict[str, str]] | None:

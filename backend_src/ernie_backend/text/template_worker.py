@@ -1,39 +1,39 @@
 """The helper process that renders chat templates: a sandbox with hard limits; knows jinja and nothing of requests.
 
 Runs as a process of its own because nothing inside a Python process can stop `{% for … %}` inside `{% for … %}` or `'a' * 10**10` for sure.
-Here the operating system does: a timer of CPU time whose signal ends the process, and a limit of the address space.
 
 Talks in lines of JSON. First in: {source, cpu_seconds, memory_bytes, max_characters}; then one {variables} per rendering.
-Out, for each: {text} or {error}. End of input ends it.
+Out: first {text: names of the variables that the template reads, one a line}, then {text} for each rendering; or {error}. End of input
+ends it.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Environment, Template, TemplateError, meta
 from jinja2.exceptions import TemplateRuntimeError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .limited import CpuLimit, limit_memory, send
 
 
 class RefusedByTemplate(TemplateRuntimeError):
     """What `raise_exception` raises: its text is meant for the user."""
 
 
-def compile_template(source: str) -> Template:
+def make_environment() -> Environment:
     """As the checkpoints' templates expect it (transformers sets the same): trimmed blocks, loop controls, four helpers."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(source)
+    return environment
 
 
 def render(template: Template, variables: dict[str, Any], max_characters: int) -> str:
@@ -72,37 +72,24 @@ def _answer(action: Callable[[], str]) -> dict[str, str]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _limit(settings: dict[str, Any]) -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's threads may block signals, and a child inherits that
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; this process ends with its input
-    for limit, value in ((resource.RLIMIT_AS, settings["memory_bytes"]), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard),) * 2)
-
-
 def main() -> None:
     settings = json.loads(sys.stdin.readline())
-    _limit(settings)
+    limit_memory(settings["memory_bytes"])
     template: Template | None = None
 
     def compiled() -> str:
         nonlocal template
-        template = compile_template(settings["source"])
-        return ""
+        environment = make_environment()
+        template = environment.from_string(settings["source"])
+        return "\n".join(sorted(meta.find_undeclared_variables(environment.parse(settings["source"]))))
 
-    signal.setitimer(signal.ITIMER_PROF, settings["cpu_seconds"])  # jinja computes constant expressions while it compiles
-    _send(_answer(compiled))
+    with CpuLimit(settings["cpu_seconds"]):  # jinja computes constant expressions while it compiles
+        answer = _answer(compiled)
+    send(answer)
     for line in sys.stdin:
         variables = json.loads(line)
         assert template is not None, "the parent ends a worker whose template does not compile"
         current = template
-        signal.setitimer(signal.ITIMER_PROF, settings["cpu_seconds"])
-        answer = _answer(lambda: render(current, variables, settings["max_characters"]))  # noqa: B023  (called at once)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        _send(answer)
-
-
-def _send(answer: dict[str, str]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")  # ASCII: lone surrogates pass as \\udXXX
-    sys.stdout.flush()
+        with CpuLimit(settings["cpu_seconds"]):
+            answer = _answer(lambda: render(current, variables, settings["max_characters"]))  # noqa: B023  (called at once)
+        send(answer)

@@ -89,6 +89,11 @@ class Tokenizer:
         """The id of a marker, or None."""
         return self._special.markers.get(name)
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that no text encodes to."""
+        return self._special.special_ids | frozenset(self._special.markers.values())
+
     def is_special(self, token_id: int) -> bool:
         """Whether `skip_special_tokens` leaves the token out of the text."""
         return token_id in self._special.special_ids

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InvalidRequestError, json_kind
 from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs, read_processor_kwargs
 from ..text.messages import Message, normalize_messages
+from ..text.tools import NO_CALLS, ToolChoice, normalize_tools, read_tool_choice
 
 FIELDS = (
     "messages",
@@ -22,6 +23,7 @@ FIELDS = (
     "tools",
     "tool_choice",
     "mm_processor_kwargs",
+    "parallel_tool_calls",
 )
 _REFUSED = {
     "chat_template": "chat_template cannot be given per request; the server's own applies (--chat-template).",
@@ -45,31 +47,51 @@ class ChatInput:
     """The messages' images and videos, in order."""
     media_settings: ProcessorKwargs = AS_THE_MODEL_SAYS
 
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """What the template shows: none if the model must not call any."""
+    tool_choice: ToolChoice = NO_CALLS
+    parallel_tool_calls: bool = True
 
-def read_chat(given: Mapping[str, Any], *, takes_media: bool = False) -> ChatInput:
-    """From the JSON object; a field that is `null` counts as not given. Raises `InvalidRequestError` naming the field."""
+    @property
+    def closes_thought(self) -> bool:
+        """Whether the user wants no thought."""
+        return self.variables.get("enable_thinking") is False
+
+
+def read_chat(given: Mapping[str, Any], *, takes_tools: bool = False, takes_media: bool = False) -> ChatInput:
+    """From the JSON object; a field that is `null` counts as not given. `takes_tools`: the template shows tools.
+
+    Raises `InvalidRequestError` naming the field."""
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name in _REFUSED:
             raise InvalidRequestError(_REFUSED[name], param=name)
         if name not in FIELDS:
             raise InvalidRequestError(f"Unknown field {name[:80]!r} in chat. Known fields: {', '.join(FIELDS)}.", param=name)
-    _refuse_tools(given)
+    tools = normalize_tools(given.get("tools", []))
+    choice = read_tool_choice(given.get("tool_choice"), tools)
+    if choice.mode != "none" and not takes_tools:
+        raise InvalidRequestError("tools: this model takes no tools. Remove them, or set tool_choice to 'none'.", param="tools")
     messages, ids = given.get("messages"), given.get("prompt_token_ids")
     if ids is None and isinstance(messages, list) and messages and isinstance(messages[0], int):
         ids, messages = messages, None  # FastDeploy takes ids in the messages' place as well
     variables = _variables(given)
+    calls: dict[str, Any] = {
+        "tools": tools if choice.mode != "none" else [],
+        "tool_choice": choice,
+        "parallel_tool_calls": _boolean(given, "parallel_tool_calls", True),
+    }
     if ids is not None:
         if not isinstance(ids, list):
             raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {json_kind(ids)}.", param="prompt_token_ids")
-        return ChatInput(prompt_token_ids=ids)
+        return ChatInput(prompt_token_ids=ids, **calls)
     media: list[MediaPart] = []
-    checked = normalize_messages(messages, media if takes_media else None)
+    checked = normalize_messages(messages, media if takes_media else None, takes_tools=takes_tools)
     settings = _media_settings(given, takes_media)
     if _boolean(given, "disable_chat_template", False):
         if len(checked) != 1:
             raise InvalidRequestError("With disable_chat_template, give one message; its content is the prompt.", param="messages")
-        return ChatInput(raw_prompt=_text_of(checked[0]), media=tuple(media), media_settings=settings)
+        return ChatInput(raw_prompt=_text_of(checked[0]), media=tuple(media), media_settings=settings, **calls)
     continued = _boolean(given, "continue_final_message", False)
     return ChatInput(
         media=tuple(media),
@@ -78,6 +100,7 @@ def read_chat(given: Mapping[str, Any], *, takes_media: bool = False) -> ChatInp
         variables=variables,
         add_generation_prompt=_boolean(given, "add_generation_prompt", not continued),
         continue_final_message=continued,
+        **calls,
     )
 
 
@@ -92,13 +115,6 @@ def _text_of(message: Message) -> str:
     """Without its images and videos: a raw prompt says itself where they go."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
-
-
-def _refuse_tools(given: Mapping[str, Any]) -> None:
-    if given.get("tools", []) != []:
-        raise InvalidRequestError("tools: this model takes no tools.", param="tools")
-    if given.get("tool_choice", "none") not in ("none", "auto"):
-        raise InvalidRequestError("tool_choice: this model takes no tools.", param="tool_choice")
 
 
 def _variables(given: Mapping[str, Any]) -> dict[str, Any]:

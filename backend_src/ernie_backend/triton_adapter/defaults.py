@@ -14,8 +14,8 @@ from ..text.tokenizer import Tokenizer
 FASTDEPLOY_DEFAULTS = {"temperature": 1.0, "top_p": 0.7, "repetition_penalty": 1.0}
 FILE_NAME = "generation_config.json"
 _FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
-_END_TOKENS = ("</s>", "<|end_of_sentence|>")
-"""No published config.json names `<|end_of_sentence|>`, which every ERNIE template ends an answer with."""
+_END_TOKENS = ("</s>", "<|end_of_sentence|>", "<|im_end|>")
+"""What ERNIE's templates end an answer with; no published config.json is known to name the last two."""
 
 
 def sampling_defaults(config: EngineConfig) -> dict[str, Any]:

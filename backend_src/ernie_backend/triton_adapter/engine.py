@@ -21,10 +21,10 @@ from ..delivery import Response, StopWatch
 from ..errors import EngineError, ErnieError
 from ..metrics import ENGINE_METRICS
 from ..protocol import GenerateRequest
-from ..text.detokenizer import Detokenizer
-from ..text.stop_strings import StopStringMatcher
 from ..text.tokenizer import Tokenizer
+from .defaults import end_token_ids
 from .media_tensors import read_media
+from .post_context import PostContext
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
@@ -52,7 +52,8 @@ class EngineModel:
             settings = load_settings(args)
             self._seal = Seal.of_server(args)
             self._tokenizer = Tokenizer.from_folder(settings.model)
-            self._serving: ServingEngine = build_engine(settings)
+            tokenizer = self._tokenizer
+            self._serving: ServingEngine = build_engine(settings, tokenizer, lambda model: end_token_ids(settings.model, model, tokenizer))
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._keys: set[str] = set()
@@ -95,7 +96,7 @@ class EngineModel:
         self._keys.add(generate.key)
         sink = _TritonSink(self._pb, sender, self._first_response(generate), lambda: self._keys.discard(generate.key))
         self._serving.delivery.register(generate.key, sink, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
-        self._serving.engine.submit(generate)
+        self._serving.submit(generate)
 
     def _first_response(self, generate: GenerateRequest) -> dict[str, Any]:
         """What only a choice's first response carries."""
@@ -104,15 +105,14 @@ class EngineModel:
 
     def _stop_watch(self, request: GenerateRequest) -> StopWatch | None:
         """Streamed answers are watched by postprocess; of the others it sees nothing before the end, so they are watched here."""
-        if request.stream or not request.stop:
+        context = PostContext.from_json_object(request.post)
+        if request.stream or not context.can_stop:
             return None
-        skip = bool(request.post["skip_special_tokens"])
-        detokenizers = [Detokenizer(self._tokenizer, skip_special_tokens=skip) for _ in range(request.n)]
-        matchers = [StopStringMatcher(request.stop, include_stop=False) for _ in range(request.n)]
+        readers = [context.reader(self._tokenizer) for _ in range(request.n)]
 
         def watch(index: int, token_ids: tuple[int, ...]) -> bool:
-            _, stopped = matchers[index].push(detokenizers[index].push(list(token_ids)))
-            return stopped
+            readers[index].push(token_ids)
+            return readers[index].stopped
 
         return watch
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
+from ..json_depth import place_that_is_too_deep
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -24,7 +25,8 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
     try:
         given = json.loads(text, parse_constant=keep)
     except RecursionError:
-        raise InvalidRequestError(f"{name} is nested too deeply.", param=name) from None
+        place = place_that_is_too_deep(text) or name
+        raise InvalidRequestError(f"{place} is nested too deeply.", param=place) from None
     except ValueError as error:
         raise InvalidRequestError(f"{name} is not valid JSON: {error}.", param=name) from None
     if not isinstance(given, dict):

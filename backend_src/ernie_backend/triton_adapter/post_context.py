@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..text.answer import AnswerReader
+from ..text.answer_format import PLAIN, AnswerFormat
+from ..text.tokenizer import Tokenizer
+
 
 @dataclass(frozen=True)
 class PostContext:
@@ -24,6 +28,22 @@ class PostContext:
     """The prompt as text, to be repeated before the answer."""
     prompt_token_ids: tuple[int, ...] | None = None
     """When the client wants them back."""
+    answer_format: AnswerFormat = PLAIN
+
+    def reader(self, tokenizer: Tokenizer) -> AnswerReader:
+        """Of one choice's answer."""
+        return AnswerReader(
+            tokenizer,
+            self.answer_format,
+            stop=self.stop,
+            include_stop=self.include_stop,
+            skip_special_tokens=self.skip_special_tokens,
+        )
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether the answer may have to end for a reason that the engine does not see."""
+        return bool(self.stop) or (self.answer_format.calls and self.answer_format.one_call)
 
     def to_json_object(self) -> dict[str, Any]:
         return asdict(self)
@@ -31,4 +51,4 @@ class PostContext:
     @classmethod
     def from_json_object(cls, given: Mapping[str, Any]) -> PostContext:
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        return cls(**values)
+        return cls(**{**values, "answer_format": AnswerFormat(**given.get("answer_format", {}))})

@@ -1,4 +1,4 @@
-"""From the engine's events to what a client reads: text, stop strings, log-probabilities, usage. Knows no pb_utils.
+"""From the engine's events to what a client reads: text, thought, tool calls, log-probabilities, usage. Knows no pb_utils.
 
 Its state lies under the request's key, one entry per choice, from the choice's first event to the request's last one. It never raises:
 whatever goes wrong becomes an output with finish reason `error`, and the engine hears that the request needs no more tokens.
@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 from ..errors import EngineError
 from ..protocol import FinishReason, Usage
-from ..text.detokenizer import Detokenizer
-from ..text.stop_strings import StopStringMatcher
+from ..text.answer import AnswerDelta, AnswerReader
 from ..text.tokenizer import Tokenizer
 from .post_context import PostContext
 from .seal import Seal, is_same
@@ -53,12 +52,10 @@ class PostOutputs:
 @dataclass
 class _Choice:
     context: PostContext
-    detokenizer: Detokenizer
-    matcher: StopStringMatcher
+    reader: AnswerReader
+    """Once it has stopped, what still comes is swallowed, but for the end."""
     num_tokens: int = 0
     cached_tokens: int = 0
-    stopped: bool = False
-    """A stop string was found: what still comes is swallowed, but for the end."""
     ended: bool = False
     """The finish reason was sent."""
     is_first: bool = True
@@ -126,22 +123,19 @@ class Postprocessor:
         self._requests.setdefault(event["key"], _Request()).choices[event["index"]] = self._new_choice(event["post"])
 
     def _answer(self, event: dict[str, Any], choice: _Choice, ids: list[int]) -> PostOutputs:
-        context = choice.context
+        context, reader = choice.context, choice.reader
         finish = event["finish_reason"]
         choice.cached_tokens = max(choice.cached_tokens, event["cached_tokens"])
-        text = context.echo if choice.is_first else ""
-        if choice.stopped:
-            ids = []
-        else:
-            shown, ids = self._push(choice, ids, finish)
-            text += shown
+        delta, ids = self._read(choice, ids, finish)
         choice.num_tokens += len(ids)
-        if choice.stopped and finish is not None:
-            finish = FinishReason.STOP.value
-        choice.ended = finish is not None
+        if finish is not None:
+            choice.ended = True
+            finish = _finish_reason(finish, reader)
         outputs = PostOutputs(
             index=event["index"],
-            text_output=text,
+            text_output=(context.echo if choice.is_first else "") + delta.content,
+            reasoning_output=delta.reasoning,
+            tool_calls=_dumps(delta.tool_calls) if delta.tool_calls else "",
             finish_reason=finish or "",
             token_ids=tuple(ids),
             logprobs=self._logprobs(ids, event["logprobs"]) if context.logprobs else "",
@@ -151,22 +145,13 @@ class Postprocessor:
         choice.is_first = False
         return outputs
 
-    def _push(self, choice: _Choice, ids: list[int], finish: str | None) -> tuple[str, list[int]]:
-        """(text to show, ids up to the one that completes a stop string)."""
-        context, detokenizer, matcher = choice.context, choice.detokenizer, choice.matcher
+    def _read(self, choice: _Choice, ids: list[int], finish: str | None) -> tuple[AnswerDelta, list[int]]:
+        """(what to show, the ids that count: up to the one that completes a stop string)."""
+        context = choice.context
         hidden_end = finish == FinishReason.STOP and bool(ids) and ids[-1] in context.end_token_ids and not context.include_stop
         shown = ids[:-1] if hidden_end else ids
-        final = finish is not None
-        if not context.stop:
-            return detokenizer.push(shown, final), ids
-        text = ""
-        for count, token in enumerate(shown, 1):  # one by one: tokens behind a stop string neither show nor count
-            emitted, choice.stopped = matcher.push(detokenizer.push((token,)))
-            text += emitted
-            if choice.stopped:
-                return text, ids[:count]
-        emitted, choice.stopped = matcher.push(detokenizer.push((), final), final)
-        return text + emitted, ids
+        delta, used = choice.reader.push(shown, finish is not None)
+        return delta, ids[:used] if choice.reader.stopped else ids
 
     def _report(self, event: dict[str, Any], cancelled: bool) -> None:
         """Tell the engine what became of its response, and forget the request behind its last one."""
@@ -185,7 +170,7 @@ class Postprocessor:
         choice = request.choices.get(event.get("index", 0))
         if not final and (cancelled or request.failed):
             self._relay.cancelled(key)
-        elif not final and choice is not None and choice.stopped and not choice.ended:
+        elif not final and choice is not None and choice.reader.stopped and not choice.ended:
             self._relay.stopped(key, event["index"])
         self._relay.consumed(key, request.num_responses)
 
@@ -205,8 +190,7 @@ class Postprocessor:
 
     def _new_choice(self, post: dict[str, Any]) -> _Choice:
         context = PostContext.from_json_object(post)
-        detokenizer = Detokenizer(self._tokenizer, context.skip_special_tokens)
-        return _Choice(context, detokenizer, StopStringMatcher(context.stop, context.include_stop))
+        return _Choice(context, context.reader(self._tokenizer))
 
     def _open_relay(self, path: str) -> None:
         if path == self._relay_path and self._relay is not None:
@@ -221,7 +205,7 @@ class Postprocessor:
         for token, (logprob, top_ids, top_logprobs) in zip(ids, given or (), strict=False):  # ids end earlier at a stop string
             top = [self._entry(*pair) for pair in zip(top_ids, top_logprobs, strict=True)]
             entries.append({**self._entry(token, logprob), "top_logprobs": top})
-        return json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+        return _dumps(entries)
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         return {
@@ -232,6 +216,17 @@ class Postprocessor:
         }
 
 
+def _finish_reason(finish: str, reader: AnswerReader) -> str:
+    """What the engine says, but for what only the text tells. An answer that was cut off stays so, whatever it called before."""
+    if finish == FinishReason.STOP or reader.stopped:
+        return (FinishReason.TOOL_CALLS if reader.num_calls else FinishReason.STOP).value
+    return finish
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def _usage(choice: _Choice) -> str:
     usage = Usage(
         prompt_tokens=choice.context.num_prompt_tokens,
@@ -239,6 +234,7 @@ def _usage(choice: _Choice) -> str:
         cached_tokens=choice.cached_tokens,
         image_tokens=choice.context.num_image_tokens,
         video_tokens=choice.context.num_video_tokens,
+        reasoning_tokens=choice.reader.reasoning_tokens,
     )
     fields = {name: getattr(usage, name) for name in Usage.__dataclass_fields__}
     if choice.is_first and choice.context.prompt_token_ids is not None:

@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config import EngineConfig, ModelConfig
+from ..config import NO_PARSER, EngineConfig, ModelConfig
 from ..errors import CheckpointError, ContextLengthError, InvalidRequestError
 from ..media.patches import LoadedMedia
-from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs
+from ..media_fields import MediaPart, ProcessorKwargs
 from ..protocol import GenerateRequest, MediaKind, SamplingParams
 from ..sampling_fields import SamplingFields, parse_sampling_params
+from ..text.answer_format import CLOSE_THOUGHT, THINKS_BY_DEFAULT, AnswerFormat, choose_parsers
 from ..text.chat_template import ChatTemplate, as_typed
+from ..text.markers import last_marker
 from ..text.tokenizer import Tokenizer
-from .chat_input import read_chat
+from .answer_rules import AnswerRules
+from .chat_input import ChatInput, read_chat
 from .defaults import end_token_ids, sampling_defaults
 from .json_input import read_json_object
 from .media_prompt import PromptMedia, check_given_ids, check_placeholders, check_token_ids, num_tokens, placeholder_signs
@@ -50,8 +53,8 @@ class _Prompt:
     """As the user would read it; None for a prompt given as ids."""
     param: str
     """The field that a complaint about its length names."""
-    media: tuple[MediaPart, ...] = ()
-    media_settings: ProcessorKwargs = AS_THE_MODEL_SAYS
+    answer_format: AnswerFormat
+    chat: ChatInput
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,15 @@ class PreparedRequest:
     inputs: RequestInputs
     fields: SamplingFields
     prompt: _Prompt
+    rules: dict[str, Any]
+    """What the answer must keep to, as fields of `SamplingParams`."""
     media_settings: ProcessorKwargs
     """The request's over the server's over the model's."""
 
     @property
     def media(self) -> tuple[MediaPart, ...]:
         """What to load, in order."""
-        return self.prompt.media
+        return self.prompt.chat.media
 
 
 class Preprocessor:
@@ -91,9 +96,13 @@ class Preprocessor:
         self._defaults = sampling_defaults(config)
         check_token_ids(self.media.config, self._tokenizer, model.vocab_size)
         self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template, **self.media.template)
+        self._parsers = choose_parsers(self._template.source, reasoning=config.reasoning_parser, tool_call=config.tool_call_parser)
+        self._takes_tools = self._template.takes_tools and self._parsers.tool_call != NO_PARSER
+        self._rules = AnswerRules(self._tokenizer)
 
     def close(self) -> None:
         self._template.close()
+        self._rules.close()
 
     @property
     def max_model_len(self) -> int:
@@ -103,10 +112,11 @@ class Preprocessor:
         """All but the images and videos. Raises `InvalidRequestError` for whatever a user got wrong; nothing is kept of it."""
         try:
             fields = self._sampling_fields(inputs)
-            prompt = self._prompt(inputs)
+            prompt = self._prompt(inputs, no_thought=fields.reasoning_max_tokens == 0)
+            rules = self._rules.read(fields, prompt.chat, prompt.answer_format)
         except RecursionError:
             raise InvalidRequestError("The request is nested too deeply.") from None
-        return PreparedRequest(inputs, fields, prompt, self.media.settings(prompt.media_settings))
+        return PreparedRequest(inputs, fields, prompt, rules, self.media.settings(prompt.chat.media_settings))
 
     def finish(self, prepared: PreparedRequest, loaded: Sequence[LoadedMedia] = ()) -> GenerateRequest:
         """The request for the engine; `loaded` belongs to `prepared.media`. Raises `InvalidRequestError` likewise."""
@@ -115,7 +125,7 @@ class Preprocessor:
         if len(ids) >= self._max_model_len:
             raise self._too_long(str(len(ids)), prompt.param)
         prompt = replace(prompt, token_ids=ids)
-        sampling = self._sampling(fields, prompt)
+        sampling = self._sampling(fields, prompt, prepared.rules)
         stream = bool(inputs.stream)
         echo = fields.echo or inputs.exclude_input_in_output is False
         if echo and fields.logprobs is not None:
@@ -131,6 +141,7 @@ class Preprocessor:
             logprobs=sampling.logprobs is not None,
             echo=self._echo(prompt, fields) if echo else "",
             prompt_token_ids=tuple(prompt.token_ids) if fields.return_token_ids else None,
+            answer_format=prompt.answer_format,
         )
         return GenerateRequest(
             key=uuid.uuid4().hex,
@@ -138,38 +149,42 @@ class Preprocessor:
             sampling=sampling,
             n=fields.n,
             stream=stream,
-            stop=fields.stop,
             post=context.to_json_object(),
             media=media,
         )
 
     # the prompt ----------------------------------------------------------------------------------------------------------------
 
-    def _prompt(self, inputs: RequestInputs) -> _Prompt:
+    def _prompt(self, inputs: RequestInputs, no_thought: bool) -> _Prompt:
         if (inputs.text_input is None) == (inputs.chat is None):
             found = "neither" if inputs.chat is None else "both"
             raise InvalidRequestError(f"Give exactly one of text_input and chat, got {found}.", param="text_input")
         if inputs.text_input is not None:
-            return self._encoded(inputs.text_input, "text_input", self.media.image_parts(inputs.image), AS_THE_MODEL_SAYS)
+            return self._encoded(inputs.text_input, "text_input", ChatInput(media=self.media.image_parts(inputs.image)), no_thought)
         assert inputs.chat is not None
         if inputs.image:
             raise InvalidRequestError("image: goes with text_input; in chat, give parts of type image_url.", param="image")
-        chat = read_chat(read_json_object(inputs.chat, "chat"), takes_media=self.media.is_taken)
+        chat = read_chat(read_json_object(inputs.chat, "chat"), takes_tools=self._takes_tools, takes_media=self.media.is_taken)
         if chat.prompt_token_ids is not None:
-            return _Prompt(self._checked_prompt_ids(chat.prompt_token_ids), None, "prompt_token_ids")
+            ids = self._checked_prompt_ids(chat.prompt_token_ids)
+            return _Prompt(ids, None, "prompt_token_ids", self._answer_format(ids, chat), chat)
         self.media.check(chat.media)
         if chat.raw_prompt is not None:
-            return self._encoded(chat.raw_prompt, "messages", chat.media, chat.media_settings)
+            return self._encoded(chat.raw_prompt, "messages", chat, no_thought)
         assert chat.messages is not None
+        variables = chat.variables
+        if self._parsers.reasoning in THINKS_BY_DEFAULT:
+            variables = {"enable_thinking": True} | variables
         rendered = self._template.render(
             chat.messages,
-            variables=chat.variables,
+            tools=chat.tools,
+            variables=variables,
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
         )
-        return self._encoded(rendered, "messages", chat.media, chat.media_settings)
+        return self._encoded(rendered, "messages", chat, no_thought or chat.closes_thought)
 
-    def _encoded(self, text: str, param: str, media: tuple[MediaPart, ...], settings: ProcessorKwargs) -> _Prompt:
+    def _encoded(self, text: str, param: str, chat: ChatInput, no_thought: bool) -> _Prompt:
         if len(text) > self._max_model_len:  # a megabyte takes up to half a second to encode and 10 ms to measure
             fewest = self._tokenizer.fewest_tokens(text)
             if fewest >= self._max_model_len:
@@ -177,10 +192,22 @@ class Preprocessor:
         ids = self._tokenizer.encode_template(text)
         if not ids:
             raise InvalidRequestError(f"{param}: the prompt is empty.", param=param)
+        answer_format = self._answer_format(ids, chat)
+        if no_thought and answer_format.begins_in == "thought":  # the template has no switch: its thought ends before it begins
+            text, ids = text + CLOSE_THOUGHT, ids + self._tokenizer.encode_template(CLOSE_THOUGHT)
+            answer_format = self._answer_format(ids, chat)
         if len(ids) >= self._max_model_len:
             raise self._too_long(str(len(ids)), param)
-        check_placeholders(ids, media, param)
-        return _Prompt(ids, as_typed(text), param, media, settings)
+        check_placeholders(ids, chat.media, param)
+        return _Prompt(ids, as_typed(text), param, answer_format, chat)
+
+    def _answer_format(self, ids: list[int], chat: ChatInput) -> AnswerFormat:
+        return self._parsers.answer_format(
+            last_marker(ids, self._tokenizer),
+            is_chat=chat.messages is not None,
+            calls=chat.tool_choice.mode != "none",
+            one_call=not chat.parallel_tool_calls or chat.tool_choice.name is not None,
+        )
 
     def _checked_prompt_ids(self, given: list[Any]) -> list[int]:
         if not given:
@@ -219,7 +246,7 @@ class Preprocessor:
             given["max_tokens"] = inputs.max_tokens
         return parse_sampling_params({**self._defaults, **given})
 
-    def _sampling(self, fields: SamplingFields, prompt: _Prompt) -> SamplingParams:
+    def _sampling(self, fields: SamplingFields, prompt: _Prompt, rules: Mapping[str, Any]) -> SamplingParams:
         left = self._max_model_len - len(prompt.token_ids)
         max_tokens = left if fields.max_tokens is None else fields.max_tokens
         if max_tokens > left:
@@ -248,6 +275,7 @@ class Preprocessor:
             stop_token_ids=tuple(self._check_token(token, "stop_token_ids") for token in fields.stop_token_ids),
             eos_token_ids=() if fields.ignore_eos else self._eos_token_ids,
             logprobs=fields.logprobs,
+            **rules,
         )
 
     def _checked_biases(self, fields: SamplingFields) -> tuple[tuple[int, float], ...]:

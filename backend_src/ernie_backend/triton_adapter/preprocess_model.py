@@ -12,7 +12,7 @@ from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError, EngineError, ErnieError, InvalidRequestError
 from ..media.patches import LoadedMedia
 from ..protocol import GenerateRequest
-from ..text.template_process import find_python
+from ..text.helper_process import find_python
 from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
 from .seal import Seal

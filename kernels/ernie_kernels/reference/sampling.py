@@ -1,7 +1,7 @@
 """Choosing the next token from logits, on the host in numpy; knows no request and no text.
 
 Each row is treated alone: what it draws depends on its logits, its parameters, its seed and its position, never on its neighbours.
-Order: penalties, logit bias, forbidden ids → temperature → min_p → top_k → top_p (each on what the one before left) → draw.
+Order: penalties, logit bias, forbidden ids, mask → temperature → min_p → top_k → top_p (each on what the one before left) → draw.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class SamplingInputs:
     output_token_ids: tuple[np.ndarray | None, ...]  # R int arrays; read only where any penalty is on
     logit_bias: tuple[tuple[np.ndarray, np.ndarray] | None, ...]  # R pairs (different ids, values to add)
     forbidden_token_ids: tuple[np.ndarray | None, ...]  # R int arrays
+    allowed_masks: tuple[np.ndarray | None, ...]  # R arrays [ceil(vocab / 32)] int32: bit i % 32 of word i // 32 allows id i; None = all
     num_logprobs: tuple[int | None, ...]  # R; None = none, k ≥ 0 = of the chosen token and the k most likely
 
     def __len__(self) -> int:
@@ -76,11 +77,11 @@ def sample(logits: np.ndarray, inputs: SamplingInputs) -> SamplingResult:
 
 
 def adjust_logits(raw: np.ndarray, inputs: SamplingInputs, row: int) -> np.ndarray:
-    """`raw` [vocab] under penalties, bias and forbidden ids; `raw` itself where none of them is on."""
+    """`raw` [vocab] under penalties, bias, forbidden ids and mask; `raw` itself where none of them is on."""
     repetition, frequency, presence = inputs.repetition_penalty[row], inputs.frequency_penalty[row], inputs.presence_penalty[row]
     penalised = repetition != 1 or frequency != 0 or presence != 0
-    bias, forbidden = inputs.logit_bias[row], inputs.forbidden_token_ids[row]
-    if not penalised and bias is None and forbidden is None:
+    bias, forbidden, mask = inputs.logit_bias[row], inputs.forbidden_token_ids[row], inputs.allowed_masks[row]
+    if not penalised and bias is None and forbidden is None and mask is None:
         return raw
     logits = raw.copy()
     if penalised:
@@ -95,6 +96,9 @@ def adjust_logits(raw: np.ndarray, inputs: SamplingInputs, row: int) -> np.ndarr
         logits[ids] += values.astype(np.float32)
     if forbidden is not None:
         logits[forbidden] = -np.inf
+    if mask is not None:
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little", count=len(logits))
+        logits[bits == 0] = -np.inf
     return logits
 
 

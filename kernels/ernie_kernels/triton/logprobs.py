@@ -94,7 +94,7 @@ def chunk_tops_kernel(
         gdc_launch_dependents()
     chunk = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
-    wanted = tl.load(integers_ptr + row * 5 + 4).to(tl.int32)
+    wanted = tl.load(integers_ptr + row * 6 + 4).to(tl.int32)
     if wanted >= 0:
         ids = chunk * CHUNK + tl.arange(0, CHUNK)
         x = tl.load(logits_ptr + row * vocab_size + ids, mask=ids < vocab_size, other=float("-inf"))
@@ -131,7 +131,7 @@ def merge_tops_kernel(
         gdc_wait()
         gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
-    wanted = tl.load(integers_ptr + row * 5 + 4).to(tl.int32)
+    wanted = tl.load(integers_ptr + row * 6 + 4).to(tl.int32)
     if wanted >= 0:
         chunk = tl.arange(0, CHUNKS_PADDED)
         line = chunk_floats_ptr + row * 2 * chunks + chunk

@@ -4,8 +4,8 @@ The semantics are those of `reference/sampling.py`; what differs is how the surv
 sorted. A row is read in chunks of CHUNK logits by programs of their own, so that one row keeps the whole GPU busy and a row's sums never
 depend on how many rows there are:
 
-1. scan: penalties and edits, then each chunk's largest logit and its mass Σ exp((x − largest) / temperature). Enough for greedy rows, and
-   for a draw from all tokens: chunk by its mass, then token within the chunk.
+1. scan: penalties, masks and edits, then each chunk's largest logit and its mass Σ exp((x − largest) / temperature). Enough for greedy
+   rows, and for a draw from all tokens: chunk by its mass, then token within the chunk.
 2. narrow (twice): how many logits, and how much mass, lie above each of 8 edges; k or p falls between two of them.
 3. collect: the logits from the lower edge on (or, if those are too many, between the two edges) as a list in the order of ids.
 4. choose: the exact threshold by bisection over the bits of the listed logits, and the draw.
@@ -42,25 +42,26 @@ NARROW_COLUMNS = 1024  # 4 for each thread of 8 warps
 CHOOSE_WARPS = 16  # top_p on flat logits, 1 row: 48 µs; 8 warps 58
 CHOOSE_BLOCK = 2048
 FLOAT_COLUMNS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
-INTEGER_COLUMNS = ("top_k", "seed", "position", "slot", "num_logprobs")
+INTEGER_COLUMNS = ("top_k", "seed", "position", "slot", "num_logprobs", "mask")
 
 
 @dataclass(frozen=True)
 class SamplingRows:
-    """R rows' parameters on the device; `pack_rows` makes the host's half. A row of padding is greedy: temperature 0, slot −1."""
+    """R rows' parameters on the device; `pack_rows` makes the host's half. A row of padding is greedy: temperature 0, slot and mask −1."""
 
     floats: Tensor  # [R, 6] float32: FLOAT_COLUMNS
-    integers: Tensor  # [R, 5] int64: INTEGER_COLUMNS; seed as 64 bits, slot −1 = no counts, num_logprobs −1 = none
+    integers: Tensor  # [R, 6] int64: INTEGER_COLUMNS; seed as 64 bits, slot −1 = no counts, num_logprobs and mask −1 = none
     edit_offsets: Tensor  # [R + 1] int32: row r's edits are edit_offsets[r] … edit_offsets[r + 1] − 1
     edit_ids: Tensor  # [E] int32, different within a row
     edit_values: Tensor  # [E] float32, added to the logit: logit_bias, or −inf for a forbidden id
+    masks: Tensor  # [M, ceil(V / 32)] int32: bit i % 32 of word i // 32 of a row's line allows id i; 13 KB of a constrained row
 
 
 @dataclass(frozen=True)
 class SamplingWorkspace:
     """Memory that `sample` uses between its kernels; every element is written before it is read. For R rows of V logits, S chunks."""
 
-    adjusted: Tensor  # [R, V] float32: logits after penalties and edits, rows without them untouched
+    adjusted: Tensor  # [R, V] float32: logits after penalties, masks and edits, rows without them untouched
     chunk_floats: Tensor  # [R, 3, S] float32: largest, smallest finite, mass
     chunk_best: Tensor  # [R, S] int32: id of the largest
     edges: Tensor  # [R, 2, NUM_EDGES] float32: of the two narrowings
@@ -84,8 +85,9 @@ def workspace_shapes(num_rows: int, vocab_size: int) -> dict[str, tuple[tuple[in
     return {field.name: shape for field, shape in zip(fields(SamplingWorkspace), shapes, strict=True)}
 
 
-def pack_rows(inputs: SamplingInputs, slots: np.ndarray) -> dict[str, np.ndarray]:
-    """The fields of SamplingRows as numpy arrays. `slots` [R]: each row's line of the token counts, −1 where none is kept.
+def pack_rows(inputs: SamplingInputs, slots: np.ndarray, mask_lines: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of SamplingRows but `masks` as numpy arrays. `slots` [R]: each row's line of the token counts, `mask_lines` [R]: of the
+    masks; −1 where there is none.
 
     Token lists of penalties are not read: they are in the counts (`token_counts.py`).
     """
@@ -96,7 +98,7 @@ def pack_rows(inputs: SamplingInputs, slots: np.ndarray) -> dict[str, np.ndarray
     np.cumsum([len(ids) for ids, _ in edits], out=offsets[1:])
     return {
         "floats": np.stack([np.asarray(getattr(inputs, name), np.float32) for name in FLOAT_COLUMNS], axis=1),
-        "integers": np.stack([inputs.top_k, seeds, inputs.position, slots, num_logprobs], axis=1).astype(np.int64),
+        "integers": np.stack([inputs.top_k, seeds, inputs.position, slots, num_logprobs, mask_lines], axis=1).astype(np.int64),
         "edit_offsets": offsets,
         "edit_ids": np.concatenate([ids for ids, _ in edits] or [np.empty(0)]).astype(np.int32),
         "edit_values": np.concatenate([values for _, values in edits] or [np.empty(0)]).astype(np.float32),
@@ -142,7 +144,7 @@ def sample(
     source = (logits, w.adjusted, rows.floats, rows.integers, rows.edit_offsets, w.chunk_floats)
     edges = (w.edges, w.edge_sums)
     lists = (w.candidates, w.candidate_ids)
-    edits = (rows.edit_ids, rows.edit_values)
+    edits = (rows.edit_ids, rows.edit_values, rows.masks)
     grid = (chunks, num_rows)
     launch.run(scan_kernel, grid, *source, *edits, token_counts, w.chunk_best, *sizes, num_warps=SCAN_WARPS, **common)
     if truncated:

@@ -198,12 +198,12 @@ def choose_kernel(
         if is_greedy(temperature, top_p, top_k):
             token = tl.load(chunk_best_ptr + row * chunks + best)
         else:
-            u = _uniform(tl.load(integers_ptr + row * 5 + 1), tl.load(integers_ptr + row * 5 + 2))
+            u = _uniform(tl.load(integers_ptr + row * 6 + 1), tl.load(integers_ptr + row * 6 + 2))
             masses = chunk_line(chunk_floats_ptr, row, 2, chunks, 0.0, CHUNKS_PADDED) * weight(tops, largest, temperature)
             if TRUNCATED and min_p > 0:  # what it leaves: edge 0 of the first narrowing
                 masses = chunk_masses(edge_sums_ptr, row, 1, 0, chunks, NUM_EDGES, CHUNKS_PADDED)
             start, end, target = _chunk_of_draw(masses, u, vocab_size, CHUNK, CHUNKS_PADDED)
-            values = row_values(logits_ptr, adjusted_ptr, floats_ptr, edit_offsets_ptr, row, vocab_size)
+            values = row_values(logits_ptr, adjusted_ptr, floats_ptr, integers_ptr, edit_offsets_ptr, row, vocab_size)
             ids = candidate_ids_ptr + row * MAX_CANDIDATES
             listed = end < 0
             low = float("-inf")
@@ -220,7 +220,7 @@ def choose_kernel(
                         values, candidates, ids, found, drawn, u, vocab_size, chunks, CHUNK, BLOCK, MAX_CANDIDATES, NUM_EDGES, CHUNKS_PADDED
                     )
             token = _draw(values, ids, listed, start, end, target, low, high, last_tie, largest, temperature, min_p, BLOCK)
-        slot = tl.load(integers_ptr + row * 5 + 3)
+        slot = tl.load(integers_ptr + row * 6 + 3)
         if slot >= 0:
             count = token_counts_ptr + slot * vocab_size + token
             tl.store(count, tl.load(count) + 2)

@@ -13,7 +13,7 @@ _EDITS_BLOCK = tl.constexpr(128)
 def row_parameters(floats_ptr, integers_ptr, row):
     """temperature, top_p, min_p, top_k; all-off top_p is 1, top_k 0, min_p 0."""
     floats = floats_ptr + row * 6
-    return tl.load(floats), tl.load(floats + 1), tl.load(floats + 2), tl.load(integers_ptr + row * 5).to(tl.int32)
+    return tl.load(floats), tl.load(floats + 1), tl.load(floats + 2), tl.load(integers_ptr + row * 6).to(tl.int32)
 
 
 @triton.jit
@@ -28,16 +28,22 @@ def is_penalised(floats_ptr, row):
 
 
 @triton.jit
-def is_adjusted(floats_ptr, edit_offsets_ptr, row):
-    has_edits = tl.load(edit_offsets_ptr + row) < tl.load(edit_offsets_ptr + row + 1)
-    return is_penalised(floats_ptr, row) | has_edits
+def mask_line(integers_ptr, row):
+    """The row's line of the masks, −1 without one."""
+    return tl.load(integers_ptr + row * 6 + 5)
 
 
 @triton.jit
-def row_values(logits_ptr, adjusted_ptr, floats_ptr, edit_offsets_ptr, row, vocab_size):
+def is_adjusted(floats_ptr, integers_ptr, edit_offsets_ptr, row):
+    has_edits = tl.load(edit_offsets_ptr + row) < tl.load(edit_offsets_ptr + row + 1)
+    return is_penalised(floats_ptr, row) | has_edits | (mask_line(integers_ptr, row) >= 0)
+
+
+@triton.jit
+def row_values(logits_ptr, adjusted_ptr, floats_ptr, integers_ptr, edit_offsets_ptr, row, vocab_size):
     """Where the row's logits after scan_kernel are."""
     values = logits_ptr + row * vocab_size
-    if is_adjusted(floats_ptr, edit_offsets_ptr, row):
+    if is_adjusted(floats_ptr, integers_ptr, edit_offsets_ptr, row):
         values = adjusted_ptr + row * vocab_size
     return values
 
@@ -57,13 +63,14 @@ def weight(x, largest, temperature):
 @triton.jit
 def scan_kernel(
     logits_ptr,  # [R, V]
-    adjusted_ptr,  # [R, V], written where a row is penalised or edited
+    adjusted_ptr,  # [R, V], written where a row is penalised, masked or edited
     floats_ptr,  # [R, 6]
-    integers_ptr,  # [R, 5]
+    integers_ptr,  # [R, 6]
     edit_offsets_ptr,  # [R + 1]
     chunk_floats_ptr,  # [R, 3, S], written
     edit_ids_ptr,  # [E]
     edit_values_ptr,  # [E]
+    masks_ptr,  # [M, ceil(V / 32)]
     token_counts_ptr,  # [slots, V]
     chunk_best_ptr,  # [R, S], written
     vocab_size,
@@ -82,9 +89,13 @@ def scan_kernel(
     penalised = is_penalised(floats_ptr, row)
     first_edit = tl.load(edit_offsets_ptr + row)
     edits_end = tl.load(edit_offsets_ptr + row + 1)
-    if penalised | (first_edit < edits_end):
+    masked = mask_line(integers_ptr, row)
+    if penalised | (first_edit < edits_end) | (masked >= 0):
         if penalised:
             x = _penalise(x, ids, inside, floats_ptr, integers_ptr, token_counts_ptr, row, vocab_size)
+        if masked >= 0:  # before the edits, which leave −inf what it is
+            words = tl.load(masks_ptr + masked * ((vocab_size + 31) // 32) + ids // 32, mask=inside, other=0)
+            x = tl.where((words >> (ids % 32)) & 1 != 0, x, float("-inf"))
         adjusted = adjusted_ptr + row * vocab_size
         tl.store(adjusted + ids, x, mask=inside)
         if first_edit < edits_end:
@@ -116,7 +127,7 @@ def _penalise(x, ids, inside, floats_ptr, integers_ptr, token_counts_ptr, row, v
     repetition = tl.load(floats_ptr + row * 6 + 3)
     frequency = tl.load(floats_ptr + row * 6 + 4)
     presence = tl.load(floats_ptr + row * 6 + 5)
-    slot = tl.load(integers_ptr + row * 5 + 3)
+    slot = tl.load(integers_ptr + row * 6 + 3)
     counts = tl.load(token_counts_ptr + slot * vocab_size + ids, mask=inside & (slot >= 0), other=0)
     x = tl.where((counts > 0) & (repetition != 1), tl.where(x > 0, tl.div_rn(x, repetition), x * repetition), x)
     output_counts = counts >> 1
@@ -197,7 +208,7 @@ def narrow_kernel(
     chunk = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     temperature, top_p, min_p, top_k = row_parameters(floats_ptr, integers_ptr, row)
-    values = row_values(logits_ptr, adjusted_ptr, floats_ptr, edit_offsets_ptr, row, vocab_size)
+    values = row_values(logits_ptr, adjusted_ptr, floats_ptr, integers_ptr, edit_offsets_ptr, row, vocab_size)
     if top_k >= vocab_size:
         top_k = 0
     wanted = (min_p > 0) | (top_k > 0) | (top_p < 1)
@@ -308,7 +319,7 @@ def collect_kernel(
     chunk = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     temperature, top_p, min_p, top_k = row_parameters(floats_ptr, integers_ptr, row)
-    values = row_values(logits_ptr, adjusted_ptr, floats_ptr, edit_offsets_ptr, row, vocab_size)
+    values = row_values(logits_ptr, adjusted_ptr, floats_ptr, integers_ptr, edit_offsets_ptr, row, vocab_size)
     if top_k >= vocab_size:
         top_k = 0
     largest = tl.max(chunk_line(chunk_floats_ptr, row, 0, chunks, float("-inf"), CHUNKS_PADDED), axis=0)

@@ -1,0 +1,84 @@
+"""The grammar that an answer must follow: what is said (a schema, a regular expression, …) within what its format writes around it.
+
+Writes llguidance's notation and compiles nothing; knows no request. A grammar speaks of the answer behind its thought.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .answer_format import AnswerFormat
+from .markers import END_RESPONSE, END_TOOL_CALL, RESPONSE, TOOL_CALL
+from .tokenizer import Tokenizer
+
+WHITESPACE = r"(\n[ \t]{0,24}| )"
+"""Between JSON's parts: nothing, a space, or a line break with an indent. More is of no use, and a model that begins with it may never
+end."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What is said. `kind`: json, regex, choice or ebnf."""
+
+    kind: str
+    value: Any
+    """A schema, an expression, a list of strings, a grammar in EBNF (GBNF or Lark)."""
+    place: str
+    """The field that it comes from."""
+
+
+def json_grammar(schema: dict[str, Any]) -> dict[str, Any]:
+    """One of llguidance's grammars. `x-guidance` is the server's to set."""
+    return {"json_schema": {**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}}
+
+
+def choice_grammar(choices: Sequence[str]) -> dict[str, Any]:
+    return {"lark_grammar": f"start: {' | '.join(map(_literal, choices))}"}
+
+
+def arguments_schema(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", **tool["function"].get("parameters", {})}
+
+
+def answer_grammar(
+    body: dict[str, Any] | None,
+    tools: Sequence[dict[str, Any]],
+    answer_format: AnswerFormat,
+    tokenizer: Tokenizer,
+) -> str:
+    """A grammar for the whole answer behind the thought: `body` (one of llguidance's grammars) within what the format writes around it,
+    or calls of `tools`. At least one of the two must be there."""
+    alternatives: list[str] = []
+    rules: list[str] = []
+    parts: list[dict[str, Any]] = []
+
+    def marker(name: str) -> str:
+        token_id = tokenizer.token_id(name)
+        return _literal(name) if token_id is None else f"<[{token_id}]>"
+
+    if body is not None:
+        alternatives.append("said")
+        parts.append({**body, "name": "said_body"})
+        opened = answer_format.begins_in == "response"
+        before = "" if opened else f'{marker(RESPONSE)} "\\n" '
+        said = f"{before}@said_body EDGE {marker(END_RESPONSE)} EDGE" if answer_format.response else "@said_body"
+        rules.append(f"said: {said}")
+    if tools:
+        alternatives.append("call" if answer_format.one_call else "call (SEPARATOR call)* EDGE")
+        rules.append(f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}")
+    for i, tool in enumerate(tools):
+        name = json.dumps(tool["function"]["name"], ensure_ascii=False)
+        before, behind = _literal(f'\n{{"name": {name}, "arguments": '), _literal("}\n")
+        rules.append(f"call_{i}: {marker(TOOL_CALL)} {before} @arguments_{i} {behind} {marker(END_TOOL_CALL)}")
+        parts.append({**json_grammar(arguments_schema(tool)), "name": f"arguments_{i}"})
+    leads_in = answer_format.begins_fresh or answer_format.begins_in == "thought" or bool(tools)
+    start = f"start: {'LEAD ' if leads_in else ''}({' | '.join(alternatives)})"
+    terminals = ["LEAD: /\\n{0,3}/", "EDGE: /\\n?/", "SEPARATOR: /\\n{1,2}/"]
+    return json.dumps({"grammars": [{"lark_grammar": "\n".join([start, *rules, *terminals])}, *parts]}, ensure_ascii=False)
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,167 @@
+"""Checks a request's tools, its choice among them and the calls in its history, and brings them into the one form that templates take.
+
+Knows no template and no grammar. Whatever cannot be rendered is refused by its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidRequestError, json_kind
+from .schema_check import check_schema
+
+MAX_TOOLS = 128
+MAX_NAME_CHARACTERS = 128
+_IN_A_FUNCTION = ("name", "description", "parameters", "strict")
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """`auto`: the model decides; `none`: it cannot call; `required`: it must, and where `name` is given, that function."""
+
+    mode: str
+    name: str | None = None
+
+
+NO_CALLS = ToolChoice("none")
+
+
+def normalize_tools(given: Any) -> list[dict[str, Any]]:
+    """The checked tools as {type, function {name, …}}; a bare function is wrapped."""
+    if not isinstance(given, list):
+        raise InvalidRequestError(f"tools must be a list of tools, got {json_kind(given)}.", param="tools")
+    if len(given) > MAX_TOOLS:
+        raise InvalidRequestError(f"tools may hold at most {MAX_TOOLS} tools, got {len(given)}.", param="tools")
+    tools: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for i, tool in enumerate(given):
+        tools.append({"type": "function", "function": _function(tool, f"tools[{i}]")})
+        name = tools[-1]["function"]["name"]
+        if name in names:
+            raise InvalidRequestError(f"tools[{i}].function.name: there are two functions {name!r}.", param=f"tools[{i}].function.name")
+        names.add(name)
+    return tools
+
+
+def _function(tool: Any, place: str) -> dict[str, Any]:
+    if not isinstance(tool, dict):
+        raise InvalidRequestError(f"{place} must be an object, got {json_kind(tool)}.", param=place)
+    function: Any = tool
+    where = place
+    if "function" in tool or "type" in tool:
+        if tool.get("type", "function") != "function":
+            raise InvalidRequestError(f"{place}.type must be 'function': there are no other tools here.", param=f"{place}.type")
+        function, where = tool.get("function"), f"{place}.function"
+        if not isinstance(function, dict):
+            raise InvalidRequestError(f"{where} must be an object with a name, got {json_kind(function)}.", param=where)
+    checked = {key: value for key, value in function.items() if value is not None}
+    for key in checked:
+        if key not in _IN_A_FUNCTION:
+            raise InvalidRequestError(
+                f"Unknown field {key[:80]!r} in {where}. Known: {', '.join(_IN_A_FUNCTION)}.", param=f"{where}.{key[:80]}"
+            )
+    _check_name(checked.get("name"), f"{where}.name")
+    if not isinstance(checked.get("description", ""), str):
+        raise InvalidRequestError(f"{where}.description must be a string.", param=f"{where}.description")
+    if not isinstance(checked.get("strict", False), bool):
+        raise InvalidRequestError(f"{where}.strict must be true or false.", param=f"{where}.strict")
+    parameters = checked.get("parameters", {})
+    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+        raise InvalidRequestError(f"{where}.parameters must be the JSON Schema of an object.", param=f"{where}.parameters")
+    check_schema(parameters, f"{where}.parameters")
+    return checked
+
+
+def _check_name(name: Any, place: str) -> None:
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+        raise InvalidRequestError(f"{place} must be a name of 1 to {MAX_NAME_CHARACTERS} characters.", param=place)
+
+
+def read_tool_choice(given: Any, tools: Sequence[dict[str, Any]]) -> ToolChoice:
+    """`auto` if there are tools and nothing is given; without tools only `none` and `auto`, which then are the same."""
+    if given is None:
+        return ToolChoice("auto" if tools else "none")
+    if isinstance(given, str):
+        if given not in ("auto", "none", "required"):
+            raise InvalidRequestError(
+                f"tool_choice must be auto, none, required, or an object that names a function, got {given[:40]!r}.", param="tool_choice"
+            )
+        if given == "required" and not tools:
+            raise InvalidRequestError("tool_choice is required, but there are no tools.", param="tool_choice")
+        return ToolChoice(given if tools else "none")
+    function = given.get("function") if isinstance(given, dict) and given.get("type", "function") == "function" else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequestError(
+            'tool_choice must be auto, none, required, or an object such as {"type": "function", "function": {"name": "f"}}.',
+            param="tool_choice",
+        )
+    names = [tool["function"]["name"] for tool in tools]
+    if function["name"] not in names:
+        known = f"The tools are: {', '.join(names)[:200]}." if names else "There are no tools."
+        raise InvalidRequestError(
+            f"tool_choice names the function {function['name'][:80]!r}, which is not among the tools. {known}",
+            param="tool_choice.function.name",
+        )
+    return ToolChoice("required", function["name"])
+
+
+# the history ---------------------------------------------------------------------------------------------------------------------
+
+
+def normalize_tool_calls(given: Any, place: str) -> list[dict[str, Any]]:
+    """An assistant message's calls as {id?, type, function {name, arguments: object}}; arguments may come as an object or as its JSON."""
+    if not isinstance(given, list):
+        raise InvalidRequestError(f"{place} must be a list of calls, got {json_kind(given)}.", param=place)
+    return [_tool_call(call, f"{place}[{i}]") for i, call in enumerate(given)]
+
+
+def _tool_call(call: Any, place: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or call.get("type", "function") != "function":
+        raise InvalidRequestError(f"{place} must be an object with type 'function' and a function.", param=place)
+    _check_name(function.get("name"), f"{place}.function.name")
+    made: dict[str, Any] = {
+        "type": "function",
+        "function": {"name": function["name"], "arguments": _arguments(function.get("arguments"), f"{place}.function.arguments")},
+    }
+    if call.get("id") is not None:
+        if not isinstance(call["id"], str):
+            raise InvalidRequestError(f"{place}.id must be a string, got {json_kind(call['id'])}.", param=f"{place}.id")
+        made["id"] = call["id"]
+    return made
+
+
+def _arguments(given: Any, place: str) -> dict[str, Any]:
+    value = given
+    if isinstance(given, str):
+        try:
+            value = json.loads(given) if given.strip() else {}
+        except (ValueError, RecursionError):
+            raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{place} must be an object or the JSON of one, got {json_kind(value)}.", param=place)
+    return value
+
+
+def check_tool_results(messages: Sequence[dict[str, Any]]) -> None:
+    """Every tool message answers a call of the assistant message before it (and before other tool messages)."""
+    calls: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        if message["role"] != "tool":
+            calls = message.get("tool_calls", [])
+            continue
+        if not calls:
+            raise InvalidRequestError(
+                f"messages[{i}] has the role 'tool', but no assistant message with tool_calls stands before it.", param=f"messages[{i}]"
+            )
+        given, known = message.get("tool_call_id"), [call["id"] for call in calls if "id" in call]
+        if given is not None and known and given not in known:
+            raise InvalidRequestError(
+                f"messages[{i}].tool_call_id is {given[:80]!r}, which is no call of the assistant message before it.",
+                param=f"messages[{i}].tool_call_id",
+            )

@@ -1,0 +1,81 @@
+"""What a request wants its answer to follow: reads and checks the fields that say so; compiles nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..errors import InvalidRequestError, json_kind
+from ..sampling_fields import SamplingFields
+from ..text.grammar import Body
+from ..text.schema_check import check_schema
+
+MAX_REGEX_CHARACTERS = 8192
+MAX_GRAMMAR_CHARACTERS = 2**16
+MAX_CHOICES = 1024
+
+
+def read_guided(fields: SamplingFields) -> Body | None:
+    """Raises `InvalidRequestError` naming the place."""
+    if fields.guided is None:
+        return None
+    name, value = fields.guided
+    if name == "response_format":
+        return _response_format(value)
+    if name == "guided_json":
+        return Body("json", _schema(_parsed(value, name), name), name)
+    if name == "guided_choice":
+        return Body("choice", _choices(value, name), name)
+    most = MAX_REGEX_CHARACTERS if name == "guided_regex" else MAX_GRAMMAR_CHARACTERS
+    if not 1 <= len(value) <= most:
+        raise InvalidRequestError(f"{name} must have 1 to {most} characters, got {len(value)}.", param=name)
+    return Body("regex" if name == "guided_regex" else "ebnf", value, name)
+
+
+def check_combination(fields: SamplingFields, place: str) -> None:
+    """A constrained answer ends where its grammar ends, and says nothing else."""
+    for name, given in (("ignore_eos", fields.ignore_eos), ("min_tokens", fields.min_tokens)):
+        if given:
+            raise InvalidRequestError(f"{name} cannot be combined with {place}, which decides where the answer ends.", param=name)
+    if fields.bad_words or fields.bad_words_token_ids:
+        raise InvalidRequestError(f"bad_words cannot be combined with {place}, which decides what is said.", param="bad_words")
+
+
+def _response_format(given: dict[str, Any]) -> Body | None:
+    kind = given.get("type")
+    if kind == "json_object":
+        return Body("json", {"type": "object"}, "response_format")
+    if kind != "json_schema":
+        shown = repr(kind[:40]) if isinstance(kind, str) else json_kind(kind)
+        raise InvalidRequestError(
+            f"response_format.type must be text, json_object or json_schema, got {shown}.", param="response_format.type"
+        )
+    place = "response_format.json_schema"
+    described = given.get("json_schema")
+    if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
+        raise InvalidRequestError(f"{place} must be an object with a name and a schema.", param=place)
+    return Body("json", _schema(described["schema"], f"{place}.schema"), f"{place}.schema")
+
+
+def _parsed(value: Any, place: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
+
+
+def _schema(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{place} must be a JSON Schema, which is an object, got {json_kind(value)}.", param=place)
+    check_schema(value, place)
+    return value
+
+
+def _choices(value: list[Any], place: str) -> list[str]:
+    if not 1 <= len(value) <= MAX_CHOICES or not all(isinstance(choice, str) and choice for choice in value):
+        raise InvalidRequestError(f"{place} must be a list of 1 to {MAX_CHOICES} strings that are not empty.", param=place)
+    if sum(map(len, value)) > MAX_GRAMMAR_CHARACTERS:
+        raise InvalidRequestError(f"{place} may have at most {MAX_GRAMMAR_CHARACTERS} characters altogether.", param=place)
+    return value

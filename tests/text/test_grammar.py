@@ -1,0 +1,155 @@
+"""Grammars of whole answers, held against what llguidance accepts, and users' own, tried out under limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import llguidance
+import pytest
+
+from ernie_backend.errors import InvalidRequestError
+from ernie_backend.text.answer_format import AnswerFormat
+from ernie_backend.text.grammar import Body, answer_grammar, choice_grammar, json_grammar
+from ernie_backend.text.grammar_process import REMEMBERED, GrammarProcess
+from ernie_backend.text.tokenizer import Tokenizer
+
+X1 = AnswerFormat(True, True, True, begins_in="thought", begins_fresh=True)
+VL = AnswerFormat(True, begins_in="thought", begins_fresh=True)
+CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "required": ["city"], "$defs": {"c": {"enum": ["北京", "x"]}}}
+WEATHER = {"type": "function", "function": {"name": 'get_"weather"', "parameters": {**CITY, "additionalProperties": False}}}
+TIME = {"type": "function", "function": {"name": "time", "parameters": {"maxProperties": 0}}}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokenizer: Tokenizer) -> Any:
+    class Wrapped:
+        eos_token_id, bos_token_id = 2, None
+
+        def __init__(self) -> None:
+            self.tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+            self.special_token_ids = sorted(tokenizer.control_ids)
+
+        def __call__(self, text: str) -> list[int]:
+            return tokenizer.encode_text(text)
+
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(Wrapped()), eos_token=2)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[GrammarProcess]:
+    made = GrammarProcess()
+    yield made
+    made.close()
+
+
+def ends(tokenizer: Tokenizer, vocabulary: Any, grammar: str, text: str) -> bool | None:
+    """Whether the answer may end behind `text`; None: the grammar does not allow it so far."""
+    matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    ids = tokenizer.encode_template(text)
+    return matcher.is_accepting() if matcher.try_consume_tokens(ids) == len(ids) else None
+
+
+CHOICE = choice_grammar(["yes", 'no "never"'])
+CALL = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
+WEATHER_CALL = '<tool_call>\n{"name": "get_\\"weather\\"", "arguments": {"city": "北京"}}\n</tool_call>'
+TOOLS = [WEATHER, TIME]
+
+
+@pytest.mark.parametrize(
+    ("body", "tools", "answer", "text", "expected"),
+    [
+        (CHOICE, [], X1, "\n\n<response>\nyes\n</response>\n", True),
+        (CHOICE, [], X1, '<response>\nno "never"\n</response>', True),
+        (CHOICE, [], X1, "\n\n<response>\nyes", False),
+        (CHOICE, [], X1, "\n\nyes", None),
+        (CHOICE, [], X1, "\n\n\n\n", None),
+        (CHOICE, [], AnswerFormat(True, True, begins_in="response"), "yes\n</response>", True),
+        (CHOICE, [], VL, "\n\nyes", True),
+        (CHOICE, [], AnswerFormat(), "yes", True),
+        (CHOICE, [], AnswerFormat(), "\nyes", None),
+        ({"lark_grammar": "start: /(.|\\n)*/"}, [], X1, "<response>\nany\nthing\n</response>", True),
+        (None, TOOLS, X1, f"\n\n\n{CALL}\n\n{WEATHER_CALL}\n", True),
+        (None, TOOLS, X1, "\n\n<response>", None),
+        (None, TOOLS, X1, CALL.replace("time", "tame"), None),
+        (None, TOOLS, X1, WEATHER_CALL.replace("北京", "上海"), None),
+        (None, TOOLS, AnswerFormat(True, True, True, one_call=True), CALL, True),
+        (None, TOOLS, AnswerFormat(True, True, True, one_call=True), f"{CALL}\n{CALL}", None),
+        (CHOICE, TOOLS, X1, f"\n\n{CALL}\n", True),
+        (CHOICE, TOOLS, X1, "\n\n<response>\nyes\n</response>", True),
+        (json_grammar({"type": "object"}), [], VL, '{\n  "a": [1, {"b": null}]\n}', True),
+        (json_grammar({"type": "object"}), [], VL, "[]", None),
+        (json_grammar({"type": "object"}), [], VL, "{  ", None),
+        (json_grammar({"type": "object", "x-guidance": {"whitespace_flexible": True}}), [], VL, "{\n\n", None),
+    ],
+)
+def test_whole_answers(
+    tokenizer: Tokenizer, vocabulary: Any, body: Any, tools: list[Any], answer: AnswerFormat, text: str, expected: bool | None
+) -> None:
+    assert ends(tokenizer, vocabulary, answer_grammar(body, tools, answer, tokenizer), text) is expected
+
+
+class TestTryingOut:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            Body("json", CITY, "p"),
+            Body("regex", "(a|b)+\\d", "p"),
+            Body("choice", ["a", "多云", 'with "quotes"\nand lines'], "p"),
+            Body("ebnf", 'root ::= "a" item+\nitem ::= [0-9] | "b"', "p"),
+            Body("ebnf", 'start: "a" B\nB: /b+/', "p"),
+        ],
+    )
+    def test_what_compiles(self, process: GrammarProcess, vocabulary: Any, tokenizer: Tokenizer, body: Body) -> None:
+        grammar = answer_grammar(process.compiled(body), [], AnswerFormat(), tokenizer)
+        assert not llguidance.LLMatcher(vocabulary, grammar, log_level=0).is_error()
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (Body("json", {"type": "array", "uniqueItems": True}, "p"), "uniqueItems"),
+            (Body("json", {"$ref": "#/x"}, "p"), "'/x' does not exist"),
+            (Body("json", {"$ref": "http://127.0.0.1/x"}, "p"), "http"),
+            (Body("json", {"type": "string", "pattern": "("}, "p"), "unclosed group"),
+            (Body("regex", "(?=a)b", "p"), "look-ahead"),
+            (Body("regex", "(" * 4000 + "a" + ")" * 4000, "p"), "p cannot be followed"),
+            (Body("ebnf", "root ::= (", "p"), "p cannot be followed"),
+            (Body("ebnf", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000, "p"), "recursion"),
+            (Body("json", {"allOf": [{"anyOf": [{"properties": {f"{i}{j}": {}}} for j in range(9)]} for i in range(9)]}, "p"), "too large"),
+        ],
+    )
+    def test_what_does_not(self, process: GrammarProcess, body: Body, words: str) -> None:
+        with pytest.raises(InvalidRequestError) as caught:
+            process.compiled(body)
+        assert caught.value.param == "p" and words in caught.value.message and len(caught.value.message) < 400
+
+    def test_time_is_limited(self) -> None:
+        process = GrammarProcess(cpu_seconds=0.05)
+        with pytest.raises(InvalidRequestError, match=r"within 0\.05 s of CPU time"):
+            process.compiled(Body("json", {"enum": [f"{i}" * 20 for i in range(40_000)]}, "p"))
+        assert process.compiled(Body("regex", "a", "p")), "a fresh helper takes its place"
+        process.close()
+
+    def test_a_helper_killed_from_outside_is_replaced(self) -> None:
+        process = GrammarProcess()
+        process.compiled(Body("regex", "a", "p"))
+        helper = process._helper._process
+        assert helper is not None
+        os.kill(helper.pid, signal.SIGKILL)
+        helper.wait()
+        assert process.compiled(Body("regex", "b", "p"))
+        process.close()
+
+    def test_known_ones_are_not_tried_again(self) -> None:
+        process = GrammarProcess()
+        for i in range(REMEMBERED + 1):
+            process.compiled(Body("regex", f"a{i}", "p"))
+        process.close()
+        assert process.compiled(Body("regex", "a1", "other")), "remembered"
+        assert not process._helper.is_running
+        process.compiled(Body("regex", "a0", "p"))
+        assert process._helper.is_running, "forgotten, and so tried again"
+        process.close()

@@ -1,0 +1,177 @@
+"""Tools, the choice among them, and calls in the history: brought into form, or refused by their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ernie_backend.errors import InvalidRequestError
+from ernie_backend.text.messages import normalize_messages
+from ernie_backend.text.schema_check import MAX_DEPTH, check_schema
+from ernie_backend.text.tools import ToolChoice, normalize_tools, read_tool_choice
+
+F = {"type": "function", "function": {"name": "f"}}
+CITY = {"type": "object", "properties": {"city": {"type": "string", "enum": ["北京"]}}, "required": ["city"], "additionalProperties": False}
+
+
+def refused(action: Any, *arguments: Any, **named: Any) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        action(*arguments, **named)
+    return caught.value
+
+
+def test_tools_are_kept_as_they_are() -> None:
+    tool = {"type": "function", "function": {"name": "f", "strict": True, "description": "d", "parameters": CITY}}
+    assert normalize_tools([tool]) == [tool]
+    assert normalize_tools([{"name": "f", "parameters": None}]) == [F], "a bare function is wrapped, null is not given"
+
+
+@pytest.mark.parametrize(
+    ("tools", "param", "words"),
+    [
+        ({}, "tools", "must be a list"),
+        ([F] * 129, "tools", "at most 128"),
+        (["f"], "tools[0]", "must be an object"),
+        ([F, {"type": "code_interpreter"}], "tools[1].type", "must be 'function'"),
+        ([{"type": "function"}], "tools[0].function", "an object with a name"),
+        ([{"function": {}}], "tools[0].function.name", "1 to 128 characters"),
+        ([{"function": {"name": "x" * 129}}], "tools[0].function.name", "1 to 128 characters"),
+        ([F, F], "tools[1].function.name", "two functions 'f'"),
+        ([{"name": "f", "colour": 1}], "tools[0].colour", "Unknown field"),
+        ([{"name": "f", "description": 1}], "tools[0].description", "a string"),
+        ([{"name": "f", "strict": 1}], "tools[0].strict", "true or false"),
+        ([{"name": "f", "parameters": []}], "tools[0].parameters", "JSON Schema of an object"),
+        ([{"name": "f", "parameters": {"type": "string"}}], "tools[0].parameters", "JSON Schema of an object"),
+        ([{"function": {"name": "f", "parameters": {"properties": {"a": 1}}}}], "tools[0].function.parameters.properties.a", "got 1"),
+    ],
+)
+def test_tools_refused(tools: Any, param: str, words: str) -> None:
+    error = refused(normalize_tools, tools)
+    assert error.param == param and words in error.message
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "place"),
+    [
+        ("type", "objekt", "s.type"),
+        ("type", ["string", 5], "s.type"),
+        ("properties", [], "s.properties"),
+        ("properties", {"a": {"type": "x"}}, "s.properties.a.type"),
+        ("required", "a", "s.required"),
+        ("enum", [], "s.enum"),
+        ("anyOf", [], "s.anyOf"),
+        ("anyOf", [True, {"items": 3}], "s.anyOf[1].items"),
+        ("items", [{"minimum": "3"}], "s.items[0].minimum"),
+        ("minLength", -1, "s.minLength"),
+        ("maxItems", True, "s.maxItems"),
+        ("pattern", 1, "s.pattern"),
+        ("additionalProperties", "no", "s.additionalProperties"),
+        ("$defs", {"a": {"not": 1}}, "s.$defs.a.not"),
+    ],
+)
+def test_what_is_no_schema(keyword: str, value: Any, place: str) -> None:
+    assert refused(check_schema, {keyword: value}, "s").param == place
+
+
+def test_what_is_a_schema() -> None:
+    check_schema({**CITY, "x-anything": 1, "const": None, "items": True, "description": "d"}, "s")
+    check_schema(True, "s")
+
+
+def test_schemas_that_are_too_deep_or_too_large() -> None:
+    deep: Any = {"type": "string"}
+    for _ in range(900):
+        deep = {"type": "array", "items": deep}
+    error = refused(normalize_tools, [{"name": "f", "parameters": {"properties": {"a": deep}}}])
+    assert str(error.param).startswith("tools[0].parameters.properties.a.items.items") and len(str(error.param)) < 100
+    assert f"more than {MAX_DEPTH} deep" in error.message
+    assert refused(check_schema, {"enum": ["x" * 1000] * 300}, "s").param == "s"
+
+
+class TestChoice:
+    def test_what_is_chosen(self) -> None:
+        assert read_tool_choice(None, [F]) == read_tool_choice("auto", [F]) == ToolChoice("auto")
+        assert read_tool_choice("none", [F]) == read_tool_choice(None, []) == read_tool_choice("auto", []) == ToolChoice("none")
+        assert read_tool_choice("required", [F]) == ToolChoice("required")
+        assert read_tool_choice(F, [F]) == ToolChoice("required", "f")
+
+    @pytest.mark.parametrize(
+        ("given", "param", "words"),
+        [
+            ("any", "tool_choice", "got 'any'"),
+            (5, "tool_choice", "must be auto"),
+            ({"type": "x", "function": {"name": "f"}}, "tool_choice", "must be auto"),
+            ({"type": "function", "function": {}}, "tool_choice", "must be auto"),
+            (
+                {"type": "function", "function": {"name": "g"}},
+                "tool_choice.function.name",
+                "'g', which is not among the tools. The tools are: f",
+            ),
+        ],
+    )
+    def test_refused(self, given: Any, param: str, words: str) -> None:
+        error = refused(read_tool_choice, given, [F])
+        assert error.param == param and words in error.message
+
+    def test_without_tools(self) -> None:
+        assert "there are no tools" in refused(read_tool_choice, "required", []).message
+        assert "There are no tools" in refused(read_tool_choice, F, []).message
+
+
+def call(arguments: Any = None, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}, **more}]}
+
+
+RESULT = {"role": "tool", "content": "R"}
+
+
+class TestHistory:
+    @pytest.mark.parametrize(
+        ("arguments", "expected"), [({"a": 1}, {"a": 1}), ('{"a": "北京"}', {"a": "北京"}), ("", {}), (None, {}), ("null", {})]
+    )
+    def test_arguments_as_object_or_as_text(self, arguments: Any, expected: dict[str, Any]) -> None:
+        (message,) = normalize_messages([call(arguments, id="x")], takes_tools=True)
+        assert message == {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "x", "type": "function", "function": {"name": "f", "arguments": expected}}],
+        }
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            ("R", "R"),
+            ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
+            ({"度": 20, "b": [1]}, '{"度": 20, "b": [1]}'),
+        ],
+    )
+    def test_results_as_text_parts_or_object(self, content: Any, expected: str) -> None:
+        messages = normalize_messages([call(id="x"), {"role": "tool", "content": content, "tool_call_id": "x"}], takes_tools=True)
+        assert messages[1] == {"role": "tool", "content": expected, "tool_call_id": "x"}
+
+    def test_several_results_and_no_ids(self) -> None:
+        messages = normalize_messages([call(), RESULT, {**RESULT, "role": "function"}, call(id="x"), RESULT], takes_tools=True)
+        assert [message["role"] for message in messages] == ["assistant", "tool", "tool", "assistant", "tool"]
+
+    @pytest.mark.parametrize(
+        ("messages", "param", "words"),
+        [
+            ([RESULT], "messages[0]", "no assistant message with tool_calls"),
+            ([call(), {"role": "user", "content": "x"}, RESULT], "messages[2]", "no assistant message with tool_calls"),
+            ([call(id="x"), {**RESULT, "tool_call_id": "y"}], "messages[1].tool_call_id", "'y'"),
+            ([call(), {"role": "tool"}], "messages[1].content", "is missing"),
+            ([call("{"), RESULT], "messages[0].tool_calls[0].function.arguments", "not valid JSON"),
+            ([call([1]), RESULT], "messages[0].tool_calls[0].function.arguments", "must be an object"),
+            ([call(id=5)], "messages[0].tool_calls[0].id", "must be a string"),
+            ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls[0]", "type 'function'"),
+            ([{"role": "assistant", "tool_calls": {}}], "messages[0].tool_calls", "must be a list"),
+            ([{"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}], "messages[0].tool_calls[0].function.name", "a name"),
+            ([{**call(), "role": "user", "content": "x"}], "messages[0].tool_calls", "assistant messages only"),
+            ([{"role": "user", "content": "x", "tool_call_id": "y"}], "messages[0].tool_call_id", "Unknown field"),
+            ([{"role": "wizard", "content": "x"}], "messages[0].role", "assistant, tool, got"),
+        ],
+    )
+    def test_refused(self, messages: Any, param: str, words: str) -> None:
+        error = refused(normalize_messages, messages, takes_tools=True)
+        assert error.param == param and words in error.message

@@ -1,0 +1,170 @@
+"""What an answer looks like and must keep to: formats by template and flag, closed thoughts, budgets, grammars, and their refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.checkpoint_writer.chat_templates import X1
+from ernie_backend.errors import InvalidRequestError
+from ernie_backend.protocol import GenerateRequest
+from ernie_backend.text.answer_format import AnswerFormat
+from ernie_backend.text.tokenizer import Tokenizer
+from ernie_backend.triton_adapter.preprocess import RequestInputs
+from tests.triton_adapter.conftest import write_model
+from tests.triton_adapter.test_preprocess import USER, answered, context, make
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+VL_TEMPLATE = (
+    "{% for m in messages %}User: {{ m.content }}{% endfor %}\nAssistant: "
+    "{% if enable_thinking %}<think>{% else %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def x1(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., GenerateRequest]]:
+    """A model that always thinks and knows tools."""
+    preprocessor = make(write_model(tmp_path_factory.mktemp("x1"), template=X1), max_model_len=512)
+    yield lambda **fields: answered(preprocessor, RequestInputs(**{k: json.dumps(v) if k == "chat" else v for k, v in fields.items()}))
+    preprocessor.close()
+
+
+class TestAnswerFormat:
+    def test_a_text_model_has_none(self, model_folder: Path) -> None:
+        preprocessor = make(model_folder)
+        assert context(answered(preprocessor, RequestInputs(chat=json.dumps({"messages": USER})))).answer_format.is_plain
+        preprocessor.close()
+
+    def test_x1(self, x1: Callable[..., GenerateRequest]) -> None:
+        answer = context(x1(chat={"messages": USER})).answer_format
+        assert answer == AnswerFormat(thought=True, response=True, begins_in="thought", begins_fresh=True)
+        assert context(x1(chat={"messages": USER, "tools": TOOLS})).answer_format.calls
+        assert not context(x1(chat={"messages": USER, "tools": TOOLS, "tool_choice": "none"})).answer_format.calls
+        assert context(x1(chat={"messages": USER, "tools": TOOLS, "parallel_tool_calls": False})).answer_format.one_call
+        continued = [*USER, {"role": "assistant", "content": "Once"}]
+        answer = context(x1(chat={"messages": continued, "continue_final_message": True})).answer_format
+        assert (answer.begins_in, answer.begins_fresh) == ("response", False)
+        answer = context(x1(text_input="Once upon")).answer_format
+        assert (answer.begins_in, answer.begins_fresh) == ("content", False)
+
+    def test_tools_are_shown_unless_none_may_be_called(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        def shown(**fields: Any) -> bool:
+            return "<tool_list>" in tokenizer.decode(x1(chat={"messages": USER, "tools": TOOLS, **fields}).prompt_token_ids)
+
+        assert shown() and shown(tool_choice="auto") and not shown(tool_choice="none")
+
+    @pytest.mark.parametrize("route", [{"enable_thinking": False}, {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}])
+    def test_a_thought_that_the_template_cannot_leave_out_is_closed(
+        self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer, route: dict[str, Any]
+    ) -> None:
+        request = x1(chat={"messages": USER, **route})
+        assert tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False).endswith("assistant\n<think>\n\n</think>\n\n")
+        answer = context(request).answer_format
+        assert (answer.begins_in, answer.begins_fresh) == ("content", True)
+
+    def test_vl_thinks_unless_told_not_to(self, tmp_path: Path, tokenizer: Tokenizer) -> None:
+        preprocessor = make(write_model(tmp_path, template=VL_TEMPLATE))
+
+        def answer(**fields: Any) -> tuple[str, str]:
+            request = answered(preprocessor, RequestInputs(chat=json.dumps({"messages": USER, **fields})))
+            begin = context(request).answer_format.begins_in
+            return begin, tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False).partition("Assistant: ")[2]
+
+        assert answer() == answer(enable_thinking=True) == ("thought", "<think>")
+        assert answer(metadata={"enable_thinking": False}) == ("content", "<think>\n\n</think>\n\n")
+        with pytest.raises(InvalidRequestError, match="takes no tools"):
+            answer(tools=TOOLS)
+        preprocessor.close()
+
+    def test_parsers_by_configuration(self, model_folder: Path) -> None:
+        preprocessor = make(model_folder, reasoning_parser="ernie_45-vl", tool_call_parser="none")
+        assert context(answered(preprocessor, RequestInputs(chat=json.dumps({"messages": USER})))).answer_format.begins_in == "thought"
+        preprocessor.close()
+
+
+def refused(x1: Callable[..., GenerateRequest], chat: dict[str, Any], **sampling: Any) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        x1(chat={"messages": USER, **chat}, sampling_parameters=json.dumps(sampling))
+    return caught.value
+
+
+class TestWhatAnAnswerMustKeepTo:
+    def test_nothing_by_default(self, x1: Callable[..., GenerateRequest]) -> None:
+        sampling = x1(chat={"messages": USER, "tools": TOOLS}).sampling
+        assert (sampling.grammar, sampling.thought_end_id, sampling.reasoning_max_tokens) == (None, None, None)
+        assert x1(chat={"messages": USER}, sampling_parameters='{"response_format": {"type": "text"}}').sampling.grammar is None
+
+    def test_a_budget(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        sampling = x1(chat={"messages": USER}, sampling_parameters='{"reasoning_max_tokens": 5}').sampling
+        assert sampling.thought_end_id == tokenizer.token_id("</think>") and sampling.reasoning_max_tokens == 5
+        assert list(sampling.thought_closing_ids) == tokenizer.encode_template("\n</think>\n\n")
+        off = x1(chat={"messages": USER}, sampling_parameters='{"reasoning_max_tokens": 0}')
+        assert tokenizer.decode(off.prompt_token_ids, skip_special_tokens=False).endswith("<think>\n\n</think>\n\n")
+        assert off.sampling.reasoning_max_tokens is None
+
+    def test_a_grammar_waits_for_the_thought(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        guided = json.dumps({"guided_choice": ["a"]})
+        request = x1(chat={"messages": USER}, sampling_parameters=guided)
+        assert request.sampling.grammar and request.sampling.thought_end_id == tokenizer.token_id("</think>")
+        assert GenerateRequest.from_json(request.to_json(), request.prompt_token_ids).sampling == request.sampling
+        off = x1(chat={"messages": USER, "enable_thinking": False}, sampling_parameters=guided).sampling
+        assert off.grammar and off.thought_end_id is None
+
+    def test_a_demanded_call(self, x1: Callable[..., GenerateRequest]) -> None:
+        tools = [{"name": "f"}, {"name": "g"}]
+        both = x1(chat={"messages": USER, "tools": tools, "tool_choice": "required"})
+        assert '"f\\\\\\"' in str(both.sampling.grammar) and '"g\\\\\\"' in str(both.sampling.grammar)
+        named = x1(chat={"messages": USER, "tools": tools, "tool_choice": {"type": "function", "function": {"name": "g"}}})
+        assert '"f\\\\\\"' not in str(named.sampling.grammar) and '"g\\\\\\"' in str(named.sampling.grammar)
+        assert context(named).answer_format.one_call and not context(both).answer_format.one_call
+
+    @pytest.mark.parametrize(
+        ("chat", "sampling", "param", "words"),
+        [
+            ({}, {"response_format": {"type": "grammar"}}, "response_format.type", "got 'grammar'"),
+            ({}, {"response_format": "json_object"}, "response_format", "must be an object"),
+            ({}, {"response_format": {"type": "json_schema"}}, "response_format.json_schema", "name and a schema"),
+            (
+                {},
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+                "response_format.json_schema.schema.type",
+                "must be one of",
+            ),
+            ({}, {"guided_json": "{"}, "guided_json", "not valid JSON"),
+            ({}, {"guided_json": "[]"}, "guided_json", "got a list"),
+            ({}, {"guided_json": 5}, "guided_json", "must be a JSON Schema"),
+            ({}, {"guided_choice": []}, "guided_choice", "1 to 1024 strings"),
+            ({}, {"guided_choice": ["a", ""]}, "guided_choice", "not empty"),
+            ({}, {"guided_choice": ["a" * 70_000]}, "guided_choice", "characters altogether"),
+            ({}, {"guided_regex": ""}, "guided_regex", "1 to 8192"),
+            ({}, {"guided_regex": "a" * 9_000}, "guided_regex", "1 to 8192"),
+            ({}, {"guided_regex": ["a"]}, "guided_regex", "a regular expression"),
+            ({}, {"guided_regex": "["}, "guided_regex", "cannot be followed"),
+            ({}, {"guided_regex": "a", "guided_json": {}}, "guided_json", "not guided_regex and guided_json"),
+            ({}, {"guided_regex": "a", "response_format": {"type": "json_object"}}, "response_format", "only one kind"),
+            ({}, {"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "combined with guided_regex"),
+            ({}, {"guided_regex": "a", "bad_words": ["x"]}, "bad_words", "combined with guided_regex"),
+            ({}, {"reasoning_max_tokens": -1}, "reasoning_max_tokens", "from 0"),
+            ({"tools": TOOLS, "tool_choice": "required"}, {"guided_regex": "a"}, "guided_regex", "one or the other"),
+            ({"tools": TOOLS, "tool_choice": "required"}, {"min_tokens": 2}, "min_tokens", "combined with tool_choice"),
+            (
+                {"tools": [{"name": "f", "parameters": {"uniqueItems": True}}], "tool_choice": "required"},
+                {},
+                "tools[0].function.parameters",
+                "uniqueItems",
+            ),
+            ({"parallel_tool_calls": "no"}, {}, "parallel_tool_calls", "true or false"),
+        ],
+    )
+    def test_refused(
+        self, x1: Callable[..., GenerateRequest], chat: dict[str, Any], sampling: dict[str, Any], param: str, words: str
+    ) -> None:
+        error = refused(x1, chat, **sampling)
+        assert error.param == param and words in error.message
+
+    def test_an_unusual_schema_is_no_fault_where_nothing_is_demanded(self, x1: Callable[..., GenerateRequest]) -> None:
+        assert x1(chat={"messages": USER, "tools": [{"name": "f", "parameters": {"uniqueItems": True}}]}).sampling.grammar is None
