@@ -18,10 +18,12 @@ from tests.e2e.server import running_server
 @pytest.mark.parametrize(("max_tokens", "grace"), [(200, 20), (3900, 2)])
 def test_sigterm_under_load(small_model: Path, max_tokens: int, grace: int) -> None:
     endings: dict[int, str] = {}
+    begun = threading.Semaphore(0)
 
     def over_http(number: int, url: str) -> None:
         body = {"prompt": f"user {number}", "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as response:
+            begun.release()
             lines = [line for line in response.iter_lines() if line]
         endings[number] = "done" if lines[-1] == "data: [DONE]" else "error" if '"error"' in lines[-1] else f"cut: {lines[-1]}"
         if endings[number] == "error":
@@ -29,7 +31,11 @@ def test_sigterm_under_load(small_model: Path, max_tokens: int, grace: int) -> N
 
     def over_grpc(number: int, address: str) -> None:
         sampling = {"temperature": 0, "ignore_eos": True}
-        answer = Stream(address, text_input=f"user {number}", max_tokens=max_tokens, sampling_parameters=sampling).answer()[0]
+        stream = Stream(address, text_input=f"user {number}", max_tokens=max_tokens, sampling_parameters=sampling)
+        while stream.responses.empty():
+            time.sleep(0.01)
+        begun.release()
+        answer = stream.answer()[0]
         endings[number] = "done" if answer["finish"] == "length" else "error" if answer["finish"] == "abort" else answer["finish"]
 
     with running_server(small_model, max_model_len=4096, max_num_seqs=16, shutdown_grace_seconds=grace) as server:
@@ -37,7 +43,7 @@ def test_sigterm_under_load(small_model: Path, max_tokens: int, grace: int) -> N
         threads += [threading.Thread(target=over_grpc, args=(i, server.triton_grpc)) for i in range(8, 16)]
         for thread in threads:
             thread.start()
-        time.sleep(1.0)
+        assert all(begun.acquire(timeout=60) for _ in threads)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(grace + 20) == 0
         for thread in threads:
