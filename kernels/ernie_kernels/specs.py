@@ -43,6 +43,17 @@ def make_add_rms_norm(rng: np.random.Generator, tokens: int, hidden: int) -> Inp
     return {**make_rms_norm(rng, tokens, hidden), "residual": normal(rng, tokens, hidden)}
 
 
+def make_add_rms_norm_linear(rng: np.random.Generator, tokens: int, hidden: int, width: int, swiglu: bool, dtype: str) -> Inputs:
+    inputs = make_add_rms_norm(rng, tokens, hidden)
+    inputs["norm_weight"] = inputs.pop("weight")
+    return {**inputs, "w": LinearWeight(weight_array(rng, dtype, width, hidden)), "swiglu": swiglu}
+
+
+def work_add_rms_norm_linear(tokens: int, hidden: int, width: int, swiglu: bool, dtype: str) -> tuple[int, int]:
+    num_bytes, operations = work_linear(tokens, hidden, width, dtype)
+    return num_bytes + 8 * tokens * hidden, operations + 5 * tokens * hidden
+
+
 def make_swiglu(rng: np.random.Generator, tokens: int, intermediate: int) -> Inputs:
     return {"gate_up": normal(rng, tokens, 2 * intermediate) * 4.0}
 
@@ -171,6 +182,24 @@ SPECS: tuple[OpSpec, ...] = (
         test_sizes=({"tokens": 1, "hidden": 1}, {"tokens": 3, "hidden": 37}, {"tokens": 70, "hidden": 128}),
         bench_sizes=tuple({"tokens": tokens, "hidden": 1024} for tokens in _BATCHES),
         work=lambda tokens, hidden: (16 * tokens * hidden, 5 * tokens * hidden),
+    ),
+    OpSpec(
+        name="add_rms_norm_linear",
+        reference=linear.add_rms_norm_linear,
+        op=ops.add_rms_norm_linear,
+        make=make_add_rms_norm_linear,
+        test_sizes=tuple(
+            {"tokens": tokens, "hidden": hidden, "width": width, "swiglu": swiglu, "dtype": dtype}
+            for tokens, hidden, width in ((1, 16, 4), (3, 37, 6), (9, 64, 34))
+            for swiglu in (False, True)
+            for dtype in ("float32", "bfloat16")
+        ),
+        bench_sizes=tuple(
+            {"tokens": tokens, "hidden": 1024, "width": width, "swiglu": width == 6144, "dtype": "bfloat16"}
+            for width in (2560, 6144)
+            for tokens in _BATCHES
+        ),
+        work=work_add_rms_norm_linear,
     ),
     OpSpec(
         name="swiglu",

@@ -121,7 +121,8 @@ def test_no_weights_writes_all_the_rest(tmp_path, capsys):
     bare = {path.name: path.read_bytes() for path in (tmp_path / "bare").iterdir()}
     assert bare == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir() if path.suffix != ".safetensors"}
     assert len(bare) == 4
-    huge = ["--set", "num_hidden_layers=1000000", "--no-weights", "--force"]  # no disk has room for its weights, and none is needed
+    # No disk has room for such weights, and none is needed.
+    huge = ["--set", "num_hidden_layers=5000", "intermediate_size=10000000", "--no-weights", "--force"]
     write(tmp_path / "bare", "ERNIE-4.5-0.3B", *huge)
 
 

@@ -41,6 +41,15 @@ def swiglu(gate_up) -> list[np.ndarray]:
     return [gate / (1 + np.exp(-gate)) * up]
 
 
+_gated = swiglu
+
+
+def add_rms_norm_linear(x, residual, norm_weight, eps, w, swiglu) -> list[np.ndarray]:
+    normed, total = add_rms_norm(x, residual, norm_weight, eps)
+    product = np.einsum("ti,oi->to", normed, wide(w.array))
+    return [*(_gated(product) if swiglu else [product]), total]
+
+
 def rotate(vector: np.ndarray, position: int, theta: float = 500000.0) -> np.ndarray:
     """Each pair (2j, 2j + 1) as a complex number, turned by position · theta^(−2j/d)."""
     dim = len(vector)

@@ -6,11 +6,21 @@ from .. import xp
 from ..weights import EmbeddingWeight, LinearWeight, as_float32
 from ..xp import Tensor
 from .activation import gelu
+from .activation import swiglu as _swiglu
+from .norm import add_rms_norm
 
 
 def linear(x: Tensor, w: LinearWeight) -> Tensor:
     """y = x Wᵀ. x [T, in] float32 → [T, out] float32."""
     return xp.matmul(x, xp.transpose(xp.from_numpy(as_float32(w.array)), (1, 0)))
+
+
+def add_rms_norm_linear(
+    x: Tensor, residual: Tensor, norm_weight: Tensor, eps: float, w: LinearWeight, *, swiglu: bool = False
+) -> tuple[Tensor, Tensor]:
+    """s = x + residual; → (rms_norm(s) Wᵀ, s), with swiglu (swiglu(rms_norm(s) Wᵀ), s). x, residual [T, in] float32."""
+    normed, total = add_rms_norm(x, residual, norm_weight, eps)
+    return (_swiglu(linear(normed, w)) if swiglu else linear(normed, w)), total
 
 
 def linear_bias(x: Tensor, w: LinearWeight, bias: Tensor, residual: Tensor | None = None) -> Tensor:
