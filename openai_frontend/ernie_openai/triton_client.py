@@ -113,7 +113,7 @@ async def _read_to_end(call: Any) -> None:
 
     try:
         await asyncio.wait_for(read(), _END_OF_STREAM_TIMEOUT_SECONDS)
-    except (asyncio.TimeoutError, grpc.aio.AioRpcError):
+    except (TimeoutError, grpc.aio.AioRpcError):
         log.warning("Triton did not end a finished stream.")
 
 

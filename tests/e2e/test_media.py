@@ -24,14 +24,14 @@ from tests.media.videos import video
 LANGUAGE = "num_hidden_layers=2 hidden_size=64 intermediate_size=128 num_attention_heads=1 num_key_value_heads=1 head_dim=128"
 EXPERTS = "moe_num_experts=[4,4] moe_intermediate_size=[64,32] moe_k=2"
 TOWER = "depth=2 embed_dim=64 hidden_size=64 num_heads=2 mlp_ratio=2"
+SIZES = [*LANGUAGE.split(), *EXPERTS.split(), *(f"vision_config.{size}" for size in TOWER.split()), "pixel_hidden_size=64"]
 CAT = picture(300, 400)  # 154 tokens
 
 
 @pytest.fixture(scope="module")
 def seeing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("models") / "ernie-vl-small"
-    sizes = [*LANGUAGE.split(), *EXPERTS.split(), *(f"vision_config.{size}" for size in TOWER.split()), "pixel_hidden_size=64"]
-    assert main(["random-checkpoint", "--like", "ERNIE-4.5-VL-28B-A3B", "--out", str(folder), "--dtype", "float32", "--set", *sizes]) == 0
+    assert main(["random-checkpoint", "--like", "ERNIE-4.5-VL-28B-A3B", "--out", str(folder), "--dtype", "float32", "--set", *SIZES]) == 0
     limits = json.dumps({"image": 10, "video": 3})
     with running_server(
         folder, max_model_len=8192, max_num_seqs=8, allow_private_media="true", limit_mm_per_prompt=limits,
@@ -128,6 +128,16 @@ def test_the_kserve_face_takes_base64(seeing_server: RunningServer) -> None:
     body = {"text_input": prompt, "image": [base64.b64encode(encoded(CAT)).decode()], "max_tokens": 4, "stream": False}
     answer = httpx.post(f"{seeing_server.triton_url}/v2/models/ernie/generate", json=body, timeout=60)
     assert answer.status_code == 200 and json.loads(answer.json()["usage"])["image_tokens"] == 154
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_an_answer_keeps_to_a_form_with_and_without_a_thought(seeing_server: RunningServer, host: HostileServer, thinking: bool) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "cats", "schema": {"type": "array", "items": {"enum": ["cat"]}, "maxItems": 2}}}
+    drawn = {"temperature": 1, "seed": 1, "ignore_eos": False}  # greedily, these weights think of nothing but <think>
+    settings = {"response_format": form, "enable_thinking": thinking, "reasoning_max_tokens": 4, "max_tokens": 60, **drawn}
+    answer = ask(seeing_server, image(host.url("/cat.png")), "Which animals are these?", **settings)
+    assert json.loads(content(answer)["content"]) in ([], ["cat"], ["cat", "cat"])
+    assert usage(answer)["image_tokens"] == 154 and bool(content(answer).get("reasoning_content")) is thinking
 
 
 @pytest.mark.parametrize(

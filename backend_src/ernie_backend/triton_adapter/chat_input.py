@@ -46,7 +46,6 @@ class ChatInput:
     media: tuple[MediaPart, ...] = ()
     """The messages' images and videos, in order."""
     media_settings: ProcessorKwargs = AS_THE_MODEL_SAYS
-
     tools: list[dict[str, Any]] = field(default_factory=list)
     """What the template shows: none if the model must not call any."""
     tool_choice: ToolChoice = NO_CALLS

@@ -66,7 +66,7 @@ class PreprocessModel:
             self._answer(sender, partial(self._begin, request, sender))
 
     def finalize(self) -> None:
-        """End the downloads and the template's helper process."""
+        """End the downloads and the helper processes of template and grammars."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
