@@ -53,7 +53,7 @@ def test_doctor_has_one_line_for_each_thing(capsys: pytest.CaptureFixture[str]) 
     status = main(["doctor"])
     lines = capsys.readouterr().out.splitlines()
     subjects = [line[9:27].strip() for line in lines]
-    for subject in ("tritonserver", "stub", "libpython", "numpy", "framework", "GPU", "shared memory", "perf_analyzer", "port 8180"):
+    for subject in ("tritonserver", "stub", "libpython", "numpy", "framework", "images and videos", "GPU", "shared memory", "port 8180"):
         assert subjects.count(subject) == 1
     assert status == (1 if any(line.startswith("missing") for line in lines) else 0)
 
@@ -101,3 +101,9 @@ def test_perf_names_the_libraries_that_are_missing(tmp_path: Path) -> None:
         patch.setenv("PATH", str(program.parent))
         with pytest.raises(ConfigError, match=r"perf_analyzer needs libb64\.so\.0d.*apt-get install libb64-0d"):
             find_perf_analyzer(str(program))
+
+
+def test_doctor_names_what_models_that_see_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: None if package in ("av", "numpy") else "1.0")
+    finding = next(finding for finding in doctor.examine() if finding.subject == "images and videos")
+    assert not finding.ok and not finding.required and "no av: pip install 'ernie-triton[media]'" in finding.text

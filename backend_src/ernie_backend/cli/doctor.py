@@ -62,6 +62,7 @@ def examine(tritonserver: str | None = None) -> Iterator[Finding]:
     yield _numpy()
     yield _framework()
     yield _package("front end", "fastapi", "pip install 'ernie-triton[frontend]'")
+    yield _media()
     gpus = gpu_names()
     yield Finding("GPU", bool(gpus), ", ".join(gpus) or "none (the CPU engine is used)", required=False)
     yield _shared_memory()
@@ -105,6 +106,14 @@ def _framework() -> Finding:
         if version is not None:
             return Finding("framework", True, f"{package} {version}")
     return Finding("framework", False, "pip install 'ernie-triton[cpu]' (or [gpu])")
+
+
+def _media() -> Finding:
+    versions = {package: _version(package) for package in ("pillow", "av", "httpcore2")}
+    missing = [package for package, version in versions.items() if version is None]
+    found = ", ".join(f"{package} {version}" for package, version in versions.items())
+    text = f"no {', '.join(missing)}: pip install 'ernie-triton[media]', for models that take images" if missing else found
+    return Finding("images and videos", not missing, text, required=False)
 
 
 def _shared_memory() -> Finding:
