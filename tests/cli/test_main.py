@@ -53,7 +53,8 @@ def test_doctor_has_one_line_for_each_thing(capsys: pytest.CaptureFixture[str]) 
     status = main(["doctor"])
     lines = capsys.readouterr().out.splitlines()
     subjects = [line[9:27].strip() for line in lines]
-    for subject in ("tritonserver", "stub", "libpython", "numpy", "framework", "images and videos", "GPU", "shared memory", "port 8180"):
+    expected = ("tritonserver", "stub", "libpython", "numpy", "framework", "images and videos", "GPU", "shared memory", "perf_analyzer")
+    for subject in (*expected, "port 8180"):
         assert subjects.count(subject) == 1
     assert status == (1 if any(line.startswith("missing") for line in lines) else 0)
 
