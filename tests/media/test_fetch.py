@@ -61,6 +61,10 @@ class TestTheWeb:
     def test_redirects_out_of_the_web(self, serve: ServerOf, fetcher: Fetcher, target: str) -> None:
         assert "redirects to something else" in refusal(fetcher, serve({"/": redirect(target)}).url("/"))
 
+    @pytest.mark.parametrize("target", ["http://[::1", "//[", "http://127.0.0.1:99999/"])
+    def test_a_redirect_to_a_malformed_url(self, serve: ServerOf, fetcher: Fetcher, target: str) -> None:
+        assert "malformed" in refusal(fetcher, serve({"/": redirect(target)}).url("/"))
+
     def test_a_redirect_to_nowhere(self, serve: ServerOf, fetcher: Fetcher) -> None:
         assert "redirects to nowhere" in refusal(fetcher, serve({"/": status("302 Found")}).url("/"))
 

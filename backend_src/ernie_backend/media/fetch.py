@@ -111,8 +111,12 @@ class Fetcher:
                 location = _header(response, b"location")
             if not location:
                 raise MediaError("has a URL that redirects to nowhere")
-            url = urljoin(url, location)
-            if urlsplit(url).scheme not in ("http", "https"):
+            try:
+                url = urljoin(url, location)
+                scheme = urlsplit(url).scheme
+            except ValueError:  # a bracket that is no IPv6 address
+                raise MediaError("has a URL that redirects to a malformed one") from None
+            if scheme not in ("http", "https"):
                 raise MediaError("has a URL that redirects to something else than the web")
         raise MediaError(f"has a URL that redirects more than {self._limits.max_redirects} times")
 
