@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ernie_backend.errors import EngineError, ErnieError, InvalidRequestError
 
@@ -75,4 +76,5 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ErnieError, _on_ernie_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnectedError, _on_disconnect)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)  # before the body was complete
     app.add_exception_handler(Exception, _on_ernie_error)

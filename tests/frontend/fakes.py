@@ -110,10 +110,11 @@ def sse(text: str) -> list[Any]:
 class AsgiCall:
     """One request by hand, for what an HTTP client hides: when each message is sent, and hanging up."""
 
-    def __init__(self, app: Any, path: str, body: Any, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(self, app: Any, path: str, body: Any, *, headers: Sequence[tuple[bytes, bytes]] = (), more_body: bool = False) -> None:
+        """`more_body`: the rest of the body never comes."""
         self.sent: list[Any] = []
         self.hang_up = asyncio.Event()
-        self._body = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        self._body = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": more_body}]
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},

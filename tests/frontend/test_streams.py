@@ -64,6 +64,16 @@ async def test_hanging_up_ends_the_work(stream: bool, events_before: int) -> Non
     assert "[DONE]" not in call.text
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_hanging_up_inside_the_body_is_no_failure_of_ours(path: str) -> None:
+    """What left the application would be logged as an error, traceback and all."""
+    client = FakeClient([])
+    call = AsgiCall(app(client), path, HELLO, more_body=True)
+    call.hang_up.set()
+    await call.task
+    assert call.status == 499 and not client.requests
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_hanging_up_ends_the_work_on_every_prompt(stream: bool) -> None:
     client = FakeClient([*words(["a", "b"])[:1], asyncio.Event()], [asyncio.Event()], words(["c"]))
