@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import SchedulerStats
-from .errors import EngineError, OverloadedError, UnavailableError
+from .errors import EngineError, InvalidRequestError, OverloadedError, UnavailableError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
 
 log = logging.getLogger(__name__)
@@ -167,6 +167,9 @@ class Engine:
     def _add(self, request: GenerateRequest) -> None:
         if self._stopping or self._drain_deadline is not None:
             self._tell(refusal(request, STOPPING.to_wire()))
+        elif request.n > self._max_concurrency:  # waiting would not help
+            text = f"n is {request.n}, but this server gives at most {self._max_concurrency} answers at once. Lower n."
+            self._tell(refusal(request, InvalidRequestError(text, param="n").to_wire()))
         elif self._core.num_sequences + request.n > self._max_concurrency:
             error = OverloadedError(f"The server is busy with {self._max_concurrency} answers, its limit. Try again later.")
             self._tell(refusal(request, error.to_wire()))

@@ -10,7 +10,7 @@ from ernie_backend.core.engine_core import EngineCore
 from ernie_backend.core.outputs import ModelRunnerOutput, SchedulerOutput, StepOutput
 from ernie_backend.core.scheduler import Scheduler
 from ernie_backend.engine import Engine
-from ernie_backend.errors import OverloadedError, UnavailableError, from_wire
+from ernie_backend.errors import InvalidRequestError, OverloadedError, UnavailableError, from_wire
 from ernie_backend.protocol import FinishReason, GenerateEvent
 from tests.core.driver import config, request
 from tests.fakes.runner import FakeRunner, expected_tokens
@@ -106,6 +106,17 @@ def test_a_full_queue_refuses() -> None:
     refused = [last for _, last in answers.values() if last.finish_reason is FinishReason.ERROR]
     assert refused and all(isinstance(from_wire(event.error or ""), OverloadedError) for event in refused)
     assert sum(last.finish_reason is FinishReason.LENGTH for _, last in answers.values()) == 12 - len(refused)
+    harness.engine.shutdown()
+
+
+def test_more_answers_than_ever_fit_are_not_put_off() -> None:
+    harness = Harness(max_concurrency=2)
+    harness.engine.submit(request("three", (1,), max_tokens=2, n=3))
+    harness.engine.submit(request("two", (1,), max_tokens=2, n=2))
+    answers = harness.until_finished(2)
+    error = from_wire(answers["three"][1].error or "")
+    assert isinstance(error, InvalidRequestError) and error.param == "n"
+    assert answers["two"][1].finish_reason is FinishReason.LENGTH
     harness.engine.shutdown()
 
 
