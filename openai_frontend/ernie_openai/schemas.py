@@ -59,6 +59,8 @@ class StreamOptions(BaseModel):
     """One more chunk with the usage, before `[DONE]`."""
     continuous_usage_stats: bool = False
     """The usage so far in every chunk."""
+    include_obfuscation: bool = False
+    """Without effect: no chunk is padded."""
 
 
 class _Request(BaseModel):

@@ -114,6 +114,7 @@ async def test_choices_open_and_end_one_by_one() -> None:
     [
         ({}, ["absent"] * 4),
         ({"include_usage": False}, ["absent"] * 4),
+        ({"include_obfuscation": True}, ["absent"] * 4),
         ({"include_usage": True}, [None, None, None, None, 2]),
         ({"continuous_usage_stats": True}, [1, 1, 2, 2]),
         ({"include_usage": True, "continuous_usage_stats": True}, [1, 1, 2, 2, 2]),
