@@ -103,7 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--workers", type=_positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
     serving.add_argument("--served-model-name", metavar="NAME", help="the model's name; other names in requests are then refused")
     serving.add_argument("--api-key", action="append", default=[], metavar="KEY", help="requests need one of the keys (repeatable)")
-    serving.add_argument("--max-concurrency", type=_positive, metavar="N", help="requests at once, running and waiting; more get 429")
+    serving.add_argument(
+        "--max-concurrency", type=_positive, metavar="N", help="answers at once (n per request), running and waiting; more get 429"
+    )
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
