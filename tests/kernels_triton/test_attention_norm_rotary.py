@@ -8,31 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from ernie_kernels.interpreter import Bfloat16, bfloat16_to_float32, float32_to_bfloat16
+from ernie_kernels.interpreter import Bfloat16
 from ernie_kernels.triton import attention_decode, attention_prefill, norm, rotary
 from ernie_kernels.triton.attention_decode import DecodePlan, DecodeWorkspace
+from tests.kernels_triton.bfloat16_arrays import bf16, f32, poisoned, relative_error
 
 EPS = 1e-5
 BLOCK_SIZE = 16
 DIM = 32
 SCALE = DIM**-0.5
 CONTEXTS = [0, 1, 63, 64, 65, 300]
-
-
-def bf16(values: np.ndarray) -> Bfloat16:
-    return Bfloat16(float32_to_bfloat16(np.asarray(values, np.float32)))
-
-
-def f32(tensor: Bfloat16) -> np.ndarray:
-    return bfloat16_to_float32(tensor.bits)
-
-
-def poisoned(*shape: int) -> Bfloat16:
-    return bf16(np.full(shape, np.nan, np.float32))
-
-
-def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
-    return float(np.linalg.norm(x - reference) / np.linalg.norm(reference))
 
 
 @dataclass
