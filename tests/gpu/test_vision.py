@@ -39,8 +39,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["chosen", "plain"])
 @pytest.mark.parametrize(("frames", "patches", "head_dim"), [(1, 5476, 80), (6, 1564, 80), (1, 1000, 72), (2, 4, 80)])
-def test_vision_attention(frames: int, patches: int, head_dim: int) -> None:
+def test_vision_attention(frames: int, patches: int, head_dim: int, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if plain:  # what older GPUs run
+        monkeypatch.setattr(vision_attention.hopper, "can_serve", lambda *sizes: False)
     heads, half = 16, head_dim // 2
     qkv = torch.randn(frames * patches, 3 * heads * head_dim, device=DEVICE).bfloat16()
     angles = torch.rand(patches, half, device=DEVICE) * 6
