@@ -27,7 +27,6 @@ _NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "structural_tag": (),
-    "response_max_tokens": (),
     "reasoning_effort": (),
     "chat_template": (),
     "completion_token_ids": ([],),
@@ -103,6 +102,8 @@ class _Request(BaseModel):
     guided_grammar: Annotated[str | None, SkipValidation] = None
     reasoning_max_tokens: Integer = None
     """Most tokens of the thought; then it is closed, and the answer goes on."""
+    response_max_tokens: Integer = None
+    """Most tokens of the answer behind the thought."""
 
     # Beyond sampling, from FastDeploy.
     prompt_token_ids: Annotated[list[int] | list[list[int]] | None, SkipValidation] = None
@@ -210,6 +211,7 @@ _SAMPLING_FIELDS = (
     "guided_choice",
     "guided_grammar",
     "reasoning_max_tokens",
+    "response_max_tokens",
 )
 
 

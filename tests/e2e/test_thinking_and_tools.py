@@ -97,6 +97,11 @@ class TestThinking:
         assert [ids[6], ids[8], ids[9]] == [closing[0], closing[2], closing[3]]
         assert answer.usage.completion_tokens_details.reasoning_tokens == 8, "six of its own, a newline and the end marker"
 
+    def test_the_answer_behind_the_thought_is_bounded(self, client: openai.Client) -> None:
+        answer = ask(client, max_tokens=40, extra={"response_max_tokens": 3, "ignore_eos": True})
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.completion_tokens == 6 + 4 + 3, "the budget, what closes the thought, the bound"
+
     @pytest.mark.parametrize("route", [{"enable_thinking": False}, {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}])
     def test_off(self, client: openai.Client, route: dict[str, Any]) -> None:
         answer = ask(client, max_tokens=20, extra=route)

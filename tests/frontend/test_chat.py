@@ -186,7 +186,7 @@ async def test_every_sampling_field_reaches_the_ensemble() -> None:
         {"guided_regex": "a+"},
         {"guided_choice": ["a"]},
         {"guided_grammar": "root ::= x"},
-        {"reasoning_max_tokens": 10},
+        {"reasoning_max_tokens": 10, "response_max_tokens": 5},
     ],
 )
 async def test_what_the_answer_must_keep_to_reaches_preprocess_as_given(fields: dict[str, object]) -> None:

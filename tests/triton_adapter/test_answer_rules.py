@@ -106,6 +106,17 @@ class TestWhatAnAnswerMustKeepTo:
         assert tokenizer.decode(off.prompt_token_ids, skip_special_tokens=False).endswith("<think>\n\n</think>\n\n")
         assert off.sampling.reasoning_max_tokens is None
 
+    def test_a_bound_of_what_follows_the_thought(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        given = json.dumps({"response_max_tokens": 5, "max_tokens": 50})
+        sampling = x1(chat={"messages": USER}, sampling_parameters=given).sampling
+        assert (sampling.max_tokens, sampling.response_max_tokens, sampling.reasoning_max_tokens) == (50, 5, None)
+        assert sampling.thought_end_id == tokenizer.token_id("</think>")
+        for off in (
+            x1(chat={"messages": USER, "enable_thinking": False}, sampling_parameters=given).sampling,
+            x1(text_input="Once upon", sampling_parameters=given).sampling,
+        ):
+            assert (off.max_tokens, off.response_max_tokens, off.thought_end_id) == (5, None, None)
+
     def test_a_grammar_waits_for_the_thought(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
         guided = json.dumps({"guided_choice": ["a"]})
         request = x1(chat={"messages": USER}, sampling_parameters=guided)
@@ -149,6 +160,8 @@ class TestWhatAnAnswerMustKeepTo:
             ({}, {"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "combined with guided_regex"),
             ({}, {"guided_regex": "a", "bad_words": ["x"]}, "bad_words", "combined with guided_regex"),
             ({}, {"reasoning_max_tokens": -1}, "reasoning_max_tokens", "from 0"),
+            ({}, {"response_max_tokens": 0}, "response_max_tokens", "from 1"),
+            ({"enable_thinking": False}, {"response_max_tokens": 2, "min_tokens": 3}, "min_tokens", "the 2 tokens"),
             ({"tools": TOOLS, "tool_choice": "required"}, {"guided_regex": "a"}, "guided_regex", "one or the other"),
             ({"tools": TOOLS, "tool_choice": "required"}, {"min_tokens": 2}, "min_tokens", "combined with tool_choice"),
             (
