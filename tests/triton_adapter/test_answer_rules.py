@@ -74,7 +74,15 @@ class TestAnswerFormat:
             begin = context(request).answer_format.begins_in
             return begin, tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False).partition("Assistant: ")[2]
 
+        def budget(**sampling: Any) -> int | None:
+            inputs = RequestInputs(chat=json.dumps({"messages": USER}), sampling_parameters=json.dumps(sampling))
+            return answered(preprocessor, inputs).sampling.reasoning_max_tokens
+
         assert answer() == answer(enable_thinking=True) == ("thought", "<think>")
+        assert [budget(max_tokens=most) for most in (1, 2, 20)] == [1, 1, 16], "four fifths, as FastDeploy"
+        assert (budget(max_tokens=20, reasoning_max_tokens=20), budget(max_tokens=20, reasoning_max_tokens=0)) == (20, None)
+        sampling = answered(preprocessor, RequestInputs(chat=json.dumps({"messages": USER}))).sampling
+        assert sampling.reasoning_max_tokens == sampling.max_tokens * 4 // 5 and sampling.thought_closing_ids
         assert answer(metadata={"enable_thinking": False}) == ("content", "<think>\n\n</think>\n\n")
         with pytest.raises(InvalidRequestError, match="takes no tools"):
             answer(tools=TOOLS)
