@@ -149,6 +149,7 @@ def _guided(name: str, value: Any) -> tuple[str, Any] | None:
         "guided_regex": (str, "a regular expression"),
         "guided_choice": (list, "a list of strings"),
         "guided_grammar": (str, "a grammar in EBNF"),
+        "structural_tag": ((dict, str), "an object with structures and triggers, or its JSON"),
     }
     kind, rule = kinds[name]
     if not isinstance(value, kind):
@@ -243,7 +244,8 @@ _READERS: dict[str, tuple[str, Any]] = {
     "skip_special_tokens": ("skip_special_tokens", _boolean),
     "reasoning_max_tokens": ("reasoning_max_tokens", _integer(0, 2**31 - 1)),
     "response_max_tokens": ("response_max_tokens", _integer(1, 2**31 - 1)),
-    **dict.fromkeys(("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar"), ("guided", _guided)),
+    **dict.fromkeys(("response_format", "guided_json", "guided_regex", "guided_choice"), ("guided", _guided)),
+    **dict.fromkeys(("guided_grammar", "structural_tag"), ("guided", _guided)),
     "logprobs": ("logprobs", _logprobs),
     "n": ("n", _integer(1, MAX_CHOICES)),
     "echo": ("echo", _boolean),

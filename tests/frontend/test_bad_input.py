@@ -52,7 +52,6 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 NOT_YET: list[tuple[str, Any]] = [
-    ("structural_tag", "{}"),
     ("reasoning_effort", "high"),
     ("chat_template", "{{ messages }}"),
     ("logits_processors_args", {"a": 1}),

@@ -19,6 +19,7 @@ from tests.triton_adapter.conftest import write_model
 from tests.triton_adapter.test_preprocess import USER, answered, context, make
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
+STRUCTURE = {"begin": "<a>", "schema": {}, "end": "</a>"}
 VL_TEMPLATE = (
     "{% for m in messages %}User: {{ m.content }}{% endfor %}\nAssistant: "
     "{% if enable_thinking %}<think>{% else %}<think>\n\n</think>\n\n{% endif %}"
@@ -133,6 +134,17 @@ class TestWhatAnAnswerMustKeepTo:
         off = x1(chat={"messages": USER, "enable_thinking": False}, sampling_parameters=guided).sampling
         assert off.grammar and off.thought_end_id is None
 
+    def test_structural_tags(self, x1: Callable[..., GenerateRequest]) -> None:
+        """As FastDeploy's documents write them, and as its field of that name."""
+        tags = {
+            "structures": [{"begin": f"<f={name}>", "schema": {"type": "object"}, "end": "</f>"} for name in "ab"],
+            "triggers": ["<f=a>", "<f="],
+        }
+        given = [{"response_format": {"type": "structural_tag", **tags}}, {"structural_tag": tags}, {"structural_tag": json.dumps(tags)}]
+        found = {x1(chat={"messages": USER}, sampling_parameters=json.dumps(fields)).sampling.grammar for fields in given}
+        (grammar,) = found
+        assert "a>" in str(grammar) and "<f=a>" not in str(grammar), "the shortest trigger is said first"
+
     def test_a_demanded_call(self, x1: Callable[..., GenerateRequest]) -> None:
         tools = [{"name": "f"}, {"name": "g"}]
         both = x1(chat={"messages": USER, "tools": tools, "tool_choice": "required"})
@@ -159,6 +171,29 @@ class TestWhatAnAnswerMustKeepTo:
             ({}, {"guided_choice": []}, "guided_choice", "1 to 1024 strings"),
             ({}, {"guided_choice": ["a", ""]}, "guided_choice", "not empty"),
             ({}, {"guided_choice": ["a" * 70_000]}, "guided_choice", "characters altogether"),
+            ({}, {"structural_tag": "{"}, "structural_tag", "not valid JSON"),
+            ({}, {"structural_tag": []}, "structural_tag", "with structures and triggers"),
+            ({}, {"structural_tag": {"structures": [STRUCTURE]}}, "structural_tag.triggers", "list of 1 to 64 strings"),
+            ({}, {"structural_tag": {"triggers": ["<"], "structures": []}}, "structural_tag.structures", "list of 1 to 64 objects"),
+            ({}, {"structural_tag": {"triggers": [">"], "structures": [STRUCTURE]}}, "structural_tag.structures[0].begin", "triggers"),
+            (
+                {},
+                {"response_format": {"type": "structural_tag", "triggers": ["<"], "structures": [{**STRUCTURE, "end": None}]}},
+                "response_format.structures[0]",
+                "a begin, a schema and an end",
+            ),
+            (
+                {},
+                {"structural_tag": {"triggers": ["<"], "structures": [{**STRUCTURE, "schema": {"type": "x"}}]}},
+                "structural_tag.structures[0].schema.type",
+                "must be one of",
+            ),
+            (
+                {},
+                {"structural_tag": {"triggers": ["<"], "structures": [{**STRUCTURE, "begin": "<" * 2000}]}},
+                "structural_tag.structures[0]",
+                "1024",
+            ),
             ({}, {"guided_regex": ""}, "guided_regex", "1 to 8192"),
             ({}, {"guided_regex": "a" * 9_000}, "guided_regex", "1 to 8192"),
             ({}, {"guided_regex": ["a"]}, "guided_regex", "a regular expression"),
