@@ -37,6 +37,11 @@ _ENGINE_FLAGS = {
         int,
         "tokens of encoded images and videos to keep for the next turn; 0: none (default: -1, 512 MiB of them)",
     ),
+    "max_processor_cache_gib": (
+        "--max-processor-cache",
+        float,
+        "GiB of decoded images and videos that each of the two preprocess processes keeps for the next turn (default: -1, none)",
+    ),
     "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
 }
 """`EngineConfig` field → flag, type, help."""
