@@ -32,6 +32,16 @@ _ENGINE_FLAGS = {
     "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
     "tool_call_parser": ("--tool-call-parser", str, f"{', '.join(PARSERS[1:])} or none (default: by the chat template)"),
     "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
+    "max_encoder_cache_tokens": (
+        "--max-encoder-cache",
+        int,
+        "tokens of encoded images and videos to keep for the next turn; 0: none (default: -1, 512 MiB of them)",
+    ),
+    "max_processor_cache_gib": (
+        "--max-processor-cache",
+        float,
+        "GiB of decoded images and videos that each of the two preprocess processes keeps for the next turn (default: -1, none)",
+    ),
     "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
 }
 """`EngineConfig` field → flag, type, help."""
