@@ -50,7 +50,10 @@ class TritonPythonModel({name}):
 
 _BYTES, _IDS = "TYPE_STRING dims: [ 1 ]", "TYPE_INT32 dims: [ -1 ]"
 _NAIVE_STEPS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
-    "ernie_preprocess": ({"chat": _BYTES, "sampling_parameters": _BYTES}, {"prompt_token_ids": _IDS, "max_tokens": _IDS}),
+    "ernie_preprocess": (
+        {"chat": _BYTES, "sampling_parameters": _BYTES, "stream": "TYPE_BOOL dims: [ 1 ] optional: true"},
+        {"prompt_token_ids": _IDS, "max_tokens": _IDS},
+    ),
     "ernie_engine": ({"prompt_token_ids": _IDS, "max_tokens": _IDS}, {"new_token_ids": _IDS}),
     "ernie_postprocess": ({"new_token_ids": _IDS}, {"text_output": _BYTES, "token_ids": _IDS}),
 }
@@ -105,7 +108,7 @@ def write_naive_repository(folder: Path, clock: Clock, token_texts: Sequence[str
         + " }"
         for name, (inputs, outputs) in _NAIVE_STEPS.items()
     )
-    given = _tensors("input", _NAIVE_STEPS["ernie_preprocess"][0] | {"stream": "TYPE_BOOL dims: [ 1 ] optional: true"})
+    given = _tensors("input", _NAIVE_STEPS["ernie_preprocess"][0])
     config = f'name: "ernie"\nplatform: "ensemble"\nmax_batch_size: 0\n{given}{_tensors("output", _NAIVE_STEPS["ernie_postprocess"][1])}'
     (folder / "ernie" / "1").mkdir(parents=True)
     (folder / "ernie" / "config.pbtxt").write_text(f"{config}ensemble_scheduling {{ step [\n{steps}\n] }}\n", encoding="utf-8")
