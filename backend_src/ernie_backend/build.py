@@ -153,7 +153,9 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     """Put a core on its thread and connect it with delivery and relay."""
     listener: list[Callable[[StepOutput], None]] = []
     engine = Engine(core, lambda output: listener[0](output), max_concurrency=config.max_concurrency)
-    delivery = Delivery(config.delivery_window_responses, abort=engine.abort, stop=engine.stop)
+    delivery = Delivery(
+        config.delivery_window_responses, abort=engine.abort, stop=engine.stop, stream_interval_tokens=config.stream_interval
+    )
     listener.append(delivery.push)
     relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)
     delivery.start()

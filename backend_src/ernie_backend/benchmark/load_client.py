@@ -55,13 +55,13 @@ class Answer:
     """One request as its client saw it; seconds of the machine's monotonic clock, which all processes share."""
 
     start: float
-    prompt: Sequence[int] = ()
     times: list[float] = field(default_factory=list)
     """When each response with tokens came."""
     tokens: list[float] = field(default_factory=list)
     """How many each brought (HTTP without known texts: of the whole answer's, in equal parts)."""
     error: str | None = None
     """Why it does not count."""
+    prompt: Sequence[int] = ()
 
 
 @dataclass
@@ -170,7 +170,7 @@ def _sampling(tokens: int) -> dict[str, Any]:
 
 async def _ask(client: _Client, prompt: Sequence[int], tokens: int) -> Answer:
     """One request; whatever goes wrong stands in the answer."""
-    answer = Answer(time.monotonic(), prompt)
+    answer = Answer(time.monotonic(), prompt=prompt)
     try:
         await client.answer(prompt, tokens, answer)
     except Exception as error:

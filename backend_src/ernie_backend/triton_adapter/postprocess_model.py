@@ -31,7 +31,9 @@ class PostprocessModel:
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
-            self._postprocessor = Postprocessor(Tokenizer.from_folder(load_settings(args).model), RelaySender, Seal.of_server(args))
+            settings = load_settings(args)
+            tokenizer = Tokenizer.from_folder(settings.model)
+            self._postprocessor = Postprocessor(tokenizer, RelaySender, Seal.of_server(args), settings.acknowledge_every_responses)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._gauge = _StreamsGauge(self._pb, self._postprocessor)
