@@ -1,9 +1,9 @@
 """Which tokens leave when: the window, merging, fairness. Runs on a thread of its own; knows no engine state, no text and no tensors.
 
 One response of the engine costs a blocking hop of 45–360 µs, so it is never sent from the engine's thread. Of all requests together at most
-`window_responses` may be under way to postprocess, which is what limits the path; the choices that have more to say wait in a ring, and what
-comes for them meanwhile leaves together. So a token leaves at once while there is room, and a busy path costs larger pieces, not a queue.
-A choice's first and its last response pass the ring and the window. The last one of a request carries the final flag.
+`window_responses` may be under way to postprocess, which is what limits the path; the choices that have more to say wait in a ring, and
+what comes for them meanwhile leaves together. So a token leaves at once while there is room, and a busy path costs larger pieces, not a
+queue. A choice's first and its last response pass the ring and the window. The last one of a request carries the final flag.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def clock_core(
     """In place of `build.build_core`: the same scheduler around a clock. `num_blocks` must be configured: a clock has no memory to size."""
     if config.num_blocks is None:
         raise ConfigError("num_blocks must be given: a clock has no memory that would size the cache.", param="num_blocks")
-    return EngineCore(Scheduler(config, config.num_blocks), ClockRunner(token_ids, step_seconds, open(log_path, "ab")))  # noqa: SIM115
+    return EngineCore(Scheduler(config, config.num_blocks), ClockRunner(token_ids, step_seconds, open(log_path, "ab")))
 
 
 def read_log(path: str | Path) -> dict[tuple[int, ...], array[float]]:

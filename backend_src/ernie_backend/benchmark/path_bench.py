@@ -1,4 +1,4 @@
-"""The path around the model, measured: model repositories whose engine is a clock, and what streaming clients see of them. Starts no server."""
+"""The path around the model, measured: model repositories whose engine is a clock, and what clients see of them. Starts no server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .process_usage import forget_peaks, spent, usage_of
 from .server_bench import percentile, run_clients, summary
 
 PASSAGE = (
-    "A server answers many people at once, and each of them reads at a pace of their own. What they ask arrives in any order; what they get "
-    "must come in the right one, without a gap, and as soon as it is known. So the tokens of an answer leave one by one while there is room "
-    "on the way, and together when there is none: nobody waits for a neighbour, and no token waits for longer than it has to."
+    "A server answers many people at once, and each of them reads at a pace of their own. What they ask arrives in any order; what they "
+    "get must come in the right one, without a gap, and as soon as it is known. So the tokens of an answer leave one by one while there is "
+    "room on the way, and together when there is none: nobody waits for a neighbour, and no token waits for longer than it has to."
 )
 """What the clock answers, over and over: plain words, no character that JSON escapes."""
 
@@ -98,7 +98,8 @@ def write_naive_repository(folder: Path, clock: Clock, token_texts: Sequence[str
         (folder / name / "1" / "model.py").write_text(_NAIVE_MODEL.format(name=kind, arguments=arguments), encoding="utf-8")
         decoupled = "model_transaction_policy { decoupled: true }\n" if name == "ernie_engine" else ""
         inputs, outputs = _NAIVE_STEPS[name]
-        config = f'name: "{name}"\nbackend: "python"\nmax_batch_size: 0\n{decoupled}{_tensors("input", inputs)}{_tensors("output", outputs)}'
+        tensors = _tensors("input", inputs) + _tensors("output", outputs)
+        config = f'name: "{name}"\nbackend: "python"\nmax_batch_size: 0\n{decoupled}{tensors}'
         (folder / name / "config.pbtxt").write_text(f"{config}instance_group [ {{ kind: KIND_CPU count: 1 }} ]\n", encoding="utf-8")
     steps = ",\n".join(
         f'  {{ model_name: "{name}" model_version: -1 '
@@ -156,8 +157,7 @@ def measure(mode: str, job: Job, processes: int, log_path: str, root: int, progr
         first_token_ms=row.first_token_ms,
         lateness_ms=(percentile(late, 50), percentile(late, 99)),
         cpu_seconds=spent(before, after) | {"clients": sum(result.cpu_seconds for result in results)},
-        peak_bytes={name: usage.peak_bytes for name, usage in after.items()}
-        | {"clients": sum(result.peak_bytes for result in results)},
+        peak_bytes={name: usage.peak_bytes for name, usage in after.items()} | {"clients": sum(result.peak_bytes for result in results)},
     )
 
 

@@ -36,8 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "path",
         help="what tritonserver, our three models and the front end deliver, without a model that would take time",
-        description="Serves a model folder whose engine is a clock: every step takes --step-ms and gives every stream a token. Three ways of "
-        "delivering are compared: adaptive (the default of `serve`), interval-1 (no merging), naive (a usual ensemble, one response per token).",
+        description="Serves a model folder whose engine is a clock: every step takes --step-ms and gives every stream a token. Three ways "
+        "of delivering are compared: adaptive (the default of `serve`), interval-1 (no merging), naive (a usual ensemble).",
         allow_abbrev=False,
     )
     parser.add_argument("--streams", default="1,16,64,256", metavar="N,N,…", help="answers at once (default: %(default)s)")
@@ -141,8 +141,9 @@ def _print(row: dict[str, Any], args: argparse.Namespace) -> None:
         if seconds / tokens * 1e6 >= 0.5 or name in ("engine", "postprocess", "tritonserver")
     )
     first, late = row["first_token_ms"], row["lateness_ms"]
+    offered = row["streams"] * 1e3 / args.step_ms
     print(
-        f"{row['mode']:>10} {row['protocol']:>5} {row['streams']:8} {row['streams'] * 1e3 / args.step_ms:8.0f} {row['tokens_per_second']:8.0f} "
+        f"{row['mode']:>10} {row['protocol']:>5} {row['streams']:8} {offered:8.0f} {row['tokens_per_second']:8.0f} "
         f"{row['responses_per_second']:7.0f} {first[0]:12.1f} {first[1]:8.1f} {late[0]:12.2f} {late[1]:8.1f} {total:20.0f}  {parts}",
         flush=True,
     )

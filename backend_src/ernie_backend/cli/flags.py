@@ -27,7 +27,7 @@ _ENGINE_FLAGS = {
     "block_size_tokens": ("--block-size", int, "tokens of a KV-cache block (default: 64)"),
     "num_blocks": ("--num-gpu-blocks-override", int, "KV-cache blocks (default: what fits and is needed)"),
     "gpu_memory_utilization": ("--gpu-memory-utilization", float, "share of the GPU's memory to use (default: 0.9)"),
-    "stream_interval": ("--stream-interval", int, "tokens of each streamed piece (default: one while the path is free, more while it is not)"),
+    "stream_interval": ("--stream-interval", int, "tokens of each streamed piece (default: one, more while the path is busy)"),
     "seed": ("--seed", int, "seeds requests that give none (default: 0)"),
     "chat_template": ("--chat-template", str, "a jinja file, or the template itself (default: the checkpoint's own)"),
     "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
