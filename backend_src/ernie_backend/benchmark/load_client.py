@@ -46,8 +46,8 @@ class Job:
     """Of every answer."""
     seed: int
     token_texts: tuple[str, ...] = ()
-    """What the server answers, token by token and over again, if that is known: then each response's tokens are counted on HTTP, too, by its
-    text. Without characters that JSON escapes."""
+    """What the server answers, token by token and over again, if that is known: then each response's tokens are counted on HTTP, too, by
+    its text. Without characters that JSON escapes."""
 
 
 @dataclass
