@@ -65,6 +65,7 @@ class ServeOptions:
     metrics_port: int
     tritonserver: str | None
     model_repository: str | None
+    max_pending_bytes: int
     shutdown_grace_seconds: float
     verbose: bool
     notes: tuple[str, ...]
@@ -107,6 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument(
         "--max-concurrency", type=_positive, metavar="N", help="answers at once (n per request), running and waiting; more get 429"
     )
+    pending = "of a streamed answer that its client has not read yet; more end it with an error (default: %(default)s)"
+    serving.add_argument("--max-pending-bytes", type=_positive, default=2**20, metavar="N", help=pending)
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
@@ -174,6 +177,7 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         metrics_port=args.metrics_port if args.metrics_port != args.port else DEFAULT_METRICS_PORT,
         tritonserver=args.tritonserver,
         model_repository=args.model_repository,
+        max_pending_bytes=args.max_pending_bytes,
         shutdown_grace_seconds=args.shutdown_grace_seconds,
         verbose=args.verbose,
         notes=tuple(_notes(args, on_gpu)),
