@@ -1,7 +1,7 @@
 """Between an answer's events and a client that may read slowly: takes events at once, joins those that wait; knows neither HTTP nor gRPC.
 
 An event that nobody takes would wait inside tritonserver, which queues without limit and tells nobody. So they are always taken, and it
-is here that they wait: joined, so that a client that lags gets larger pieces, and only up to a limit, so that it takes no memory from others.
+is here that they wait: joined, so that a client that lags gets larger pieces, and up to a limit, so that it takes no memory from others.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ async def test_a_client_that_never_reads_can_still_hang_up() -> None:
     call = SlowCall(client, '"a"')
     await until(lambda: '"a"' in call.text)
     call.hang_up.set()
-    await until(lambda: client.abandoned)
-    await call.task
+    await asyncio.wait_for(call.task, 10)
+    assert client.abandoned
 
 
 async def test_a_neighbour_does_not_notice() -> None:
