@@ -14,7 +14,7 @@ import resource
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -87,14 +87,13 @@ class GrpcClient:
 
     def __init__(self, address: str) -> None:
         import grpc
-        from tritonclient.grpc import service_pb2, service_pb2_grpc
+        from tritonclient.grpc import service_pb2_grpc
 
-        self._request_type = service_pb2.ModelInferRequest
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def answer(self, prompt: Sequence[int], tokens: int, answer: Answer) -> None:
-        call = self._stub.ModelStreamInfer(iter([self._request(prompt, tokens)]))
+        call = self._stub.ModelStreamInfer(iter([ensemble_request(prompt, _sampling(tokens))]))
         async for reply in call:
             now = time.monotonic()
             if reply.error_message:
@@ -106,19 +105,23 @@ class GrpcClient:
                 elif output.name == "error" and len(raw) > 4:
                     answer.error = raw[4:].decode()
 
-    def _request(self, prompt: Sequence[int], tokens: int) -> Any:
-        message = self._request_type(model_name="ernie")
-        inputs = {"chat": {"prompt_token_ids": list(prompt)}, "sampling_parameters": _sampling(tokens)}
-        for name, value in inputs.items():
-            data = json.dumps(value).encode()
-            message.inputs.add(name=name, datatype="BYTES", shape=[1])
-            message.raw_input_contents.append(struct.pack("<I", len(data)) + data)
-        message.inputs.add(name="stream", datatype="BOOL", shape=[1])
-        message.raw_input_contents.append(b"\x01")
-        return message
-
     async def close(self) -> None:
         await self._channel.close()
+
+
+def ensemble_request(prompt: Sequence[int], sampling: Mapping[str, Any]) -> Any:
+    """The ModelInferRequest of a streamed answer."""
+    from tritonclient.grpc import service_pb2
+
+    message = service_pb2.ModelInferRequest(model_name="ernie")
+    inputs = {"chat": {"prompt_token_ids": list(prompt)}, "sampling_parameters": dict(sampling)}
+    for name, value in inputs.items():
+        data = json.dumps(value).encode()
+        message.inputs.add(name=name, datatype="BYTES", shape=[1])
+        message.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+    message.inputs.add(name="stream", datatype="BOOL", shape=[1])
+    message.raw_input_contents.append(b"\x01")
+    return message
 
 
 class HttpClient:
