@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,22 +17,18 @@ from tritonclient.grpc import service_pb2_grpc
 
 from ernie_backend.benchmark.load_client import ensemble_request
 from ernie_backend.benchmark.process_usage import usage_of
-from tests.e2e.clock import ClockServer, clock_server
+from tests.e2e.clock import ClockServer
 from tests.e2e.observe import metric, wait_until_idle
 
-STEP_SECONDS = 0.001
 LONG = 6000
-PENDING_BYTES = 16_384
 MEMORY_BYTES = 32 * 2**20
 """More than any process may grow by while a client does not read: the answer's responses, and what allocators keep."""
 
 
 @pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterator[ClockServer]:
-    folder = tmp_path_factory.mktemp("clock")
-    with clock_server(folder, small_model, STEP_SECONDS, max_num_seqs=16, max_model_len=8192, max_pending_bytes=PENDING_BYTES) as running:
-        neighbour(running)  # what is allocated once is allocated now
-        yield running
+def clock(clock: ClockServer) -> ClockServer:
+    neighbour(clock)  # what is allocated once is allocated now
+    return clock
 
 
 class HttpReader:

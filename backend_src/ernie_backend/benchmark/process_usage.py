@@ -15,6 +15,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class ProcessUsage:
+    pid: int
     cpu_seconds: float
     """Since its start."""
     resident_bytes: int
@@ -86,4 +87,4 @@ def _usage(pid: int) -> ProcessUsage:
         match = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
         return int(match[1]) if match else 0
 
-    return ProcessUsage((int(stat[11]) + int(stat[12])) / _TICKS, kilobytes("VmRSS") * 1024, kilobytes("VmHWM") * 1024)
+    return ProcessUsage(pid, (int(stat[11]) + int(stat[12])) / _TICKS, kilobytes("VmRSS") * 1024, kilobytes("VmHWM") * 1024)
