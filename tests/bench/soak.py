@@ -117,6 +117,8 @@ class Soak:
 
     async def _user(self, todo: Any, progress: Callable[[int], Any]) -> None:
         for kind in todo:
+            if self.clock.server.process.poll() is not None:
+                return
             try:
                 await asyncio.wait_for(getattr(self, f"_{kind.replace(' ', '_')}")(), 120)
             except Exception as error:
@@ -214,6 +216,9 @@ def sample(clock: ClockServer, done: int) -> Sample:
 def soak(clock: ClockServer, requests: int, seed: int = 0, progress: Callable[[int], Any] = lambda _: None) -> Report:
     """Run it, wait until the server is idle (raises if it never is), and look once more."""
     report = asyncio.run(Soak(clock, seed).run(requests, progress))
+    if clock.server.process.poll() is not None or len(report.failures) > requests / 10:
+        report.failures.append("The server has failed, and says:\n" + "".join(line for line in clock.server.log if "Triton is not available" not in line))
+        return report
     wait_until_idle(clock.server, seconds=60)
     report.samples.append(sample(clock, requests))
     return report
@@ -232,15 +237,19 @@ def main() -> int:
         flags = {"max_num_seqs": 32, "max_model_len": 8192}
         with clock_server(Path(name) / "repository", model, args.step_ms / 1e3, **flags) as clock, tqdm(total=args.requests) as bar:
             report = soak(clock, args.requests, args.seed, bar.update)
-    print(f"{args.requests} requests in {report.seconds:.0f} s: " + ", ".join(f"{n} {kind}" for kind, n in sorted(report.kinds.items())))
+            show(args.requests, report)
+    return 0 if report.passed else 1
+
+
+def show(requests: int, report: Report) -> None:
+    print(f"{requests} requests in {report.seconds:.0f} s: " + ", ".join(f"{n} {kind}" for kind, n in sorted(report.kinds.items())))
     print(f"{'process':>16} {'settled MB':>11} {'end MB':>8}")
     for process, (first, last, grew) in report.grown().items():
         print(f"{process:>16} {first / 1e6:11.1f} {last / 1e6:8.1f} {'GREW' if grew else 'flat'}")
     print(f"files left open: {report.files_left()}; blocks, sequences and stream states: none")
-    for failure in report.failures[:10]:
+    for failure in (*report.failures[:10], *report.failures[10:][-1:]):
         print(f"failed: {failure}")
-    print(f"{len(report.failures)} failures · {'PASSED' if report.passed else 'FAILED'}")
-    return 0 if report.passed else 1
+    print(f"{len(report.failures)} failures · {'PASSED' if report.passed else 'FAILED'}", flush=True)
 
 
 if __name__ == "__main__":
