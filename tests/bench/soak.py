@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,9 @@ def soak(clock: ClockServer, requests: int, seed: int = 0, progress: Callable[[i
     """Run it, wait until the server is idle (raises if it never is), and look once more."""
     report = asyncio.run(Soak(clock, seed).run(requests, progress))
     if clock.server.process.poll() is not None or len(report.failures) > requests / 10:
-        report.failures.append("The server has failed, and says:\n" + "".join(line for line in clock.server.log if "Triton is not available" not in line))
+        report.failures.append(
+            "The server has failed, and says:\n" + "".join(line for line in clock.server.log if "Triton is not available" not in line)
+        )
         return report
     wait_until_idle(clock.server, seconds=60)
     report.samples.append(sample(clock, requests))
@@ -229,6 +231,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--step-ms", type=float, default=2.0)
+    parser.add_argument("--out", metavar="FILE", help="write the memory of every process, second by second, as JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ernie-soak-") as name:
         model = Path(name) / "model"
@@ -238,6 +241,8 @@ def main() -> int:
         with clock_server(Path(name) / "repository", model, args.step_ms / 1e3, **flags) as clock, tqdm(total=args.requests) as bar:
             report = soak(clock, args.requests, args.seed, bar.update)
             show(args.requests, report)
+            if args.out:
+                Path(args.out).write_text(json.dumps([asdict(each) for each in report.samples], indent=1) + "\n", encoding="utf-8")
     return 0 if report.passed else 1
 
 
