@@ -50,8 +50,10 @@ class EngineConfig:
     tokens, take 7 MB on a GPU at hidden size 2560)."""
     max_processor_cache_gib: float = -1
     """Of decoded images and videos, kept by each preprocess process for the next turn about them. 0 or −1: none."""
-    delivery_window_responses: int = 8
-    """Most responses of one request that postprocess has not yet consumed; further tokens wait and leave together."""
+    delivery_window_responses: int = 32
+    """Most responses of all requests together that postprocess has not yet consumed; further tokens wait and leave together."""
+    stream_interval: int | None = None
+    """Tokens of each streamed piece behind the first token. None: whatever has come while the path was busy, one token if it was not."""
     max_concurrency: int = 4096
     """Most sequences at once, running and waiting; what comes on top is answered with 429."""
     deterministic: bool = False
@@ -90,6 +92,7 @@ class EngineConfig:
         _check_integer(self, "num_blocks", 1, 2**31 - 1, optional=True)
         _check_integer(self, "max_encoder_cache_tokens", -1, 2**31 - 1)
         _check_integer(self, "delivery_window_responses", 1, 1024)
+        _check_integer(self, "stream_interval", 1, 2**20, optional=True)
         _check_integer(self, "max_concurrency", 1, 2**20)
         _check_integer(self, "seed", 0, 2**63 - 1)
         _check_integer(self, "cpu_threads", 1, 1024, optional=True)
@@ -167,6 +170,11 @@ class EngineConfig:
             )
         values = {**asdict(self), "max_model_len": max_model_len, "max_num_batched_tokens": batched}
         return EngineConfig(**values)
+
+    @property
+    def acknowledge_every_responses(self) -> int:
+        """How many responses postprocess acknowledges together: few enough that the window never waits for the last ones."""
+        return max(1, self.delivery_window_responses // 8)
 
     @property
     def blocks_per_sequence(self) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .server import run
-from .settings import DEFAULT_MAX_BODY_BYTES, FrontendSettings
+from .settings import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_PENDING_BYTES, FrontendSettings
 
 
 def _positive(text: str) -> int:
@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", nargs="+", action="extend", default=[], help="keys that may use /v1; without it none is asked for")
     parser.add_argument("--max-model-len", type=_positive, help="tokens; only shown in /v1/models")
     parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
+    pending = "of a streamed answer that its client has not read yet; more end it"
+    parser.add_argument("--max-pending-bytes", type=_positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
     parser.add_argument("--workers", type=_positive, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
     return parser
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         api_keys=tuple(given.api_key),
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
+        max_pending_bytes=given.max_pending_bytes,
     )
     run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds)
     return 0

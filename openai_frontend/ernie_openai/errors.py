@@ -19,6 +19,14 @@ class ClientDisconnectedError(Exception):
     """The client hung up; nobody reads the answer."""
 
 
+class SlowReaderError(ErnieError):
+    """The client has not read what was sent: told behind what it still reads."""
+
+    type = "slow_reader_error"
+    code = "slow_reader"
+    http_status = 408
+
+
 def error_object(error: ErnieError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
