@@ -153,9 +153,12 @@ async def test_an_escaped_surrogate_pair_is_a_character() -> None:
     [
         ({}, 200),
         ({"content-type": "application/json; charset=UTF-8"}, 200),
-        ({"content-type": "application/x-www-form-urlencoded"}, 400),
-        ({"content-type": "application/json; charset=gbk"}, 400),
-        ({"content-type": "application/json", "content-encoding": "gzip"}, 400),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": "application/json; charset=gbk"}, 415),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
+        ({"origin": "https://page.example"}, 415),
+        ({"origin": "https://page.example", "content-type": "text/plain"}, 415),
+        ({"origin": "https://page.example", "content-type": "application/json"}, 200),
     ],
 )
 async def test_content_types(headers: dict[str, str], status: int) -> None:
@@ -184,31 +187,6 @@ async def test_a_body_at_the_limit_passes() -> None:
     async with http(FakeClient(words(["a"])), max_body_bytes=len(body)) as front:
         assert (await front.post(CHAT, content=body)).status_code == 200
         assert (await front.post(CHAT, content=body + b" ")).status_code == 413
-
-
-WRONG_KEYS = ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer secret-1x", "Basic secret-1", "secret-1", "Bearer secret-1 secret-2"]
-
-
-@pytest.mark.parametrize("header", WRONG_KEYS)
-@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1"), ("GET", "/v1/nope"), ("DELETE", CHAT)])
-async def test_no_path_below_v1_answers_without_a_key(header: str, method: str, path: str) -> None:
-    client = FakeClient(words(["a"]))
-    async with http(client, api_keys=("secret-1", "secret-2")) as front:
-        response = await front.request(method, path, json=HELLO, headers={"authorization": header} if header else {})
-    assert_error(response, 401, param=None, code="invalid_api_key", kind="authentication_error")
-    assert response.headers["www-authenticate"] == "Bearer" and "secret" not in response.text
-    assert client.requests == []
-
-
-@pytest.mark.parametrize("header", ["Bearer secret-1", "bearer secret-2", "Bearer  schlüssel"])
-async def test_any_of_the_keys_opens(header: str) -> None:
-    async with http(FakeClient(words(["a"])), api_keys=("secret-1", "secret-2", "schlüssel")) as front:
-        assert (await front.post(CHAT, json=HELLO, headers={"authorization": header.encode()})).status_code == 200
-
-
-async def test_health_and_metrics_need_no_key() -> None:
-    async with http(FakeClient(words(["a"])), api_keys=("secret-1",)) as front:
-        assert [(await front.get(path)).status_code for path in ("/health", "/ping", "/metrics")] == [200, 200, 200]
 
 
 ENGINE_ERRORS = [
@@ -270,4 +248,4 @@ async def test_unknown_paths_and_methods() -> None:
         wrong = await front.get(CHAT)
         assert_error(wrong, 405, param=None, code="method_not_allowed")
         assert wrong.headers["allow"] == "POST"
-        assert (await front.get("/docs")).status_code == 404 and (await front.get("/openapi.json")).status_code == 404
+        assert (await front.get("/docs")).status_code == 404

@@ -42,6 +42,8 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
         "backend-config": f"python,shm-region-prefix-name={folder.shared_memory_prefix}",
         "disable-auto-complete-config": None,
         "model-control-mode": "none",
+        "allow-sagemaker": "false",  # both are ways around the restrictions below, and an environment variable opens the second
+        "allow-vertex-ai": "false",
         "exit-timeout-secs": TRITON_EXIT_SECONDS,
         "http-address": options.triton_host,
         "http-port": options.triton_http_port,
@@ -61,7 +63,7 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
 
 def triton_environment(options: ServeOptions, installation: Installation, folder: PrivateFolder, config_file: Path) -> dict[str, str]:
     threads = options.engine.cpu_threads or len(os.sched_getaffinity(0))
-    return server_environment(installation) | {
+    return server_environment(installation, options.security.environment(os.environ, with_keys=False)) | {
         "ERNIE_CONFIG": str(config_file),
         "OMP_NUM_THREADS": str(threads),
         "TMPDIR": str(folder.path),  # what a killed stub leaves behind goes with the folder
@@ -76,7 +78,7 @@ def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
     command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
     if options.served_model_name is not None:
         command.append(f"--served-model-name={options.served_model_name}")
-    return command + [f"--api-key={key}" for key in options.api_keys]
+    return command + options.security.front_end_arguments()
 
 
 def client_host(host: str) -> str:

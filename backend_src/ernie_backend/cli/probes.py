@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 
 _TIMEOUT_SECONDS = 2.0
 _UNDER_WAY = re.compile(r"^ernie_sequences_(?:running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -13,6 +14,22 @@ def http_status(host: str, port: int, path: str) -> int | None:
     """The status of a GET; None when nobody answers in time."""
     answer = _get(host, port, path)
     return answer[0] if answer else None
+
+
+def front_end_answers(host: str, port: int, *, tls: bool) -> bool:
+    """Whether the front end is healthy. Over TLS it may want a certificate that we do not have: then asking for it is the answer."""
+    if not tls:
+        return http_status(host, port, "/health") == 200
+    connection = http.client.HTTPSConnection(host.strip("[]"), port, timeout=_TIMEOUT_SECONDS, context=ssl._create_unverified_context())
+    try:
+        connection.request("GET", "/health", headers={"Connection": "close"})
+        return connection.getresponse().status == 200
+    except ssl.SSLError as error:
+        return error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def sequences_under_way(host: str, metrics_port: int) -> int | None:
