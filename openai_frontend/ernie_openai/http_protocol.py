@@ -32,7 +32,7 @@ _FAULTS: dict[int, ErnieError] = {
 
 
 class _CountingConnection(h11.Connection):
-    """Ends a request whose body comes in too many chunks, as a protocol error with the status 413."""
+    """Adds to h11's protocol errors, with the status to answer: other versions than 1.0 and 1.1, and a body in too many chunks."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD_BYTES)
@@ -42,6 +42,8 @@ class _CountingConnection(h11.Connection):
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = 0
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError("another version", error_status_hint=505)
         elif isinstance(event, h11.Data) and event.chunk_start:
             self._chunks += 1
             if self._chunks > MAX_CHUNKS:
