@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -13,6 +14,7 @@ from .access import KeyRing
 from .client import EngineClient
 from .errors import REQUEST_ID_HEADER, install_error_handlers
 from .middleware import AccessMiddleware, LimitsMiddleware, RequestIdMiddleware
+from .openapi import document
 from .routes import chat, completions, health, metrics, models
 from .routes.common import Frontend
 from .settings import FrontendSettings
@@ -43,4 +45,5 @@ def create_app(settings: FrontendSettings, client: EngineClient) -> FastAPI:
     for routes in (chat, completions, models, health, metrics):
         app.include_router(routes.router)
     install_error_handlers(app)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app

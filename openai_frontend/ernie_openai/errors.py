@@ -100,7 +100,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     known = {404: ("There is no {}.", "not_found"), 405: ("{} is not allowed here.", "method_not_allowed")}
     text, code = known.get(status, ("{} cannot be answered.", "invalid_value"))
     response = error_response(InvalidRequestError(text.format(f"{request.method} {request.url.path}"), code=code), status)
-    response.headers.update(error.headers or {})  # Allow, with 405
+    if status == 405:  # the router's own header names the methods of one route, where a path may have several
+        methods = request.app.openapi()["paths"].get(request.url.path, {})
+        response.headers["allow"] = ", ".join(map(str.upper, methods)) or (error.headers or {}).get("allow", "")
     return response
 
 

@@ -88,6 +88,9 @@ async def test_fields_of_later_versions_are_named(name: str, value: Any) -> None
         ({"prompt": ["a", 1]}, "prompt[1]", "non-empty string"),
         ({"prompt": [None]}, "prompt[0]", "non-empty string"),
         ({"prompt_token_ids": []}, "prompt_token_ids", "1 to 256 prompts"),
+        ({"prompt_token_ids": "a"}, "prompt_token_ids", "texts go into prompt"),
+        ({"prompt_token_ids": ["a"]}, "prompt_token_ids", "texts go into prompt"),
+        ({"prompt_token_ids": [[1], "a"]}, "prompt_token_ids", "texts go into prompt"),
         ({"prompt": [[1], []]}, "prompt[1]", "non-empty"),
         ({"prompt": {"a": 1}}, "prompt", "list of strings"),
         ({"prompt": "a", "messages": []}, "messages", "Unknown field"),
@@ -248,4 +251,5 @@ async def test_unknown_paths_and_methods() -> None:
         wrong = await front.get(CHAT)
         assert_error(wrong, 405, param=None, code="method_not_allowed")
         assert wrong.headers["allow"] == "POST"
+        assert set((await front.delete("/ping")).headers["allow"].split(", ")) == {"GET", "POST"}
         assert (await front.get("/docs")).status_code == 404
