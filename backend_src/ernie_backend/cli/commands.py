@@ -35,7 +35,8 @@ def find_model_repository(given: str | None) -> Path:
 def triton_command(options: ServeOptions, installation: Installation, folder: PrivateFolder, *, on_gpu: bool) -> list[str]:
     """tritonserver on loopback, all models loaded at the start and none changed later, administration locked away."""
     backends = assemble_backends(installation, folder.path / "backends")
-    nobody = f"{_ADMINISTRATION}:ernie-administration={secrets.token_hex(16)}"
+    # Everyone on this machine can read the secret off the process list; the line end is what no HTTP or gRPC header can hold.
+    nobody = f"{_ADMINISTRATION}:ernie-administration={secrets.token_hex(16)}\n"
     command = {
         "model-repository": find_model_repository(options.model_repository),
         "backend-directory": backends,

@@ -122,6 +122,7 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         adopt_orphans()
+        os.umask(0o077)  # tritonserver's shared memory holds prompts and answers, and would be readable for everyone on this machine
         with PrivateFolder() as folder:
             config_file = folder.path / "engine.json"
             config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
@@ -165,10 +166,10 @@ class _Server:
             time.sleep(_POLL_SECONDS)
 
     def _await_front_end(self) -> None:
-        host, port = client_host(self._options.host), self._options.port
+        host, port, security = client_host(self._options.host), self._options.port, self._options.security
         while self._first_signal is None:
             self._check_alive(starting=True)
-            if front_end_answers(host, port, tls=self._options.security.uses_tls):
+            if front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None):
                 print(self._ready_line(), flush=True)
                 return
             time.sleep(_POLL_SECONDS)
