@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_AT_FILE_SECONDS = 1.0
 OPEN_PATHS = frozenset(("/", "/health", "/ping"))
-"""They tell nobody anything: whether the server is ready, and the status page, which is static and asks for the key itself."""
+_OPEN_BELOW = "/status/"
+"""They tell nobody anything: whether the server is ready; the status page and its parts, which are static and ask for the key."""
 _SCOPE_OF_PATH = {"/metrics": METRICS}
 
 
@@ -40,7 +41,7 @@ ANYONE = Caller("", frozenset(SCOPES))
 
 def scope_of(path: str) -> str | None:
     """The scope that a path asks for, whether there is such a path or not; None: open to everyone."""
-    return None if path in OPEN_PATHS else _SCOPE_OF_PATH.get(path, INFER)
+    return None if path in OPEN_PATHS or path.startswith(_OPEN_BELOW) else _SCOPE_OF_PATH.get(path, INFER)
 
 
 class KeyRing:

@@ -97,7 +97,7 @@ class AccessMiddleware:
             return AuthenticationError("The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'.")
         if not caller.may(wanted):
             return PermissionDeniedError(f"This API key may not do that: its scopes lack {wanted!r}. Use another key.")
-        scope["ernie.caller"] = caller
+        scope["ernie.caller"], scope["ernie.tenant"] = caller, caller.name
         return None
 
 

@@ -5,6 +5,7 @@ Nothing here decides anything. Ranges are preprocess's; a test holds the two aga
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fastapi import FastAPI
@@ -93,10 +94,15 @@ def body_of(kind: type[ChatRequest] | type[CompletionRequest]) -> JsonSchema:
 
 def answer_or_stream(whole: str, chunk: str) -> dict[int | str, JsonSchema]:
     """For a route's `responses`: one object, or with `stream` server-sent events."""
-    stream = f"Server-sent events: `data: ` and a {chunk} each, then `data: [DONE]`; an Error instead if it breaks off."
+    data = {
+        "type": "string",
+        "pattern": r"^(\{.*\}|\[DONE\])$",
+        "description": f"A {chunk} as JSON; at the end [DONE], or an Error if the answer broke off.",
+    }
+    event = {"type": "object", "required": ["data"], "properties": {"data": data}}
     content = {
         "application/json": {"schema": {"$ref": _REF.format(model=whole)}},
-        "text/event-stream": {"schema": {"type": "string", "description": stream}},
+        "text/event-stream": {"itemSchema": event},
     }
     return {200: {"description": "The answer.", "content": content}}
 
@@ -111,7 +117,9 @@ def text_answer(description: str, media_type: str | None = None) -> dict[int | s
 
 
 def _make(app: FastAPI) -> JsonSchema:
-    made = get_openapi(title="ernie-triton", version="1", summary="OpenAI-compatible front end", routes=app.routes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about ids of routes with several methods, which are replaced below
+        made = get_openapi(title="ernie-triton", version="1", summary="OpenAI-compatible front end", routes=app.routes)
     _, definitions = models_json_schema([(model, "serialization") for model in DOCUMENTED], ref_template=_REF)
     schemas = definitions["$defs"] | {kind.__name__: _request(kind) for kind in (ChatRequest, CompletionRequest)}
     stream_options = schemas["ChatRequest"].pop("$defs")
@@ -121,7 +129,8 @@ def _make(app: FastAPI) -> JsonSchema:
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
     for path, methods in made["paths"].items():
-        for operation in methods.values():
+        for method, operation in methods.items():
+            operation["operationId"] = f"{method} {path}".strip("/").translate(str.maketrans(" /{}", "____"))
             _complete(operation, has_key=scope_of(path) is not None)
     return made
 

@@ -222,12 +222,17 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
         parameters = known - _NOT_IN_METADATA
         fields = {name: value for name, value in metadata.items() if name in parameters and value is not None} | fields
     for name, harmless in NOT_SUPPORTED_YET.items():
-        if name in fields and fields.pop(name) not in harmless:
+        if name in fields and not _is_among(fields.pop(name), harmless):
             raise InvalidRequestError(f"{name} is not supported yet. Remove it from the request.", param=name)
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise _first_error(error) from None
+
+
+def _is_among(value: Any, harmless: tuple[Any, ...]) -> bool:
+    """As JSON sees it: false is not 0."""
+    return any(type(value) is type(other) and value == other for other in harmless)
 
 
 def _first_error(error: ValidationError) -> InvalidRequestError:

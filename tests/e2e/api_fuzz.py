@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,13 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
             body[name] = min(int(body[name]), MAX_TOKENS)
 
 
-def fuzz(url: str, *, examples: int, seed: int, api_key: str | None = None) -> subprocess.CompletedProcess[str]:
-    """One run of schemathesis over every path, the same for the same seed. Its status is 0 if it found nothing."""
+def fuzz(
+    url: str, *, examples: int, seed: int, phases: str = "coverage,fuzzing", api_key: str | None = None, more: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """One run of schemathesis over every path, the same for the same seed. Its status is 0 if it found nothing.
+
+    `phases`: coverage asks every boundary of every field, some 1,700 questions; fuzzing draws `examples`. `more`: flags of its own.
+    """
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--no-color"]
     command += [
         "--phases",
@@ -54,6 +60,7 @@ def fuzz(url: str, *, examples: int, seed: int, api_key: str | None = None) -> s
     ]
     command += ["--exclude-checks", ",".join(NOT_OURS), "--request-timeout", "60", "--continue-on-failure", "--warnings", "off"]
     command += ["-H", f"Authorization: Bearer {api_key}"] if api_key else []
+    command += more
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.e2e.api_fuzz", "PYTHONPATH": str(ROOT), "NO_PROXY": "*"}
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -87,22 +87,11 @@ def test_nor_does_who_can_read_the_process_list(server: RunningServer) -> None:
     secret = _secret_of_process_list(server).strip()
     assert len(secret) == 32
     host, port = server.triton_url.removeprefix("http://").split(":")
-    for value in (
-        secret,
-        f"{secret} ",
-        f"{secret}\n",
-        f"{secret}\r\n ",
-        f"{secret}\r\n\n",
-        f"{secret}%0A",
-        f"{secret}\\n",
-        f'"{secret}\n"',
-    ):
+    for end in ("", " ", "\n", "\r\n ", "\r\n\n", "%0A", "\\n"):
         with socket.create_connection((host, int(port)), timeout=30) as connection:
-            head = (
-                f"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{HEADER}: {value}\r\nContent-Length: 2\r\n\r\n{{}}"
-            )
-            connection.sendall(head.encode())
-            assert connection.recv(4096).startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")), value
+            headers = f"Host: x\r\nConnection: close\r\nContent-Length: 2\r\n{HEADER}: {secret}{end}\r\n"
+            connection.sendall(f"POST /v2/repository/index HTTP/1.1\r\n{headers}\r\n{{}}".encode())
+            assert connection.recv(4096).partition(b"\r\n")[0] in (b"HTTP/1.1 403 Forbidden", b"HTTP/1.1 400 Bad Request", b""), repr(end)
     client = grpc_client.InferenceServerClient(server.triton_grpc)
     for value in (secret, f"{secret} ", f"{secret}%0A"):
         with pytest.raises(InferenceServerException, match="restricted"):

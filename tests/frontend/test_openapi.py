@@ -71,6 +71,9 @@ def test_every_operation_says_how_it_fails() -> None:
         for method, operation in operations.items():
             assert {"200", "400", "405", "414", "431", "500", "503"} <= set(operation["responses"]), (method, path)
             assert ("401" in operation["responses"]) == ("security" in operation) == (path not in ("/", "/health", "/ping"))
+            answers = operation["responses"]["200"].get("content", {})
+            assert all(each not in ({"schema": {}}, {}) for each in answers.values()), f"{method} {path}: what does it answer?"
+            assert "requestBody" in operation or method != "post" or path == "/ping", f"{path}: what does it read?"
             if "requestBody" in operation:
                 assert {"408", "413", "415", "429"} <= set(operation["responses"])
             if path in (CHAT, COMPLETIONS):

@@ -122,7 +122,6 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         adopt_orphans()
-        os.umask(0o077)  # tritonserver's shared memory holds prompts and answers, and would be readable for everyone on this machine
         with PrivateFolder() as folder:
             config_file = folder.path / "engine.json"
             config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
@@ -132,6 +131,7 @@ class _Server:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
                 self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock], TRITON_STACK_BYTES)
                 self._await_triton()
+                folder.close_shared_memory()
                 if self._first_signal is None:
                     command = front_end_command(self._options, self._max_model_len)
                     environment = self._options.security.environment(os.environ, with_keys=True)
