@@ -48,16 +48,7 @@ def fuzz(
     `phases`: coverage asks every boundary of every field, some 1,700 questions; fuzzing draws `examples`. `more`: flags of its own.
     """
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--no-color"]
-    command += [
-        "--phases",
-        "examples,coverage,fuzzing",
-        "--max-examples",
-        str(examples),
-        "--seed",
-        str(seed),
-        "--generation-database",
-        "none",
-    ]
+    command += ["--phases", phases, "--max-examples", str(examples), "--seed", str(seed), "--generation-database", "none"]
     command += ["--exclude-checks", ",".join(NOT_OURS), "--request-timeout", "60", "--continue-on-failure", "--warnings", "off"]
     command += ["-H", f"Authorization: Bearer {api_key}"] if api_key else []
     command += more
