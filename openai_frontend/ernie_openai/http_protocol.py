@@ -32,7 +32,7 @@ _FAULTS: dict[int, ErnieError] = {
 
 
 class _CountingConnection(h11.Connection):
-    """Adds to h11's protocol errors, with the status to answer: other versions than 1.0 and 1.1, and a body in too many chunks."""
+    """Adds to h11's protocol errors, with the status to answer: unknown versions, a length told in two ways, a body in too many chunks."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD_BYTES)
@@ -44,6 +44,9 @@ class _CountingConnection(h11.Connection):
             self._chunks = 0
             if event.http_version not in (b"1.0", b"1.1"):
                 raise h11.RemoteProtocolError("another version", error_status_hint=505)
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                # Which of the two a proxy before us believed is anyone's guess, and a second request could hide in the difference.
+                raise h11.RemoteProtocolError("two lengths")
         elif isinstance(event, h11.Data) and event.chunk_start:
             self._chunks += 1
             if self._chunks > MAX_CHUNKS:

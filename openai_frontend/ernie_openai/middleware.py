@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ernie_backend.errors import (
     AuthenticationError,
     ErnieError,
-    InvalidRequestError,
     PayloadTooLargeError,
     PermissionDeniedError,
 )
@@ -102,7 +101,7 @@ class AccessMiddleware:
 
 
 class LimitsMiddleware:
-    """Refuses what is too long (URL, headers, body), says its length in two ways, or does not come in time.
+    """Refuses what is too long (URL, headers, body) or does not come in time.
 
     The HTTP server reads on and forgets the rest of a body that was refused.
     """
@@ -129,9 +128,6 @@ class LimitsMiddleware:
         if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
             return HeadersTooLargeError(f"A request may have {MAX_HEADERS} headers of together {MAX_HEADER_BYTES} bytes.")
         announced = _header(scope, b"content-length")
-        if announced is not None and _header(scope, b"transfer-encoding") is not None:
-            # Which of the two a proxy before us believed is anyone's guess, and a second request could hide in the difference.
-            return InvalidRequestError("Send either Content-Length or Transfer-Encoding, not both.")
         if announced is not None and announced.isdigit() and int(announced[:20]) > self._max_body_bytes:
             return self._too_large()
         return None

@@ -61,7 +61,7 @@ HIDDEN = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 """A proper request, which would be answered if the server took it for one."""
 
 FRAMING: dict[str, tuple[bytes, int]] = {
-    "both lengths": (POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n", 400),
+    "both lengths": (POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "two lengths": (POST + b"Content-Length: 0\r\nContent-Length: 5\r\n\r\n", 400),
     "two lengths in one": (POST + b"Content-Length: 0, 5\r\n\r\n", 400),
     "negative length": (POST + b"Content-Length: -1\r\n\r\n", 400),
@@ -99,7 +99,7 @@ async def test_what_is_not_http_ends_the_connection(name: str) -> None:
         head, _, body = said.partition(b"\r\n\r\n")
         assert b"connection: close" in head.lower() and b"nosniff" in head
         error = json.loads(body)["error"]
-        assert set(error) == {"message", "type", "param", "code"} and error["message"].endswith((".", "both."))
+        assert set(error) == {"message", "type", "param", "code"} and error["message"].endswith(".")
         assert client.requests == [], "what was hidden behind it is not heard"
         assert statuses(await talk(url, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")) == [200]
 
