@@ -11,7 +11,7 @@ from tests.e2e.api_fuzz import fuzz
 from tests.e2e.observe import wait_until_idle
 
 GENERATING = "/v1/(chat/)?completions"
-EXAMPLES = 40
+EXAMPLES = 25
 
 
 @pytest.mark.parametrize(
