@@ -118,6 +118,8 @@ def _prompts(request: CompletionRequest) -> list[_Prompt]:
         raise InvalidRequestError("prompt is required.", param="prompt", code="missing_required_parameter")
     if not isinstance(given, (str, list)):
         raise InvalidRequestError(f"{name} must be a string, a list of strings, a list of token ids or a list of such lists.", param=name)
+    if name == "prompt_token_ids" and (isinstance(given, str) or any(isinstance(prompt, str) for prompt in given)):
+        raise InvalidRequestError("prompt_token_ids must be a list of token ids or a list of such lists; texts go into prompt.", param=name)
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [_prompt(name, given)]
     if not 1 <= len(given) <= MAX_PROMPTS:

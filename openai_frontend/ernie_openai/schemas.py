@@ -22,7 +22,7 @@ Boolean = Annotated[bool | None, SkipValidation]
 MAX_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 256
 
-_NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
+NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
     "functions": ([],),
     "function_call": ("none", "auto"),
@@ -218,19 +218,24 @@ _SAMPLING_FIELDS = (
 
 def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     """The body as a `kind`. A field that is null counts as not given. Raises `InvalidRequestError` naming the first field at fault."""
-    known = set(kind.model_fields) | set(_NOT_SUPPORTED_YET)
+    known = set(kind.model_fields) | set(NOT_SUPPORTED_YET)
     fields = {name: value for name, value in given.items() if value is not None or name not in known}
     metadata = fields.get("metadata")
     if isinstance(metadata, dict):
         parameters = known - _NOT_IN_METADATA
         fields = {name: value for name, value in metadata.items() if name in parameters and value is not None} | fields
-    for name, harmless in _NOT_SUPPORTED_YET.items():
-        if name in fields and fields.pop(name) not in harmless:
+    for name, harmless in NOT_SUPPORTED_YET.items():
+        if name in fields and not _is_among(fields.pop(name), harmless):
             raise InvalidRequestError(f"{name} is not supported yet. Remove it from the request.", param=name)
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise _first_error(error) from None
+
+
+def _is_among(value: Any, harmless: tuple[Any, ...]) -> bool:
+    """As JSON sees it: false is not 0."""
+    return any(type(value) is type(other) and value == other for other in harmless)
 
 
 def _first_error(error: ValidationError) -> InvalidRequestError:

@@ -6,15 +6,18 @@ SIGTERM or SIGINT: no new connections, answers under way get the grace time, the
 from __future__ import annotations
 
 import functools
+import resource
 import signal
 import socket
+import ssl
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from .app import create_app
-from .settings import FrontendSettings
+from .http_protocol import GuardedProtocol
+from .settings import FrontendSettings, TlsFiles
 from .triton_client import TritonClient
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -36,8 +39,10 @@ def _bound_what_waits(listening: socket.socket) -> None:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1000)
 
 
-def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace_seconds: int) -> None:
+def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace_seconds: int, tls: TlsFiles | None = None) -> None:
     """Serves until a signal ends it. Exits with a status above 0 if the address cannot be had."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is one; the usual 1024 are soon taken
     config = uvicorn.Config(
         functools.partial(worker_app, settings),
         factory=True,
@@ -47,7 +52,12 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=GuardedProtocol,
         ws="none",
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        ssl_ca_certs=tls.client_authorities if tls else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authorities else ssl.CERT_NONE,
         timeout_graceful_shutdown=grace_seconds,
     )
     listening = config.bind_socket()

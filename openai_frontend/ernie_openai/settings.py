@@ -13,6 +13,18 @@ _NAMES_OF_ANY_MODEL = ("", "null", "default")  # what clients written for FastDe
 
 
 @dataclass(frozen=True)
+class TlsFiles:
+    """PEM files for listening with TLS."""
+
+    certificate: str
+    """With its chain."""
+    key: str | None = None
+    """None: it stands in the file of the certificate."""
+    client_authorities: str | None = None
+    """Clients must show a certificate of one of these."""
+
+
+@dataclass(frozen=True)
 class FrontendSettings:
     """One process's settings; plain values, so that worker processes get a copy."""
 
@@ -25,7 +37,11 @@ class FrontendSettings:
     served_model_names: tuple[str, ...] = ()
     """Names that requests may give. Empty: any name passes."""
     api_keys: tuple[str, ...] = ()
-    """Empty: no key is asked for."""
+    """With those of the file: who may come in. Without keys and file none is asked for."""
+    api_key_file: str | None = None
+    """Read again when it changes."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages of these origins may ask from a browser; `*`: of all."""
     max_model_len: int | None = None
     """Tokens; only shown, the engine checks it."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES

@@ -9,12 +9,13 @@ from tests.architecture.sources import OURS, ROOT, imports, is_within, module_fi
 BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "metrics", "protocol", "errors", "config")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.json_depth"),
+    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.json_depth", "ernie_backend.api_keys"),
     "ernie_backend": (),
     "ernie_backend.errors": (),
     "ernie_backend.protocol": (),
     "ernie_backend.relay": (),
     "ernie_backend.json_depth": (),
+    "ernie_backend.api_keys": ("ernie_backend.errors",),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
     "ernie_backend.model_config": ("ernie_backend.errors", "ernie_backend.json_reader"),
     "ernie_backend.config": ("ernie_backend.errors", "ernie_backend.model_config", "ernie_backend.media_fields"),
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ernie_kernels.xp",
     ),
     "ernie_backend.cli": (
-        *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "checkpoint_writer", "execution.safetensors_file")),
+        *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "api_keys", "checkpoint_writer", "execution.safetensors_file")),
     ),
     "ernie_kernels": (),
     "ernie_kernels.xp": (),

@@ -116,7 +116,7 @@ def test_defaults() -> None:
         "--triton-grpc-port": ("127.0.0.1", 8001),
         "--metrics-port": ("127.0.0.1", 8002),
     }
-    assert (options.served_model_name, options.model_name, options.api_keys) == (None, "ERNIE-4.5-0.3B-PT", ())
+    assert (options.served_model_name, options.model_name, options.security.api_keys) == (None, "ERNIE-4.5-0.3B-PT", ())
     assert (options.engine.enable_prefix_caching, options.engine.enable_chunked_prefill, options.engine.block_size_tokens) == (
         True,
         True,
@@ -166,7 +166,7 @@ def test_other_flags() -> None:
         "--served-model-name ernie --api-key a --api-key=--b --triton-metrics-port 9002 --triton-host 0.0.0.0 --timeout-graceful-shutdown 5"
     )
     options = read(f"--model m {line}")
-    assert (options.model_name, options.served_model_name, options.api_keys) == ("ernie", "ernie", ("a", "--b"))
+    assert (options.model_name, options.served_model_name, options.security.api_keys) == ("ernie", "ernie", ("a", "--b"))
     assert (options.metrics_port, options.triton_host, options.shutdown_grace_seconds) == (9002, "0.0.0.0", 5.0)
 
 

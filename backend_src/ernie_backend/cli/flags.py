@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
+from . import security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
+from .security_flags import SecurityOptions, read_security
 
 DEFAULT_METRICS_PORT = 8002
 
@@ -68,7 +71,7 @@ class ServeOptions:
     port: int
     workers: int
     served_model_name: str | None
-    api_keys: tuple[str, ...]
+    security: SecurityOptions
     triton_host: str
     triton_http_port: int
     triton_grpc_port: int
@@ -80,6 +83,8 @@ class ServeOptions:
     verbose: bool
     notes: tuple[str, ...]
     """One line for each flag that was accepted without a meaning here."""
+    warnings: tuple[str, ...]
+    """One line for each thing that is left open to others."""
 
     @property
     def model_name(self) -> str:
@@ -114,7 +119,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--port", type=_port, default=8180, help="port of the OpenAI front end (default: %(default)s)")
     serving.add_argument("--workers", type=_positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
     serving.add_argument("--served-model-name", metavar="NAME", help="the model's name; other names in requests are then refused")
-    serving.add_argument("--api-key", action="append", default=[], metavar="KEY", help="requests need one of the keys (repeatable)")
     serving.add_argument(
         "--max-concurrency", type=_positive, metavar="N", help="answers at once (n per request), running and waiting; more get 429"
     )
@@ -140,6 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         engine.add_argument(f"--no-enable-{name}", dest=field, action="store_false", default=None, help=argparse.SUPPRESS)
 
     _add_media_arguments(parser.add_argument_group("images and videos"))
+    security_flags.add_arguments(parser.add_argument_group("security"))
 
     triton = parser.add_argument_group("Triton")
     triton.add_argument(
@@ -173,13 +178,14 @@ def _add_media_arguments(media: argparse._ArgumentGroup) -> None:
 def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
     """`ConfigError` for a flag of a later feature, a wrong value or colliding ports. `on_gpu` decides which flags mean nothing."""
     _refuse_later_features(args)
+    security = read_security(args, os.environ)
     options = ServeOptions(
         engine=_engine_config(args),
         host=args.host,
         port=args.port,
         workers=args.workers,
         served_model_name=args.served_model_name,
-        api_keys=tuple(args.api_key),
+        security=security,
         triton_host=args.triton_host,
         triton_http_port=args.triton_http_port,
         triton_grpc_port=args.triton_grpc_port,
@@ -191,6 +197,7 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         shutdown_grace_seconds=args.shutdown_grace_seconds,
         verbose=args.verbose,
         notes=tuple(_notes(args, on_gpu)),
+        warnings=tuple(security.warnings(args.host, args.triton_host)),
     )
     _check_distinct(options.ports)
     return options

@@ -6,14 +6,18 @@ from fastapi import APIRouter, Request, Response
 
 from ernie_backend.errors import UnavailableError
 
+from ..openapi import text_answer
 from .common import frontend_of
 
 router = APIRouter()
 
 
-@router.get("/health")
-@router.get("/ping")
-@router.post("/ping")
+_READY = text_answer("Requests are taken.")
+
+
+@router.get("/health", response_class=Response, responses=_READY)
+@router.get("/ping", response_class=Response, responses=_READY)
+@router.post("/ping", response_class=Response, responses=_READY)
 async def health(request: Request) -> Response:
     if not await frontend_of(request).client.is_ready():
         raise UnavailableError("The model server is not ready.")
