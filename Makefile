@@ -51,9 +51,9 @@ perf: $(SERVER_STAMP) $(PERF_STAMP) $(if $(filter --url --url=%,$(ARGS)),,$(NEED
 bench: $(TEST_STAMP)
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
-## make doctor   what serving needs, and whether it is there
+## make doctor   what serving needs, and whether it is there (ARGS="--tritonserver PATH")
 doctor: $(SERVER_STAMP)
-	@$(BIN)/ernie-triton doctor
+	@$(BIN)/ernie-triton doctor $(ARGS)
 
 ## make setup    only install
 setup: $(TEST_STAMP) $(PERF_STAMP)

@@ -131,7 +131,8 @@ class Engine:
     def _turn(self) -> None:
         self._read_inbox()
         if not self._stopping and self._core.has_work:
-            self._tell(self._core.step())
+            began_at = time.monotonic()
+            self._tell(self._core.step(), began_at)
         self._enforce_drain()
         self._stats = self._core.stats()
 
@@ -197,8 +198,9 @@ class Engine:
             if isinstance(message, _Add):
                 self._tell(refusal(message.request, STOPPED.to_wire()))
 
-    def _tell(self, output: StepOutput) -> None:
-        output = self.timeline.noted(output)
+    def _tell(self, output: StepOutput, began_at: float | None = None) -> None:
+        """`began_at`: when the step was scheduled, if it is one."""
+        output = self.timeline.noted(output, began_at)
         if output.events:
             self._listener(output)
 

@@ -72,13 +72,13 @@ class Timeline:
         self.choices_total += request.n
         self.max_tokens.observe(request.sampling.max_tokens, request.n)
 
-    def noted(self, output: StepOutput) -> StepOutput:
-        """The output, with the timings of the answers that end in it."""
+    def noted(self, output: StepOutput, scheduled_at: float | None = None) -> StepOutput:
+        """The output, with the timings of the answers that end in it. `scheduled_at`: when the step was that it tells of."""
         now = time.monotonic()
         requests = self._requests
         for key, index in output.started:
             if key in requests:
-                requests[key].choices[index].started_at = now
+                requests[key].choices[index].started_at = now if scheduled_at is None else scheduled_at
         if output.batch_size:
             self.batch_size.observe(output.batch_size)
         gaps: dict[float, int] = {}  # last token's time → sequences: few different ones, so that this loop needs no search for a bucket

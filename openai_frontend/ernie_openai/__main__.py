@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .observability import add_arguments, read_arguments
 from .server import run
 from .settings import DEFAULT_MAX_BODY_BYTES, FrontendSettings
 
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
     parser.add_argument("--workers", type=_positive, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
+    add_arguments(parser)
     return parser
 
 
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         api_keys=tuple(given.api_key),
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
+        observability=read_arguments(given),
     )
     run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds)
     return 0

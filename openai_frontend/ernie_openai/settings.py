@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ernie_backend.errors import ModelNotFoundError
+
+from .observability import Observability
 
 DEFAULT_MAX_BODY_BYTES = 16 * 2**20
 
@@ -28,6 +30,7 @@ class FrontendSettings:
     max_model_len: int | None = None
     """Tokens; only shown, the engine checks it."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    observability: Observability = field(default_factory=Observability)
 
     @property
     def listed_models(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ernie_backend.errors import ErnieError, InvalidRequestError, UnavailableError
 
-from .answers import AnswerStyle, ChunkMaker, hold_back, numbered
+from .answers import AnswerStyle, ChunkMaker, UsageMeter, hold_back, numbered
 from .client import AnswerEvent, EngineClient, EnsembleRequest
 from .convert import AnswerPlan
 from .errors import ClientDisconnectedError, as_ernie_error, dumps, error_object, renamed
@@ -71,9 +71,9 @@ async def answer_events(plan: AnswerPlan, client: EngineClient) -> AsyncGenerato
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def answer_lines(plan: AnswerPlan, style: AnswerStyle, client: EngineClient) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events, up to `[DONE]`."""
-    maker = ChunkMaker(plan, style)
+async def answer_lines(plan: AnswerPlan, style: AnswerStyle, client: EngineClient, meter: UsageMeter) -> AsyncGenerator[bytes, None]:
+    """The answer as server-sent events, up to `[DONE]`; `meter` is filled on the way."""
+    maker = ChunkMaker(plan, style, meter)
     async with aclosing(answer_events(plan, client)) as events:
         async for event in hold_back(events, plan.tokens_per_chunk) if plan.tokens_per_chunk > 1 else events:
             for chunk in maker.chunks(event):
@@ -120,11 +120,13 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, lines: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes, None], on_error: Callable[[ErnieError], object]) -> None:
+        """`on_error` hears of what fails when the status can no longer tell."""
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._lines = lines
+        self._on_error = on_error
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,6 +158,8 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_error(self, send: Send, error: Exception) -> None:
-        line = _line(error_object(as_ernie_error(error)))
+        told = as_ernie_error(error)
+        self._on_error(told)
+        line = _line(error_object(told))
         with suppress(OSError):
             await send({"type": "http.response.body", "body": line, "more_body": False})

@@ -11,7 +11,9 @@ from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
+from . import observability_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
+from .observability_flags import ObservabilityOptions
 
 DEFAULT_METRICS_PORT = 8002
 
@@ -66,6 +68,7 @@ class ServeOptions:
     model_repository: str | None
     shutdown_grace_seconds: float
     verbose: bool
+    observability: ObservabilityOptions
     notes: tuple[str, ...]
     """One line for each flag that was accepted without a meaning here."""
 
@@ -126,6 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         engine.add_argument(f"--no-enable-{name}", dest=field, action="store_false", default=None, help=argparse.SUPPRESS)
 
     _add_media_arguments(parser.add_argument_group("images and videos"))
+    observability_flags.add_arguments(parser.add_argument_group("logs and traces"))
 
     triton = parser.add_argument_group("Triton")
     triton.add_argument(
@@ -159,8 +163,9 @@ def _add_media_arguments(media: argparse._ArgumentGroup) -> None:
 def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
     """`ConfigError` for a flag of a later feature, a wrong value or colliding ports. `on_gpu` decides which flags mean nothing."""
     _refuse_later_features(args)
+    observability = observability_flags.read_arguments(args)
     options = ServeOptions(
-        engine=_engine_config(args),
+        engine=_engine_config(args, observability),
         host=args.host,
         port=args.port,
         workers=args.workers,
@@ -175,6 +180,7 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         model_repository=args.model_repository,
         shutdown_grace_seconds=args.shutdown_grace_seconds,
         verbose=args.verbose,
+        observability=observability,
         notes=tuple(_notes(args, on_gpu)),
     )
     _check_distinct(options.ports)
@@ -198,10 +204,11 @@ def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
     return notes
 
 
-def _engine_config(args: argparse.Namespace) -> EngineConfig:
+def _engine_config(args: argparse.Namespace, observability: ObservabilityOptions) -> EngineConfig:
     names = (*_ENGINE_FLAGS, *_MEDIA_FLAGS, "deterministic", "enable_prefix_caching", "enable_chunked_prefill")
     names = (*names, *_MEDIA_SOURCES[1:])
     values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    values |= observability.engine_values
     if args.allowed_media_domains is not None:
         values["allowed_media_domains"] = [name for names in args.allowed_media_domains for name in names]
     if "chat_template" in values:

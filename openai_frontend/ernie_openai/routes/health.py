@@ -1,4 +1,4 @@
-"""GET /health, GET and POST /ping: 200 without a body when Triton and the ensemble take requests, else 503."""
+"""GET and HEAD /health, GET, HEAD and POST /ping: 200 without a body when Triton and the ensemble take requests, else 503."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .common import frontend_of
 router = APIRouter()
 
 
-@router.get("/health")
-@router.get("/ping")
+@router.api_route("/health", methods=["GET", "HEAD"])
+@router.api_route("/ping", methods=["GET", "HEAD"])
 @router.post("/ping")
 async def health(request: Request) -> Response:
     if not await frontend_of(request).client.is_ready():
