@@ -39,6 +39,12 @@ class ObservingMiddleware:
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key.startswith(b"trace")}
             record.span = self._tracer.begin(f"{scope['method']} {scope['path'][:80]}", record.started_at, headers, is_server=True)
 
+        async def watched_receive() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not record.complete:
+                record.hung_up = True
+            return message
+
         async def watched_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
@@ -50,7 +56,7 @@ class ObservingMiddleware:
 
         self._metrics.began()
         try:
-            await self.app(scope, receive, watched_send)
+            await self.app(scope, watched_receive, watched_send)
         finally:
             self._ended(scope, record)
 

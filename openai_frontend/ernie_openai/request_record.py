@@ -30,7 +30,9 @@ class RequestRecord:
     """Of the body; both CLOCK_MONOTONIC, seconds."""
     status: int = 0
     complete: bool = False
-    """The whole answer was sent: the client has not hung up."""
+    """The answer's last byte was sent."""
+    hung_up: bool = False
+    """The client went before."""
     plan: AnswerPlan | None = None
     meter: UsageMeter | None = None
     prompt: str | None = None
@@ -64,10 +66,10 @@ class RequestRecord:
             found |= {"cached_tokens": usage["prompt_tokens_details"]["cached_tokens"], "completion_tokens": usage["completion_tokens"]}
             if self.first_byte_at is not None:
                 found["first_byte_ms"] = _ms(self.first_byte_at - self.started_at)
-        if self.error is not None:
-            found["error"] = self.error.code
-        if not self.complete:
+        if self.hung_up:
             found["hung_up"] = True
+        elif self.error is not None:
+            found["error"] = self.error.code
         if self.prompt is not None:
             found["prompt"] = self.prompt
         return found

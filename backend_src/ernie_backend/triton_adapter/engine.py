@@ -200,7 +200,6 @@ class _Housekeeper:
         self._publisher = Publisher(pb_utils, [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ernie-housekeeper", daemon=True)
-        self._publisher.publish()
         self._thread.start()
 
     def close(self) -> None:

@@ -1,0 +1,84 @@
+"""OpenTelemetry end to end: one trace from a client's context through front end and Triton into the engine, with the times in order."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+
+import httpx
+
+from ernie_backend.cli.background import RunningServer
+from tests.observed.conftest import chat
+from tests.observed.otlp_receiver import OtlpReceiver
+
+INNER = ("preprocess", "queue", "prefill", "decode", "postprocess")
+
+
+def client_context() -> tuple[str, str, str]:
+    """(trace id, span id, traceparent) as a client's own tracing makes them."""
+    trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
+    return trace_id, span_id, f"00-{trace_id}-{span_id}-01"
+
+
+def test_one_trace_from_the_client_into_the_engine(client: httpx.Client, receiver: OtlpReceiver) -> None:
+    trace_id, span_id, traceparent = client_context()
+    before = time.time_ns()
+    answer = client.post("/v1/chat/completions", json=chat(max_tokens=12), headers={"traceparent": traceparent}).json()
+    after = time.time_ns()
+    spans = receiver.wait_for(trace_id, 6)
+    root = spans["POST /v1/chat/completions"]
+    assert set(spans) == {root.name, *INNER}
+    assert root.parent_id == span_id
+    assert {spans[name].parent_id for name in INNER} == {root.span_id}
+    assert [spans[name].process for name in (root.name, *INNER)] == ["frontend", "preprocess", "engine", "engine", "engine", "postprocess"]
+    assert before <= root.start <= root.end <= after
+    for name in INNER:
+        assert root.start <= spans[name].start <= spans[name].end <= root.end + 50_000_000, name  # the client may have it a moment earlier
+    preprocess, queue, prefill, decode, postprocess = (spans[name] for name in INNER)
+    assert preprocess.end <= queue.start + 10_000_000  # its response is made before it is sent, and noted between the two
+    near = 1_000_000  # each process holds CLOCK_MONOTONIC against the clock of the day by itself
+    assert abs(queue.end - prefill.start) < near and abs(prefill.end - decode.start) < near
+    assert postprocess.start >= prefill.end - near and postprocess.end >= decode.end - near
+    assert decode.end > decode.start and prefill.end > prefill.start
+    assert root.attributes["http.response.status_code"] == 200 and root.attributes["http.route"] == "/v1/chat/completions"
+    assert {span.attributes["ernie.request_id"] for span in spans.values()} == {answer["id"]}
+    assert root.attributes["gen_ai.usage.output_tokens"] == postprocess.attributes["gen_ai.usage.output_tokens"] == 12
+    assert prefill.attributes["gen_ai.usage.input_tokens"] == answer["usage"]["prompt_tokens"]
+    assert decode.attributes["gen_ai.response.finish_reasons"] == "length"
+
+
+def test_each_choice_has_its_engine_spans(client: httpx.Client, receiver: OtlpReceiver) -> None:
+    trace_id, _, traceparent = client_context()
+    client.post("/v1/chat/completions", json=chat(n=3, temperature=1), headers={"traceparent": traceparent}).raise_for_status()
+    spans = receiver.wait_until(trace_id, lambda spans: len(spans) >= 12)
+    assert sorted(span.attributes["ernie.choice"] for span in spans if span.name == "decode") == [0, 1, 2]
+    assert sum(span.name == "postprocess" for span in spans) == 1
+
+
+def test_a_refused_request_is_a_failed_span(client: httpx.Client, receiver: OtlpReceiver) -> None:
+    trace_id, _, traceparent = client_context()
+    answer = client.post("/v1/chat/completions", json=chat(max_tokens=10**6), headers={"traceparent": traceparent})
+    assert answer.status_code == 400
+    spans = receiver.wait_for(trace_id, 2)
+    assert set(spans) == {"POST /v1/chat/completions", "preprocess"}
+    assert spans["preprocess"].is_error and not spans["POST /v1/chat/completions"].is_error  # a 4xx is the client's fault
+
+
+def test_what_is_not_sampled_is_not_sent(client: httpx.Client, receiver: OtlpReceiver) -> None:
+    hidden, _, not_sampled = client_context()
+    client.post("/v1/chat/completions", json=chat(), headers={"traceparent": not_sampled[:-2] + "00"}).raise_for_status()
+    shown, _, sampled = client_context()
+    client.post("/v1/chat/completions", json=chat(), headers={"traceparent": sampled}).raise_for_status()
+    receiver.wait_for(shown, 6)
+    assert not receiver.spans(hidden)
+
+
+def test_a_client_of_triton_itself(server: RunningServer, receiver: OtlpReceiver) -> None:
+    """The header becomes a request parameter; whoever gives none gets a trace whose root is preprocess's span."""
+    trace_id, span_id, traceparent = client_context()
+    url = f"{server.triton_url}/v2/models/ernie/generate"
+    body = {"text_input": "Hello", "max_tokens": 4, "sampling_parameters": json.dumps({"ignore_eos": True})}
+    httpx.post(url, json=body, headers={"traceparent": traceparent}, timeout=60).raise_for_status()
+    spans = receiver.wait_for(trace_id, 5)
+    assert set(spans) == set(INNER) and {span.parent_id for span in spans.values()} == {span_id}
