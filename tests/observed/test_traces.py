@@ -7,6 +7,8 @@ import secrets
 import time
 
 import httpx
+import numpy as np
+import tritonclient.grpc as grpcclient
 
 from ernie_backend.cli.background import RunningServer
 from tests.observed.conftest import chat
@@ -74,11 +76,20 @@ def test_what_is_not_sampled_is_not_sent(client: httpx.Client, receiver: OtlpRec
     assert not receiver.spans(hidden)
 
 
-def test_a_client_of_triton_itself(server: RunningServer, receiver: OtlpReceiver) -> None:
-    """The header becomes a request parameter; whoever gives none gets a trace whose root is preprocess's span."""
+def test_clients_of_triton_itself(server: RunningServer, receiver: OtlpReceiver) -> None:
+    """On HTTP the context is a request parameter, on gRPC a header may be it, too."""
+    sampling = json.dumps({"ignore_eos": True})
     trace_id, span_id, traceparent = client_context()
-    url = f"{server.triton_url}/v2/models/ernie/generate"
-    body = {"text_input": "Hello", "max_tokens": 4, "sampling_parameters": json.dumps({"ignore_eos": True})}
-    httpx.post(url, json=body, headers={"traceparent": traceparent}, timeout=60).raise_for_status()
-    spans = receiver.wait_for(trace_id, 5)
-    assert set(spans) == set(INNER) and {span.parent_id for span in spans.values()} == {span_id}
+    body = {"text_input": "Hello", "max_tokens": 4, "sampling_parameters": sampling, "parameters": {"traceparent": traceparent}}
+    httpx.post(f"{server.triton_url}/v2/models/ernie/generate", json=body, timeout=60).raise_for_status()
+    over_grpc, grpc_span_id, header = client_context()
+    client = grpcclient.InferenceServerClient(server.triton_grpc)
+    client.start_stream(lambda result, error: None, headers={"traceparent": header})
+    text = grpcclient.InferInput("text_input", [1], "BYTES")
+    text.set_data_from_numpy(np.array([b"Hello"], dtype=np.object_))
+    client.async_stream_infer("ernie", [text], parameters={"ignore_eos": True, "max_tokens": 4})
+    for each, parent in ((trace_id, span_id), (over_grpc, grpc_span_id)):
+        spans = receiver.wait_for(each, 5)
+        assert set(spans) == set(INNER) and {span.parent_id for span in spans.values()} == {parent}
+    client.stop_stream()
+    client.close()

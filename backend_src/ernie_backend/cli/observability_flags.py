@@ -33,10 +33,8 @@ class ObservabilityOptions:
 
     @property
     def triton_flags(self) -> dict[str, str]:
-        """A client's own trace headers become request parameters, on HTTP and on gRPC."""
-        if self.otlp_traces_endpoint is None:
-            return {}
-        return dict.fromkeys(("http-header-forward-pattern", "grpc-header-forward-pattern"), "(?i)(traceparent|tracestate)")
+        """A gRPC client's own trace headers become request parameters. (Triton 2.51 does not do so for HTTP's generate.)"""
+        return {} if self.otlp_traces_endpoint is None else {"grpc-header-forward-pattern": "traceparent|tracestate"}
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:

@@ -61,8 +61,8 @@ async function showMetrics(response) {
   const rate = history.rate("ernie_generation_tokens_total", 10);
   $("generated").textContent = rate === null ? "–" : number(rate, rate < 10 ? 1 : 0);
   $("running").textContent = number(get(sums, "ernie_sequences_running"));
-  $("waiting").textContent = number(get(sums, "ernie_sequences_waiting"));
-  $("finished").textContent = `${number(get(sums, "ernie_sequences_finished_total"))} finished`;
+  const waiting = get(sums, "ernie_sequences_waiting"), finished = get(sums, "ernie_sequences_finished_total");
+  $("others").textContent = `${number(waiting)} waiting · ${number(finished)} finished`;
   $("kv").textContent = blocks ? `${number((100 * used) / blocks, 1)} %` : "–";
   $("kv-meter").value = blocks ? used / blocks : 0;
   $("kv-blocks").textContent = `${number(used)} of ${number(blocks)} blocks`;
