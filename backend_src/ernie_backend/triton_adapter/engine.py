@@ -29,7 +29,7 @@ from .defaults import end_token_ids
 from .engine_spans import record_answer
 from .media_tensors import read_media
 from .post_context import PostContext
-from .publisher import INTERVAL_SECONDS, Publisher
+from .publisher import FIRST_SECONDS, INTERVAL_SECONDS, Publisher
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings, set_up_process
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
@@ -208,8 +208,10 @@ class _Housekeeper:
         self._publisher.close()
 
     def _run(self) -> None:
+        first = time.monotonic() + FIRST_SECONDS
         while not self._closing.wait(INTERVAL_SECONDS):
-            self._publisher.publish()
+            if time.monotonic() >= first:
+                self._publisher.publish()
             if not self._serving.is_alive:
                 log.critical("a thread of the engine has died: ending the process")
                 time.sleep(LAST_WORDS_SECONDS)
