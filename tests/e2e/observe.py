@@ -12,7 +12,7 @@ IDLE_GAUGES = ("ernie_kv_blocks_used", "ernie_sequences_running", "ernie_sequenc
 
 
 def metric(server: RunningServer, name: str) -> float:
-    """The sum of a metric's series. Published once a second: the truth of a moment ago. The first ones come some seconds after the start."""
+    """The sum of a metric's series. Published once a second: the truth of a moment ago; the first time some seconds after the start."""
     deadline = time.monotonic() + 10
     while True:
         text = httpx.get(server.metrics_url, timeout=10).text

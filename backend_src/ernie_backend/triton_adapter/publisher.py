@@ -2,8 +2,9 @@
 
 A metric update is a round trip of some 20 µs on the channel of the tokens: never one per token, and none for what did not change.
 
-Metrics are made by the first `publish`, some seconds after `initialize`. Within it, and in the second after it, tritonserver 2.51 may die of them
-on a busy machine (`boost::interprocess::lock_exception`): 3 of 22 starts and 1 of 56; with three seconds none of 45, as without metrics.
+Metrics are made by the first `publish`, some seconds after `initialize`. Within it, and in the second after it, tritonserver 2.51 may die
+of them on a busy machine (`boost::interprocess::lock_exception`): 3 of 22 starts and 1 of 56; with three seconds none of 45, as without
+metrics.
 """
 
 from __future__ import annotations
