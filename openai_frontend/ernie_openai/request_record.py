@@ -77,7 +77,10 @@ class RequestRecord:
 
 def record_of(scope: Scope) -> RequestRecord:
     """The request's record; one that nobody reads where nothing is observed."""
-    record: RequestRecord = scope.setdefault(_KEY, RequestRecord())
+    if _KEY not in scope:
+        given = scope.get("ernie.request_id")  # where a middleware before us has named the request already
+        scope[_KEY] = RequestRecord(id=given) if given else RequestRecord()
+    record: RequestRecord = scope[_KEY]
     return record
 
 

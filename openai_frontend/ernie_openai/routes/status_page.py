@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Response
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 POLICY = "; ".join(
     (
@@ -36,7 +36,8 @@ def _response(name: str, media_type: str) -> Response:
     return Response(content, media_type=f"{media_type}; charset=utf-8", headers=_HEADERS)
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
+@router.head("/")
 async def page() -> Response:
     return _response("index.html", "text/html")
 
