@@ -51,10 +51,12 @@ class Span:
         self._span = span
         self.traceparent = traceparent
 
-    def end(self, at: float, attributes: Mapping[str, Attribute], *, error: str | None = None) -> None:
-        """`at`: CLOCK_MONOTONIC, seconds. `error` makes it a failed one."""
+    def end(self, at: float, attributes: Mapping[str, Attribute], *, error: str | None = None, name: str | None = None) -> None:
+        """`at`: CLOCK_MONOTONIC, seconds. `error` makes it a failed one; `name`: a better one than at its beginning."""
         from opentelemetry.trace import Status, StatusCode
 
+        if name is not None:
+            self._span.update_name(name)
         self._span.set_attributes(attributes)
         if error is not None:
             self._span.set_status(Status(StatusCode.ERROR, error))

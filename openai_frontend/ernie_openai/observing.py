@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import Any
@@ -37,7 +38,7 @@ class ObservingMiddleware:
         current_request.set(record.id)
         if self._tracer is not None and scope["path"] not in _QUIET:
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key.startswith(b"trace")}
-            record.span = self._tracer.begin(f"{scope['method']} {scope['path'][:80]}", record.started_at, headers, is_server=True)
+            record.span = self._tracer.begin(scope["method"], record.started_at, headers, is_server=True)
 
         async def watched_receive() -> Message:
             message = await receive()
@@ -67,7 +68,7 @@ class ObservingMiddleware:
         self._metrics.ended(route, status, now - record.started_at)
         if self._logs and route not in _QUIET:
             extra = {"request_id": record.id, "fields": {"route": route, **record.fields(now)}}
-            access_log.info("%s %s", scope["method"], scope["path"][:200], extra=extra)
+            access_log.info("%s %s", scope["method"], _on_one_line(scope["path"][:200]), extra=extra)
         if record.span is not None:
             self._end_span(scope, record, route, now)
 
@@ -86,7 +87,12 @@ class ObservingMiddleware:
             attributes["gen_ai.usage.input_tokens"] = usage["prompt_tokens"]
             attributes["gen_ai.usage.output_tokens"] = usage["completion_tokens"]
         error = record.error.message if record.error is not None else f"status {record.status}" if record.status >= 500 else None
-        record.span.end(now, attributes, error=error)
+        record.span.end(now, attributes, error=error, name=f"{scope['method']} {route}")
+
+
+def _on_one_line(path: str) -> str:
+    """Decoded, it may hold line breaks, with which a client would write lines of his own."""
+    return path if path.isprintable() else json.dumps(path)
 
 
 def _route(scope: Scope) -> str:

@@ -57,6 +57,17 @@ class OtlpReceiver:
     def spans(self, trace_id: str) -> list[ReceivedSpan]:
         return [span for span in list(self._spans) if span.trace_id == trace_id]
 
+    def trace_ids(self) -> set[str]:
+        return {span.trace_id for span in list(self._spans)}
+
+    def wait_for_another(self, known: set[str], seconds: float = 20.0) -> set[str]:
+        """The traces that are not among `known`, once there is one."""
+        deadline = time.monotonic() + seconds
+        while not (found := self.trace_ids() - known):
+            assert time.monotonic() < deadline, "no other trace"
+            time.sleep(0.1)
+        return found
+
     def wait_for(self, trace_id: str, count: int, seconds: float = 20.0) -> dict[str, ReceivedSpan]:
         """The spans of a trace by name, once there are so many."""
         return {span.name: span for span in self.wait_until(trace_id, lambda spans: len(spans) >= count, seconds)}

@@ -67,6 +67,17 @@ def test_a_refused_request_is_a_failed_span(client: httpx.Client, receiver: Otlp
     assert spans["preprocess"].is_error and not spans["POST /v1/chat/completions"].is_error  # a 4xx is the client's fault
 
 
+def test_a_malformed_context_begins_a_trace(server: RunningServer, receiver: OtlpReceiver) -> None:
+    """On Triton's own face, whose root is then preprocess's span: what follows hangs below it."""
+    before = receiver.trace_ids()
+    body = {"text_input": "Hello", "max_tokens": 4, "parameters": {"traceparent": "00-nonsense"}}
+    httpx.post(f"{server.triton_url}/v2/models/ernie/generate", json=body, timeout=60).raise_for_status()
+    (trace_id,) = receiver.wait_for_another(before)
+    spans = receiver.wait_for(trace_id, 5)
+    assert set(spans) == set(INNER) and spans["preprocess"].parent_id == ""
+    assert {spans[name].parent_id for name in INNER[1:]} == {spans["preprocess"].span_id}
+
+
 def test_what_is_not_sampled_is_not_sent(client: httpx.Client, receiver: OtlpReceiver) -> None:
     hidden, _, not_sampled = client_context()
     client.post("/v1/chat/completions", json=chat(), headers={"traceparent": not_sampled[:-2] + "00"}).raise_for_status()

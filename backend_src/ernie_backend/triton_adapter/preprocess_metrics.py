@@ -14,6 +14,8 @@ from ..metrics import Histogram, Metric, histogram_metrics
 from ..protocol import GenerateRequest, MediaKind
 from ..tracing import Span, Tracer
 
+_TRACE_ID = slice(3, 35)
+"""Of a `traceparent`: version, trace id, span id, flags."""
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30)
 
 
@@ -53,7 +55,9 @@ class PreprocessWatch:
         if self._tracer is None:
             return Origin(request_id, now, None, "")
         span = self._tracer.begin("preprocess", now, trace_context)
-        return Origin(request_id, now, span, trace_context.get("traceparent") or span.traceparent)
+        given = trace_context.get("traceparent", "")
+        was_taken = given[_TRACE_ID] == span.traceparent[_TRACE_ID]  # one that is malformed names no trace
+        return Origin(request_id, now, span, given if was_taken else span.traceparent)
 
     def answered(self, origin: Origin, generate: GenerateRequest | None, error: ErnieError | None) -> None:
         """One of the two is there."""
