@@ -66,6 +66,8 @@ class SamplingParams:
     reasoning_max_tokens: int | None = None
     """Most tokens of the thought (≥ 1); then `thought_closing_ids` follow, and the answer goes on behind them."""
     thought_closing_ids: tuple[int, ...] = ()
+    response_max_tokens: int | None = None
+    """Most tokens behind the thought (≥ 1), within `max_tokens`; only with `thought_end_id`."""
     grammar: str | None = None
     """What the answer behind the thought must follow, in llguidance's notation. A thought that it waits for cannot end the answer."""
     logprobs: int | None = None

@@ -12,7 +12,7 @@ from ernie_backend.errors import ConfigError
 
 from .access import KeyRing
 from .server import run
-from .settings import DEFAULT_MAX_BODY_BYTES, FrontendSettings, TlsFiles
+from .settings import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_PENDING_BYTES, FrontendSettings, TlsFiles
 
 
 def _positive(text: str) -> int:
@@ -42,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ssl-ca-certs", metavar="FILE", help="clients must show a certificate of one of these authorities")
     parser.add_argument("--max-model-len", type=_positive, help="tokens; only shown in /v1/models")
     parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
+    pending = "of a streamed answer that its client has not read yet; more end it"
+    parser.add_argument("--max-pending-bytes", type=_positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
     parser.add_argument("--workers", type=_positive, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
     return parser
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allowed_origins=tuple(given.allowed_origins),
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
+        max_pending_bytes=given.max_pending_bytes,
     )
     tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
     try:

@@ -44,6 +44,14 @@ class HeadersTooLargeError(InvalidRequestError):
     http_status = 431
 
 
+class SlowReaderError(ErnieError):
+    """The client has not read what was sent: told behind what it still reads."""
+
+    type = "slow_reader_error"
+    code = "slow_reader"
+    http_status = 408
+
+
 def error_object(error: ErnieError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 

@@ -26,8 +26,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "structural_tag": (),
-    "response_max_tokens": (),
     "reasoning_effort": (),
     "chat_template": (),
     "completion_token_ids": ([],),
@@ -101,8 +99,11 @@ class _Request(BaseModel):
     guided_regex: Annotated[str | None, SkipValidation] = None
     guided_choice: Annotated[list[str] | None, SkipValidation] = None
     guided_grammar: Annotated[str | None, SkipValidation] = None
+    structural_tag: Annotated[dict[str, Any] | str | None, SkipValidation] = None
     reasoning_max_tokens: Integer = None
     """Most tokens of the thought; then it is closed, and the answer goes on."""
+    response_max_tokens: Integer = None
+    """Most tokens of the answer behind the thought."""
 
     # Beyond sampling, from FastDeploy.
     prompt_token_ids: Annotated[list[int] | list[list[int]] | None, SkipValidation] = None
@@ -209,7 +210,9 @@ _SAMPLING_FIELDS = (
     "guided_regex",
     "guided_choice",
     "guided_grammar",
+    "structural_tag",
     "reasoning_max_tokens",
+    "response_max_tokens",
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import resource
 import signal
+import socket
 import ssl
 
 import uvicorn
@@ -21,10 +22,21 @@ from .triton_client import TritonClient
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+_SEND_BUFFER_BYTES = 128 * 1024
+"""Of a connection, in the kernel (Linux takes it twice). Else it grows to megabytes, and a slow client is noticed late."""
+_UNREAD_SECONDS = 300
+"""A client that has taken nothing for so long, while there was something for it, is cut off."""
+
 
 def worker_app(settings: FrontendSettings) -> FastAPI:
     """Called in each worker, inside its event loop, which the gRPC channels belong to."""
     return create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics))
+
+
+def _bound_what_waits(listening: socket.socket) -> None:
+    """Every connection inherits it: the kernel keeps little of what its client does not read, and not for ever."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1000)
 
 
 def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace_seconds: int, tls: TlsFiles | None = None) -> None:
@@ -49,6 +61,7 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
         timeout_graceful_shutdown=grace_seconds,
     )
     listening = config.bind_socket()
+    _bound_what_waits(listening)
     if workers > 1:
         Multiprocess(config, sockets=[listening]).run()
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ernie_backend.errors import ModelNotFoundError
 
 DEFAULT_MAX_BODY_BYTES = 16 * 2**20
+DEFAULT_MAX_PENDING_BYTES = 2**20
 
 _NAMES_OF_ANY_MODEL = ("", "null", "default")  # what clients written for FastDeploy send when they mean "the one you serve"
 
@@ -44,6 +45,8 @@ class FrontendSettings:
     max_model_len: int | None = None
     """Tokens; only shown, the engine checks it."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
+    """Of one streamed answer that its client has not read yet; more end it."""
 
     @property
     def listed_models(self) -> tuple[str, ...]:

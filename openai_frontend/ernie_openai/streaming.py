@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from ernie_backend.errors import ErnieError, InvalidRequestError, UnavailableError
 
 from .answers import AnswerStyle, ChunkMaker, hold_back, numbered
+from .backlog import Backlog
 from .client import AnswerEvent, EngineClient, EnsembleRequest
 from .convert import AnswerPlan
 from .errors import ClientDisconnectedError, as_ernie_error, dumps, error_object, renamed
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_LAST_WORD_SECONDS = 1.0
+"""To tell a client that the server stops: one that does not read must not keep it from doing so."""
 _QUEUED_EVENTS = 64  # of all prompts of a request together; beyond it their gRPC streams wait
 
 
@@ -71,10 +74,10 @@ async def answer_events(plan: AnswerPlan, client: EngineClient) -> AsyncGenerato
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def answer_lines(plan: AnswerPlan, style: AnswerStyle, client: EngineClient) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events, up to `[DONE]`."""
+async def answer_lines(plan: AnswerPlan, style: AnswerStyle, client: EngineClient, max_pending_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The answer as server-sent events, up to `[DONE]`. However slowly they are taken, the engine's events do not wait."""
     maker = ChunkMaker(plan, style)
-    async with aclosing(answer_events(plan, client)) as events:
+    async with aclosing(Backlog(answer_events(plan, client), max_pending_bytes).events()) as events:
         async for event in hold_back(events, plan.tokens_per_chunk) if plan.tokens_per_chunk > 1 else events:
             for chunk in maker.chunks(event):
                 yield _line(chunk)
@@ -156,6 +159,6 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_error(self, send: Send, error: Exception) -> None:
-        line = _line(error_object(as_ernie_error(error)))
-        with suppress(OSError):
-            await send({"type": "http.response.body", "body": line, "more_body": False})
+        message = {"type": "http.response.body", "body": _line(error_object(as_ernie_error(error))), "more_body": False}
+        with suppress(OSError, TimeoutError):
+            await asyncio.wait_for(send(message), _LAST_WORD_SECONDS if isinstance(error, UnavailableError) else None)

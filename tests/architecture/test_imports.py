@@ -54,6 +54,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ernie_backend.cli.bench_server": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
     "ernie_backend.benchmark.load_client": (),
+    "ernie_backend.benchmark.process_usage": (),
+    "ernie_backend.benchmark.clock": ("ernie_backend.core", "ernie_backend.config", "ernie_backend.errors"),
+    "ernie_backend.benchmark.naive": ("ernie_backend.benchmark.clock",),
+    "ernie_backend.benchmark.path_bench": ("ernie_backend.benchmark", "ernie_backend.text.tokenizer", "ernie_backend.errors"),
+    "ernie_backend.cli.bench_path": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
     "ernie_backend.benchmark.server_bench": ("ernie_backend.benchmark.load_client", "ernie_backend.errors"),
     "ernie_backend.cli.bench_engine": (
         "ernie_backend.cli.flags",
@@ -93,7 +98,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 """Package or module → what of ours it may import besides itself; the longest matching key decides."""
 
-_WITH_NUMPY = ("execution", "triton_adapter", "media", "checkpoint_writer")
+_WITH_NUMPY = ("execution", "triton_adapter", "media", "checkpoint_writer", "benchmark.naive")
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "paddle": ("ernie_kernels.xp._paddle",),

@@ -52,8 +52,7 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 NOT_YET: list[tuple[str, Any]] = [
-    ("structural_tag", "{}"),
-    ("response_max_tokens", 10),
+    ("reasoning_effort", "high"),
     ("chat_template", "{{ messages }}"),
     ("logits_processors_args", {"a": 1}),
     ("prompt_logprobs", 0),

@@ -117,35 +117,6 @@ async def test_a_server_that_stops_says_so(stream: bool, events_before: int) -> 
     assert len(client.abandoned) == 1
 
 
-async def test_a_slow_reader_slows_its_own_stream_only() -> None:
-    """While a send is held up, no further event is asked for."""
-    produced = 0
-
-    class Counting(FakeClient):
-        async def generate(self, request):
-            nonlocal produced
-            async for event in super().generate(request):
-                produced += 1
-                yield event
-
-    held = asyncio.Event()
-
-    class SlowCall(AsgiCall):
-        async def _send(self, message):
-            await super()._send(message)
-            if '"t3"' in self.text:
-                await held.wait()
-
-    call = SlowCall(app(Counting(words([f"t{i}" for i in range(100)]))), CHAT, HELLO | {"stream": True})
-    await until(lambda: '"t3"' in call.text)
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert produced == 4
-    held.set()
-    await call.task
-    assert produced == 100
-
-
 async def test_64_streams_at_once_stay_apart() -> None:
     class Echo(FakeClient):
         async def generate(self, request):

@@ -77,6 +77,7 @@ def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
     command += ["--triton-metrics", f"http://{client_host(options.triton_host)}:{options.metrics_port}/metrics"]
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
     command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
+    command += ["--max-pending-bytes", str(options.max_pending_bytes)]
     if options.served_model_name is not None:
         command.append(f"--served-model-name={options.served_model_name}")
     return command + options.security.front_end_arguments()

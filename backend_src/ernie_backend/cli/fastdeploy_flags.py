@@ -36,8 +36,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[str, ...]] = {
     "kvcache-storage-backend": (),
     "write-policy": ("write_through",),
     # images and video
-    "max-encoder-cache": ("-1",),
-    "max-processor-cache": ("-1",),
     "disable-chunked-mm-input": ("false",),
     "enable-mm-output": ("false",),
     # what comes out

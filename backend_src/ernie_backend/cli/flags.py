@@ -30,11 +30,22 @@ _ENGINE_FLAGS = {
     "block_size_tokens": ("--block-size", int, "tokens of a KV-cache block (default: 64)"),
     "num_blocks": ("--num-gpu-blocks-override", int, "KV-cache blocks (default: what fits and is needed)"),
     "gpu_memory_utilization": ("--gpu-memory-utilization", float, "share of the GPU's memory to use (default: 0.9)"),
+    "stream_interval": ("--stream-interval", int, "tokens of each streamed piece (default: one, more while the path is busy)"),
     "seed": ("--seed", int, "seeds requests that give none (default: 0)"),
     "chat_template": ("--chat-template", str, "a jinja file, or the template itself (default: the checkpoint's own)"),
     "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
     "tool_call_parser": ("--tool-call-parser", str, f"{', '.join(PARSERS[1:])} or none (default: by the chat template)"),
     "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
+    "max_encoder_cache_tokens": (
+        "--max-encoder-cache",
+        int,
+        "tokens of encoded images and videos to keep for the next turn; 0: none (default: -1, 512 MiB of them)",
+    ),
+    "max_processor_cache_gib": (
+        "--max-processor-cache",
+        float,
+        "GiB of decoded images and videos that each of the two preprocess processes keeps for the next turn (default: -1, none)",
+    ),
     "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
 }
 """`EngineConfig` field → flag, type, help."""
@@ -67,6 +78,7 @@ class ServeOptions:
     metrics_port: int
     tritonserver: str | None
     model_repository: str | None
+    max_pending_bytes: int
     shutdown_grace_seconds: float
     verbose: bool
     notes: tuple[str, ...]
@@ -110,6 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument(
         "--max-concurrency", type=_positive, metavar="N", help="answers at once (n per request), running and waiting; more get 429"
     )
+    pending = "of a streamed answer that its client has not read yet; more end it with an error (default: %(default)s)"
+    serving.add_argument("--max-pending-bytes", type=_positive, default=2**20, metavar="N", help=pending)
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
@@ -179,6 +193,7 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         metrics_port=args.metrics_port if args.metrics_port != args.port else DEFAULT_METRICS_PORT,
         tritonserver=args.tritonserver,
         model_repository=args.model_repository,
+        max_pending_bytes=args.max_pending_bytes,
         shutdown_grace_seconds=args.shutdown_grace_seconds,
         verbose=args.verbose,
         notes=tuple(_notes(args, on_gpu)),

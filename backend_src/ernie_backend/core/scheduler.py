@@ -267,7 +267,8 @@ class Scheduler:
         return StepOutput(tuple(events))
 
     def _watch_thought(self, sequence: Sequence, token_id: int, logprobs: tuple[TokenLogprobs, ...]) -> GenerateEvent:
-        """The token of a thought with a budget. When that is spent, the closing ids become known as a prompt is, if there is room."""
+        """The token of a thought with a budget, or before an answer with a bound. When the budget is spent, the closing ids become known as
+        a prompt is, if there is room; behind the thought the bound begins."""
         sampling = sequence.group.request.sampling
         closing: tuple[int, ...] = ()
         if token_id != sampling.thought_end_id:
@@ -279,6 +280,9 @@ class Scheduler:
             self._appended[sequence.sequence_id] = closing
             self._totals["generation"] += len(closing)
         sequence.watches_thought = False
+        if sampling.response_max_tokens is not None:  # at least 1, and no more is pending
+            told = sequence.num_tokens - sequence.num_pending_tokens
+            sequence.max_num_tokens = min(sequence.max_num_tokens, told + sampling.response_max_tokens)
         sequence.waits_at = sequence.max_num_tokens
         ids, all_logprobs = (token_id, *closing), logprobs and logprobs + (_CERTAIN,) * len(closing)
         if closing and sequence.num_tokens >= sequence.max_num_tokens:

@@ -7,20 +7,24 @@ from ..media_fields import MediaPart, ProcessorKwargs
 from .decode_process import DecodeProcesses
 from .fetch import Fetcher
 from .patches import LoadedMedia
+from .processor_cache import ProcessorCache
 from .sniff import MediaError
 
 
 class MediaLoader:
     """For several threads at once."""
 
-    def __init__(self, fetcher: Fetcher, decoders: DecodeProcesses) -> None:
+    def __init__(self, fetcher: Fetcher, decoders: DecodeProcesses, cache_bytes: int = 0) -> None:
+        """`cache_bytes`: of decoded files that are kept."""
         self._fetcher = fetcher
         self._decoders = decoders
+        self._cache = ProcessorCache(cache_bytes)
 
     def load(self, part: MediaPart, settings: ProcessorKwargs) -> LoadedMedia:
         """`settings`: the server's and the request's; the part's own come on top. Raises `InvalidRequestError` naming the part."""
         try:
-            return self._decoders.decode(self._fetcher.fetch(part.url, part.kind), part, settings)
+            data = self._fetcher.fetch(part.url, part.kind)
+            return self._cache.processed(data, part, settings, lambda: self._decoders.decode(data, part, settings))
         except MediaError as error:
             raise InvalidRequestError(f"{part.place}: the {part.kind.value} {str(error).rstrip('.')}.", param=part.place) from None
 

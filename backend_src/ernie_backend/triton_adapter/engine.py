@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..build import ServingEngine, build_engine
+from ..build import CoreMaker, ServingEngine, build_engine
 from ..delivery import Response, StopWatch
 from ..errors import EngineError, ErnieError
 from ..metrics import ENGINE_METRICS
@@ -43,8 +43,10 @@ NOT_FOR_CLIENTS = EngineError("The engine takes requests only from the ensemble 
 class EngineModel:
     """What `ernie_engine/1/model.py` offers Triton."""
 
-    def __init__(self, pb_utils: Any) -> None:
+    def __init__(self, pb_utils: Any, make_core: CoreMaker | None = None) -> None:
+        """`make_core`: in place of the model's (`build.build_engine`)."""
         self._pb = pb_utils
+        self._make_core = make_core
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; an `ErnieError` becomes the reason that Triton reports for the failed load."""
@@ -53,7 +55,9 @@ class EngineModel:
             self._seal = Seal.of_server(args)
             self._tokenizer = Tokenizer.from_folder(settings.model)
             tokenizer = self._tokenizer
-            self._serving: ServingEngine = build_engine(settings, tokenizer, lambda model: end_token_ids(settings.model, model, tokenizer))
+            self._serving: ServingEngine = build_engine(
+                settings, tokenizer, lambda model: end_token_ids(settings.model, model, tokenizer), self._make_core
+            )
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._keys: set[str] = set()

@@ -27,7 +27,7 @@ _FAILED = EngineError("The server could not put this answer into words. Try agai
 class Relay(Protocol):
     """The way back to the engine (`relay.RelaySender`): never raises, never blocks for long."""
 
-    def consumed(self, key: str, total_responses: int) -> None: ...
+    def consumed(self, num_responses: int) -> None: ...
     def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
     def close(self) -> None: ...
@@ -64,15 +64,19 @@ class _Choice:
 @dataclass
 class _Request:
     choices: dict[int, _Choice] = field(default_factory=dict)
-    num_responses: int = 0
     failed: bool = False
 
 
 class Postprocessor:
     """One model's postprocessing, for one thread. `len()`: choices that it holds state of."""
 
-    def __init__(self, tokenizer: Tokenizer, connect: Callable[[str], Relay], seal: Seal) -> None:
-        """`connect` opens the relay at a path that the engine names, and `seal` tells that it was the engine."""
+    def __init__(self, tokenizer: Tokenizer, connect: Callable[[str], Relay], seal: Seal, acknowledge_every: int = 1) -> None:
+        """`connect` opens the relay at a path that the engine names, and `seal` tells that it was the engine.
+
+        `acknowledge_every`: so many responses are acknowledged together.
+        """
+        self._acknowledge_every = acknowledge_every
+        self._num_unacknowledged = 0
         self._seal = seal
         self._tokenizer = tokenizer
         self._connect = connect
@@ -154,14 +158,21 @@ class Postprocessor:
         return delta, ids[:used] if choice.reader.stopped else ids
 
     def _report(self, event: dict[str, Any], cancelled: bool) -> None:
-        """Tell the engine what became of its response, and forget the request behind its last one."""
+        """Tell the engine what became of its response."""
+        self._tell_of(event, cancelled)
+        self._num_unacknowledged += 1
+        if self._relay is not None and self._num_unacknowledged >= self._acknowledge_every:
+            self._relay.consumed(self._num_unacknowledged)
+            self._num_unacknowledged = 0
+
+    def _tell_of(self, event: dict[str, Any], cancelled: bool) -> None:
+        """Whether anybody still waits for the request's tokens. It is forgotten behind its last response."""
         key = event.get("key")
         request = self._requests.get(key) if isinstance(key, str) else None
         if request is None or not isinstance(key, str):
             if self._relay is not None and isinstance(key, str) and key.isalnum():
                 self._relay.cancelled(key)  # nobody could read its answer
             return
-        request.num_responses += 1
         final = event.get("final") is True
         if final:
             del self._requests[key]
@@ -172,7 +183,6 @@ class Postprocessor:
             self._relay.cancelled(key)
         elif not final and choice is not None and choice.reader.stopped and not choice.ended:
             self._relay.stopped(key, event["index"])
-        self._relay.consumed(key, request.num_responses)
 
     def _fail(self, event: dict[str, Any]) -> PostOutputs:
         key = event.get("key")

@@ -31,7 +31,9 @@ class PostprocessModel:
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
-            self._postprocessor = Postprocessor(Tokenizer.from_folder(load_settings(args).model), RelaySender, Seal.of_server(args))
+            settings = load_settings(args)
+            tokenizer = Tokenizer.from_folder(settings.model)
+            self._postprocessor = Postprocessor(tokenizer, RelaySender, Seal.of_server(args), settings.acknowledge_every_responses)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._gauge = _StreamsGauge(self._pb, self._postprocessor)
@@ -57,11 +59,13 @@ class PostprocessModel:
         return self._pb.InferenceResponse(output_tensors=self._tensors(outputs))
 
     def _tensors(self, outputs: PostOutputs) -> list[Any]:
+        """Those that say something, and the three that clients look for in every response: each tensor costs every hop some 20 µs."""
+        pb, always = self._pb, ("text_output", "finish_reason")
         texts = ("text_output", "reasoning_output", "tool_calls", "finish_reason", "logprobs", "usage", "error")
         return [
-            *(text_tensor(self._pb, name, getattr(outputs, name)) for name in texts),
-            ids_tensor(self._pb, "token_ids", outputs.token_ids),
-            ids_tensor(self._pb, "index", (outputs.index,)),
+            *(text_tensor(pb, name, text) for name in texts if (text := getattr(outputs, name)) or name in always),
+            ids_tensor(pb, "token_ids", outputs.token_ids),
+            ids_tensor(pb, "index", (outputs.index,)),
         ]
 
 

@@ -150,4 +150,4 @@ def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool |
 
     policy = FetchPolicy(tuple(config.allowed_media_domains or ()), config.allow_private_media, config.allowed_local_media_path)
     decoders = DecodeProcesses(find_python(), preprocessor.media.config, preprocessor.max_model_len)
-    return MediaPool(MediaLoader(Fetcher(policy), decoders))
+    return MediaPool(MediaLoader(Fetcher(policy), decoders, int(config.max_processor_cache_gib * 2**30)))

@@ -32,9 +32,10 @@ def frontend_of(request: Request) -> Frontend:
 
 async def answer(request: Request, plan: AnswerPlan, style: AnswerStyle) -> Response:
     """The answer that the plan asks for, streamed or whole; given up when the client hangs up."""
-    client = frontend_of(request).client
+    frontend = frontend_of(request)
+    client = frontend.client
     if plan.stream:
-        return EventStreamResponse(answer_lines(plan, style, client))
+        return EventStreamResponse(answer_lines(plan, style, client, frontend.settings.max_pending_bytes))
 
     async def whole() -> bytes:
         async with aclosing(answer_events(plan, client)) as events:
