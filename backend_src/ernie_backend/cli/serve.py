@@ -66,12 +66,14 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C. 0: stopped as asked; 1: the model or a process failed; `ConfigError`: a flag is wrong."""
     on_gpu = bool(gpu_names())
     options = read_options(args, on_gpu=on_gpu)
-    for note in (*options.notes, *options.warnings):
+    for note in options.notes:
         _say(note)
     options, max_model_len = _check_model(options)
     _check_ports(options)
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
         raise ConfigError("The front end's packages are missing. Install the [frontend] extra (pip install 'ernie-triton[frontend]').")
+    for warning in options.warnings:
+        _say(warning)
     return _Server(options, max_model_len, on_gpu=on_gpu).run()
 
 
