@@ -20,6 +20,14 @@ class ClientDisconnectedError(Exception):
     """The client hung up; nobody reads the answer."""
 
 
+class SlowReaderError(ErnieError):
+    """The client has not read what was sent: told behind what it still reads."""
+
+    type = "slow_reader_error"
+    code = "slow_reader"
+    http_status = 408
+
+
 class UnsupportedMediaTypeError(InvalidRequestError):
     """The body is not what it should be, or is packed."""
 
@@ -42,14 +50,6 @@ class UriTooLongError(InvalidRequestError):
 class HeadersTooLargeError(InvalidRequestError):
     code = "headers_too_large"
     http_status = 431
-
-
-class SlowReaderError(ErnieError):
-    """The client has not read what was sent: told behind what it still reads."""
-
-    type = "slow_reader_error"
-    code = "slow_reader"
-    http_status = 408
 
 
 def error_object(error: ErnieError) -> dict[str, Any]:

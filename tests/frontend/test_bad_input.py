@@ -89,6 +89,8 @@ async def test_fields_of_later_versions_are_named(name: str, value: Any) -> None
         ({"prompt": ["a", 1]}, "prompt[1]", "non-empty string"),
         ({"prompt": [None]}, "prompt[0]", "non-empty string"),
         ({"prompt_token_ids": []}, "prompt_token_ids", "1 to 256 prompts"),
+        ({"prompt_token_ids": [1], "prompt": [[{}]]}, "prompt", "list of token ids"),
+        ({"prompt_token_ids": [1], "prompt": {}}, "prompt", "list of token ids"),
         ({"prompt_token_ids": "a"}, "prompt_token_ids", "texts go into prompt"),
         ({"prompt_token_ids": ["a"]}, "prompt_token_ids", "texts go into prompt"),
         ({"prompt_token_ids": [[1], "a"]}, "prompt_token_ids", "texts go into prompt"),

@@ -18,7 +18,7 @@ from . import vision_attention_hopper as hopper
 _ROWS = 128
 """Queries of a program."""
 _KEYS = 32
-"""Keys of a tile. With 64 or 128, in two products instead of one, triton 3.6 gives wrong values on Hopper (errors of 3 to 7 %, once NaN)."""
+"""Keys of a tile. With 64 or 128, in two products, triton 3.6 gives wrong values on Hopper (errors of 3 to 7 %, once NaN)."""
 _STAGES = 4
 _LEAST = 16
 """The shortest side of a tensor core's product."""
