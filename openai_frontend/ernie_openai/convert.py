@@ -135,8 +135,10 @@ def _could_be_prompts(prompt: Any) -> bool:
     """Of the prompt whose place ids have taken: nobody reads it, but it must be none of the client's mistakes."""
     if prompt is None or isinstance(prompt, str):
         return True
-    flat = [part for item in prompt for part in (item if isinstance(item, list) else [item])] if isinstance(prompt, list) else [prompt]
-    return all(isinstance(part, (str, int)) and not isinstance(part, bool) for part in flat)
+    if not isinstance(prompt, list):
+        return False
+    ids = [part for item in prompt for part in (item if isinstance(item, list) else [] if isinstance(item, str) else [item])]
+    return all(isinstance(part, int) and not isinstance(part, bool) for part in ids)
 
 
 def _prompt(name: str, given: Any) -> _Prompt:

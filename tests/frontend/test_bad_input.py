@@ -90,6 +90,8 @@ async def test_fields_of_later_versions_are_named(name: str, value: Any) -> None
         ({"prompt": [None]}, "prompt[0]", "non-empty string"),
         ({"prompt_token_ids": []}, "prompt_token_ids", "1 to 256 prompts"),
         ({"prompt_token_ids": [1], "prompt": [[{}]]}, "prompt", "list of token ids"),
+        ({"prompt_token_ids": [1], "prompt": [["a"]]}, "prompt", "list of token ids"),
+        ({"prompt_token_ids": [1], "prompt": [True]}, "prompt", "list of token ids"),
         ({"prompt_token_ids": [1], "prompt": {}}, "prompt", "list of token ids"),
         ({"prompt_token_ids": "a"}, "prompt_token_ids", "texts go into prompt"),
         ({"prompt_token_ids": ["a"]}, "prompt_token_ids", "texts go into prompt"),
