@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .log_format import LOG_FORMATS
 from .media_fields import check_sources, read_limits, read_processor_kwargs
 from .model_config import ModelConfig
+from .tracing import traces_url
 
 DEFAULT_MAX_MODEL_LEN = 4096
 """FastDeploy's 2048 would refuse its own tutorial: a prompt and `max_tokens=2048`."""
@@ -81,6 +83,10 @@ class EngineConfig:
     """One of `PARSERS` that knows calls, or `none`. None: by the chat template."""
     cpu_threads: int | None = None
     """Threads of the CPU engine. None: all cores."""
+    log_format: str = "text"
+    """`text` or `json`, one object a line."""
+    otlp_traces_endpoint: str | None = None
+    """URL that spans are sent to, by OTLP over HTTP. None: nothing is traced."""
     runtime_dir: str | None = None
     """A private folder for the relay's socket, so that `serve` can ask the engine to drain. None: a temporary one."""
 
@@ -110,6 +116,10 @@ class EngineConfig:
         _check_parser(self, "tool_call_parser", (*PARSERS[1:], NO_PARSER))
         if self.block_size_tokens & (self.block_size_tokens - 1):
             raise ConfigError(f"block_size_tokens must be a power of two, got {self.block_size_tokens}.", param="block_size_tokens")
+        if self.log_format not in LOG_FORMATS:
+            raise ConfigError(f"log_format must be one of {', '.join(LOG_FORMATS)}, got {self.log_format!r}.", param="log_format")
+        if self.otlp_traces_endpoint is not None:
+            traces_url(self.otlp_traces_endpoint)
         if self.load_format not in LOAD_FORMATS:
             raise ConfigError(f"load_format must be one of {', '.join(LOAD_FORMATS)}, got {self.load_format!r}.", param="load_format")
         read_limits({} if self.limit_mm_per_prompt is None else self.limit_mm_per_prompt, "limit_mm_per_prompt", ConfigError)

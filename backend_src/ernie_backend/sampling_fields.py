@@ -57,6 +57,8 @@ class SamplingFields:
     n: int = 1
     echo: bool = False
     return_token_ids: bool = False
+    timings: bool = False
+    """Tell with the last token how long what took."""
 
 
 def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
@@ -250,4 +252,5 @@ _READERS: dict[str, tuple[str, Any]] = {
     "n": ("n", _integer(1, MAX_CHOICES)),
     "echo": ("echo", _boolean),
     "return_token_ids": ("return_token_ids", _boolean),
+    "timings": ("timings", _boolean),
 }

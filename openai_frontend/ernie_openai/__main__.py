@@ -11,6 +11,7 @@ from ernie_backend.api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_envir
 from ernie_backend.errors import ConfigError
 
 from .access import KeyRing
+from .observability import add_arguments, read_arguments
 from .server import run
 from .settings import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_PENDING_BYTES, FrontendSettings, TlsFiles
 
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-pending-bytes", type=_positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
     parser.add_argument("--workers", type=_positive, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
+    add_arguments(parser)
     return parser
 
 
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
         max_pending_bytes=given.max_pending_bytes,
+        observability=read_arguments(given),
     )
     tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.log_format import current_request
 
 from .client import EnsembleRequest
 from .schemas import ChatRequest, CompletionRequest
@@ -82,7 +83,7 @@ def _plan(
             param="n",
         )
     model = settings.name_to_answer_with(request.model)
-    given_id = request.request_id or uuid.uuid4().hex
+    given_id = request.request_id or current_request.get() or uuid.uuid4().hex
     answer_id = given_id if given_id.startswith(prefix) else prefix + given_id
     sampling_json = _dumps(sampling)
     return AnswerPlan(

@@ -110,6 +110,8 @@ class _Request(BaseModel):
     """The prompt as ids; takes the place of `messages` or `prompt`."""
     return_token_ids: bool = False
     """Each choice gets `prompt_token_ids` and `completion_token_ids`."""
+    timings: bool = False
+    """How long what took, in the answer or in its last chunk."""
     max_streaming_response_tokens: int = Field(default=1, ge=1)
     """Hold chunks back until they bring this many tokens."""
     request_id: str | None = Field(default=None, min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS, pattern=r"^[!-~]+$")
@@ -205,6 +207,7 @@ _SAMPLING_FIELDS = (
     "ignore_eos",
     "skip_special_tokens",
     "return_token_ids",
+    "timings",
     "response_format",
     "guided_json",
     "guided_regex",

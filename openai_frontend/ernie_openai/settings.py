@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ernie_backend.errors import ModelNotFoundError
+
+from .observability import Observability
 
 DEFAULT_MAX_BODY_BYTES = 16 * 2**20
 DEFAULT_MAX_PENDING_BYTES = 2**20
@@ -47,6 +49,7 @@ class FrontendSettings:
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
     """Of one streamed answer that its client has not read yet; more end it."""
+    observability: Observability = field(default_factory=Observability)
 
     @property
     def listed_models(self) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
         "grpc-restricted-protocol": nobody,
         "log-info": "true" if options.verbose else "false",
     }
+    command |= options.observability.triton_flags
     if not on_gpu:
         command |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
     flags = [f"--{name}" if value is None else f"--{name}={value}" for name, value in command.items()]
@@ -78,6 +79,7 @@ def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
     command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
     command += ["--max-pending-bytes", str(options.max_pending_bytes)]
+    command += options.observability.front_end_arguments
     if options.served_model_name is not None:
         command.append(f"--served-model-name={options.served_model_name}")
     return command + options.security.front_end_arguments()

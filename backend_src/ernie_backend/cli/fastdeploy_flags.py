@@ -81,7 +81,6 @@ WITHOUT_MEANING: dict[str, str] = {
     "trust-remote-code": "no code of a model folder is ever run",
     "revision": "--model is a folder, nothing is downloaded",
     "tokenizer-base-url": "the tokenizer runs in the server",
-    "max-log-len": "prompts and answers are not logged",
     "use-cudagraph": "the engine decides about CUDA graphs by itself",
     "graph-optimization-config": "the engine decides about CUDA graphs by itself",
     "use-warmup": "the engine always warms up before it is ready",

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
-from . import security_flags
+from . import observability_flags, security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
+from .observability_flags import ObservabilityOptions
 from .security_flags import SecurityOptions, read_security
 
 DEFAULT_METRICS_PORT = 8002
@@ -81,6 +82,7 @@ class ServeOptions:
     max_pending_bytes: int
     shutdown_grace_seconds: float
     verbose: bool
+    observability: ObservabilityOptions
     notes: tuple[str, ...]
     """One line for each flag that was accepted without a meaning here."""
     warnings: tuple[str, ...]
@@ -145,6 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     _add_media_arguments(parser.add_argument_group("images and videos"))
     security_flags.add_arguments(parser.add_argument_group("security"))
+    observability_flags.add_arguments(parser.add_argument_group("logs and traces"))
 
     triton = parser.add_argument_group("Triton")
     triton.add_argument(
@@ -179,8 +182,9 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
     """`ConfigError` for a flag of a later feature, a wrong value or colliding ports. `on_gpu` decides which flags mean nothing."""
     _refuse_later_features(args)
     security = read_security(args, os.environ)
+    observability = observability_flags.read_arguments(args)
     options = ServeOptions(
-        engine=_engine_config(args),
+        engine=_engine_config(args, observability),
         host=args.host,
         port=args.port,
         workers=args.workers,
@@ -196,6 +200,7 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         max_pending_bytes=args.max_pending_bytes,
         shutdown_grace_seconds=args.shutdown_grace_seconds,
         verbose=args.verbose,
+        observability=observability,
         notes=tuple(_notes(args, on_gpu)),
         warnings=tuple(security.warnings(args.host, args.triton_host)),
     )
@@ -220,10 +225,11 @@ def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
     return notes
 
 
-def _engine_config(args: argparse.Namespace) -> EngineConfig:
+def _engine_config(args: argparse.Namespace, observability: ObservabilityOptions) -> EngineConfig:
     names = (*_ENGINE_FLAGS, *_MEDIA_FLAGS, "deterministic", "enable_prefix_caching", "enable_chunked_prefill")
     names = (*names, *_MEDIA_SOURCES[1:])
     values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    values |= observability.engine_values
     if args.allowed_media_domains is not None:
         values["allowed_media_domains"] = [name for names in args.allowed_media_domains for name in names]
     if "chat_template" in values:

@@ -217,7 +217,8 @@ class Scheduler:
         request = sequence.group.request
         sampling = request.sampling
         seed = None if sampling.seed is None else (sampling.seed + sequence.index) & (2**63 - 1)
-        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, request.media, request.matcher)
+        choice = (request.key, sequence.index)
+        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, request.media, request.matcher, choice)
 
     @staticmethod
     def _grant(sequence: Sequence, count: int) -> ScheduledSequence:
@@ -246,7 +247,8 @@ class Scheduler:
             token_id = result.sampled.get(granted.sequence_id)
             if token_id is None:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
-                log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
+                of_request = {"request_id": sequence.group.request.request_id}
+                log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why, extra=of_request)
                 self.kv.forget(sequence)
                 error = TOO_COMPLEX if why == GRAMMAR_TOO_COMPLEX else STEP_FAILED
                 events.append(self._end(sequence, FinishReason.ERROR, error=error))

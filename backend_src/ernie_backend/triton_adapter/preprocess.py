@@ -142,6 +142,7 @@ class Preprocessor:
             echo=self._echo(prompt, fields) if echo else "",
             prompt_token_ids=tuple(prompt.token_ids) if fields.return_token_ids else None,
             answer_format=prompt.answer_format,
+            timings=fields.timings,
         )
         return GenerateRequest(
             key=uuid.uuid4().hex,
