@@ -30,7 +30,8 @@ def create_app(settings: FrontendSettings, client: EngineClient, tracer: Tracer 
     http_metrics = HttpMetrics()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.openapi()  # made once; it takes a tenth of a second, which would hold up others later
         yield
         await client.close()
         if tracer is not None:

@@ -121,11 +121,25 @@ def _prompts(request: CompletionRequest) -> list[_Prompt]:
         raise InvalidRequestError(f"{name} must be a string, a list of strings, a list of token ids or a list of such lists.", param=name)
     if name == "prompt_token_ids" and (isinstance(given, str) or any(isinstance(prompt, str) for prompt in given)):
         raise InvalidRequestError("prompt_token_ids must be a list of token ids or a list of such lists; texts go into prompt.", param=name)
+    if name == "prompt_token_ids" and not _could_be_prompts(request.prompt):
+        raise InvalidRequestError(
+            "prompt must be a string, a list of strings, a list of token ids or a list of such lists.", param="prompt"
+        )
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [_prompt(name, given)]
     if not 1 <= len(given) <= MAX_PROMPTS:
         raise InvalidRequestError(f"{name} must hold 1 to {MAX_PROMPTS} prompts, got {len(given)}.", param=name)
     return [_prompt(f"{name}[{i}]", prompt) for i, prompt in enumerate(given)]
+
+
+def _could_be_prompts(prompt: Any) -> bool:
+    """Of the prompt whose place ids have taken: nobody reads it, but it must be none of the client's mistakes."""
+    if prompt is None or isinstance(prompt, str):
+        return True
+    if not isinstance(prompt, list):
+        return False
+    ids = [part for item in prompt for part in (item if isinstance(item, list) else [] if isinstance(item, str) else [item])]
+    return all(isinstance(part, int) and not isinstance(part, bool) for part in ids)
 
 
 def _prompt(name: str, given: Any) -> _Prompt:

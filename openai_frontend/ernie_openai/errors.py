@@ -13,6 +13,8 @@ from ernie_backend.errors import EngineError, ErnieError, InvalidRequestError
 
 RETRY_AFTER_SECONDS = 1
 REQUEST_ID_HEADER = "x-request-id"
+CLIENT_REQUEST_ID = "ernie.client_request_id"
+"""In a request's ASGI scope: the proper id that the client gave it, or None."""
 _INTERNAL = EngineError("The server failed to answer this request. Try again; if it happens again, see the server's log.")
 
 
@@ -93,11 +95,12 @@ async def _on_ernie_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_other_error(request: Request, error: Exception) -> Response:
-    """Answered outside the middleware, which has given the request its id before."""
+    """Answered outside the middleware, which therefore cannot add its headers."""
     response = error_response(as_ernie_error(error))
     response.headers["x-content-type-options"] = "nosniff"
-    if "ernie.request_id" in request.scope:
-        response.headers[REQUEST_ID_HEADER] = request.scope["ernie.request_id"]
+    request_id = request.scope.get(CLIENT_REQUEST_ID) or getattr(request.scope.get("ernie.request_record"), "id", None)
+    if request_id is not None:
+        response.headers[REQUEST_ID_HEADER] = request_id
     return response
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import uuid
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,9 +20,9 @@ from ernie_backend.errors import (
 )
 
 from .access import ANYONE, Caller, KeyRing, scope_of
-from .errors import REQUEST_ID_HEADER, HeadersTooLargeError, SlowBodyError, UriTooLongError, error_response
+from .errors import CLIENT_REQUEST_ID, REQUEST_ID_HEADER, HeadersTooLargeError, SlowBodyError, UriTooLongError, error_response
 
-_KNOWN_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_PROPER_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """What is repeated of a client's own id; nothing that could break a line of a log or a header."""
 
 MAX_TARGET_BYTES = 8192
@@ -46,7 +45,10 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 
 class RequestIdMiddleware:
-    """Gives every request an id, `scope["ernie.request_id"]`, and every response that id and `nosniff`. A client may give its own id."""
+    """Repeats the id that a client gave its request, if it is a proper one, in place of ours; and says `nosniff` with every response.
+
+    Ours, which logs and traces bear, comes from `observing.py`, which logs the client's beside it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -56,14 +58,15 @@ class RequestIdMiddleware:
             await self.app(scope, receive, send)
             return
         given = _header(scope, REQUEST_ID_HEADER.encode()) or b""
-        request_id = given.decode() if _KNOWN_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope["ernie.request_id"] = request_id
+        client_id = given.decode() if _PROPER_REQUEST_ID.fullmatch(given) else None
+        scope[CLIENT_REQUEST_ID] = client_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
                 headers["x-content-type-options"] = "nosniff"
+                if client_id is not None:
+                    headers[REQUEST_ID_HEADER] = client_id
             await send(message)
 
         await self.app(scope, receive, send_with_id)

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ernie_backend.log_format import current_request
 from ernie_backend.tracing import Tracer
 
+from .errors import CLIENT_REQUEST_ID, REQUEST_ID_HEADER
 from .http_metrics import HttpMetrics
 from .request_record import RequestRecord, record_of
 
@@ -49,7 +50,10 @@ class ObservingMiddleware:
         async def watched_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", record.id.encode("latin-1", "replace"))]}
+                message = {
+                    **message,
+                    "headers": [*message.get("headers", ()), (REQUEST_ID_HEADER.encode(), record.id.encode("latin-1", "replace"))],
+                }
             elif record.first_byte_at is None:
                 record.first_byte_at = time.monotonic()
             await send(message)
@@ -67,7 +71,9 @@ class ObservingMiddleware:
         status = record.status or 500
         self._metrics.ended(route, status, now - record.started_at)
         if self._logs and route not in _QUIET:
-            extra = {"request_id": record.id, "fields": {"route": route, **record.fields(now)}}
+            client_id = scope.get(CLIENT_REQUEST_ID)
+            named = {} if client_id is None else {"client_request_id": client_id}
+            extra = {"request_id": record.id, "fields": {"route": route, **record.fields(now), **named}}
             access_log.info("%s %s", scope["method"], _on_one_line(scope["path"][:200]), extra=extra)
         if record.span is not None:
             self._end_span(scope, record, route, now)

@@ -49,6 +49,12 @@ def test_one_line_for_each_request(client: httpx.Client, server: RunningServer) 
     assert len(line["prompt"]) == MAX_LOG_LEN and line["prompt"].startswith('{"messages":[{"role":"user","content":"How are')
 
 
+def test_a_clients_own_id_stands_beside_ours(client: httpx.Client, server: RunningServer) -> None:
+    answer = client.post("/v1/chat/completions", json=chat(), headers={"x-request-id": "mine-1"})
+    assert answer.headers.get_list("x-request-id") == ["mine-1"]
+    assert access_line(server, answer.json()["id"])["client_request_id"] == "mine-1"
+
+
 def test_a_stream_a_refusal_and_an_unknown_path(client: httpx.Client, server: RunningServer) -> None:
     client.post("/v1/chat/completions", json=chat(stream=True, request_id="a-stream")).raise_for_status()
     assert access_line(server, "chatcmpl-a-stream")["completion_tokens"] == 8
