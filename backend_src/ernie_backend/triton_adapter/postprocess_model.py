@@ -59,7 +59,7 @@ class PostprocessModel:
         return self._pb.InferenceResponse(output_tensors=self._tensors(outputs))
 
     def _tensors(self, outputs: PostOutputs) -> list[Any]:
-        """Those that say something, and the three that clients look for in every response: each tensor costs every hop some 20 µs."""
+        """Those that say something, and those that clients look for in every response: each tensor costs every hop some 20 µs."""
         pb, always = self._pb, ("text_output", "finish_reason")
         texts = ("text_output", "reasoning_output", "tool_calls", "finish_reason", "logprobs", "usage", "error")
         return [
