@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .core.outputs import StepOutput
-from .protocol import FinishReason, GenerateEvent, TokenLogprobs
+from .protocol import FinishReason, GenerateEvent, Timings, TokenLogprobs
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class Response:
     """The choice's first response."""
     is_final: bool
     """The request's last response."""
+    timings: Timings | None = None
+    """With the finish reason."""
 
 
 class ResponseSink(Protocol):
@@ -302,6 +304,7 @@ class Delivery:
             error=last.error if last else None,
             is_first=choice.num_sent == 0,
             is_final=last is not None and all(c.is_sent for c in stream.choices),
+            timings=last.timings if last else None,
         )
         choice.num_sent += 1
         choice.has_spoken |= count > 0

@@ -142,10 +142,11 @@ async def test_health() -> None:
         assert response.status_code == 503 and response.json()["error"]["code"] == "unavailable"
 
 
-async def test_metrics_are_the_servers_own() -> None:
+async def test_metrics_are_the_servers_and_the_front_ends() -> None:
     async with http(FakeClient()) as front:
         response = await front.get("/metrics")
-    assert response.text == "nv_inference_count 3\n" and response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert response.text.startswith("nv_inference_count 3\n") and "\nernie_http_requests_under_way 1.0\n" in response.text
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
 async def test_models() -> None:

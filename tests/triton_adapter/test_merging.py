@@ -21,7 +21,7 @@ from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.triton_adapter.post_context import PostContext
 from ernie_backend.triton_adapter.postprocess import PostOutputs, Postprocessor
 from ernie_backend.triton_adapter.seal import Seal
-from ernie_openai.answers import ChatStyle, ChunkMaker, join_events
+from ernie_openai.answers import ChatStyle, ChunkMaker, UsageMeter, join_events
 from ernie_openai.client import AnswerEvent
 from ernie_openai.convert import plan_chat
 from ernie_openai.schemas import ChatRequest, parse_request
@@ -124,7 +124,8 @@ def message_of(events: Iterable[AnswerEvent]) -> dict[int, dict[str, Any]]:
     """What a client adds up from the chunks, by choice; and the usage."""
     body = {"messages": [{"role": "user", "content": "x"}], "stream": True, "logprobs": True, "return_token_ids": True}
     body |= {"stream_options": {"include_usage": True}, "n": 3}
-    maker = ChunkMaker(plan_chat(parse_request(ChatRequest, body), FrontendSettings("", "")), ChatStyle())
+    plan = plan_chat(parse_request(ChatRequest, body), FrontendSettings("", ""))
+    maker = ChunkMaker(plan, ChatStyle(), UsageMeter(plan.choices_per_prompt))
     chunks = [chunk for event in events for chunk in maker.chunks(event)] + list(maker.last())
     total: dict[int, dict[str, Any]] = {-1: {"usage": chunks[-1]["usage"]}}
     for chunk in chunks:
