@@ -128,7 +128,7 @@ class Delivery:
         """`abort(key)` is called when a sink fails, `stop(key, index)` when a stop watch fires; both must return at once.
 
         `stream_interval_tokens`: behind a choice's first token, pieces of exactly so many (the last may be shorter). None: whatever waits.
-        `max_responses_per_second`: out of the ring, in the long run. Whoever stands behind postprocess acknowledges nothing and must keep up.
+        `max_responses_per_second`: out of the ring, in the long run. Who stands behind postprocess acknowledges nothing and must keep up.
         """
         self._pace_seconds = 0.0 if stream_interval_tokens is not None else 1 / max_responses_per_second
         self._ring_is_due_at = 0.0
