@@ -14,7 +14,7 @@ from .config import EngineConfig, ModelConfig
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import Scheduler
-from .delivery import Delivery
+from .delivery import RESPONSES_PER_CORE_SECOND, Delivery
 from .engine import Engine, refusal
 from .errors import ConfigError, ErnieError
 from .protocol import GenerateRequest
@@ -154,7 +154,11 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     listener: list[Callable[[StepOutput], None]] = []
     engine = Engine(core, lambda output: listener[0](output), max_concurrency=config.max_concurrency)
     delivery = Delivery(
-        config.delivery_window_responses, abort=engine.abort, stop=engine.stop, stream_interval_tokens=config.stream_interval
+        config.delivery_window_responses,
+        abort=engine.abort,
+        stop=engine.stop,
+        stream_interval_tokens=config.stream_interval,
+        max_responses_per_second=RESPONSES_PER_CORE_SECOND * len(os.sched_getaffinity(0)),
     )
     listener.append(delivery.push)
     relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)

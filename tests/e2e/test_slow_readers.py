@@ -20,7 +20,7 @@ from ernie_backend.benchmark.process_usage import usage_of
 from tests.e2e.clock import ClockServer
 from tests.e2e.observe import metric, wait_until_idle
 
-LONG = 6000
+LONG = 4000
 MEMORY_BYTES = 32 * 2**20
 """More than any process may grow by while a client does not read: the answer's responses, and what allocators keep."""
 
@@ -125,7 +125,7 @@ def test_http_a_reader_of_1_kilobyte_a_second(clock: ClockServer) -> None:
     reader = HttpReader(clock, 1600)
     neighbours = threading.Thread(target=neighbour, args=(clock,))
     neighbours.start()
-    for _ in range(8):
+    for _ in range(6):
         reader.read(512)
         time.sleep(0.5)
     neighbours.join(60)

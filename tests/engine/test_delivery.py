@@ -258,6 +258,23 @@ def test_an_interval_cuts_pieces_of_one_size() -> None:
     assert [len(r.token_ids) for r in whole.responses] == [31]
 
 
+def test_what_comes_faster_than_the_path_can_carry_is_merged() -> None:
+    """At one response in ten seconds: a burst leaves, and the rest waits, though the window is open."""
+    sink = Sink()
+    slow = {"max_responses_per_second": 0.1}
+    delivery = Delivery(10_000, abort=lambda key: None, stop=lambda key, index: None, **slow)
+    delivery.register("k", sink, n=1, streamed=True)
+    delivery._turn()
+    for i in range(300):
+        delivery.push(StepOutput((token("k", i),)))
+        delivery._turn()
+    assert len(sink.responses) <= delivery_module.PACE_BURST + 2
+    assert delivery._ring and not delivery._may_send
+    delivery.push(StepOutput((token("k", 300, last=FinishReason.STOP),)))
+    delivery._turn()
+    assert sink.ids() == list(range(301)) and sink.responses[-1].is_final, "the last one does not wait"
+
+
 def test_an_impossible_event_ends_its_request_only() -> None:
     harness, bad, good = Harness(), Sink(), Sink()
     harness.delivery.register("bad", bad, n=1, streamed=True)
