@@ -6,18 +6,20 @@ import gc
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import EngineConfig, ModelConfig
+from .core.admission import Limits
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import Scheduler
-from .delivery import Delivery
+from .delivery import Delivery, ResponseSink
 from .engine import Engine, refusal
 from .errors import ConfigError, ErnieError
-from .protocol import GenerateRequest
+from .protocol import FinishReason, GenerateEvent, GenerateRequest
 from .relay import RelayReceiver
 
 if TYPE_CHECKING:
@@ -71,6 +73,19 @@ class ServingEngine:
             self.engine.submit(replace(request, matcher=matcher))
 
         self.grammars.compile(request.sampling.grammar, place, refuse)
+
+    def abort_answers(
+        self, tenant: str, answer_ids: tuple[str, ...] | None, sink: ResponseSink, hear: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        """End the tenant's requests that go by one of the ids; None: all. `hear` gets the ids that were found, then `sink` one response."""
+        key = uuid.uuid4().hex
+        self.delivery.register(key, sink, n=1, streamed=False)
+
+        def reply(found: tuple[str, ...]) -> None:
+            hear(found)
+            self.delivery.push(StepOutput((GenerateEvent(key, 0, (), finish_reason=FinishReason.STOP),)))
+
+        self.engine.abort_answers(tenant, answer_ids, reply)
 
     def shutdown(self) -> None:
         """End every stream properly, then every thread; sockets go away."""
@@ -142,7 +157,7 @@ def _model(config: EngineConfig, model_config: ModelConfig) -> LanguageModel:
 def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig, grammars: GrammarCompiler) -> ServingEngine:
     """Put a core on its thread and connect it with delivery and relay."""
     listener: list[Callable[[StepOutput], None]] = []
-    engine = Engine(core, lambda output: listener[0](output), max_concurrency=config.max_concurrency)
+    engine = Engine(core, lambda output: listener[0](output), Limits.of(config))
     delivery = Delivery(config.delivery_window_responses, abort=engine.abort, stop=engine.stop)
     listener.append(delivery.push)
     relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)

@@ -195,7 +195,12 @@ async def whole_answer(plan: AnswerPlan, style: AnswerStyle, events: AsyncIterat
         "model": plan.model,
         "choices": choices,
         "usage": meter.total(),
+        **_tier(plan),
     }
+
+
+def _tier(plan: AnswerPlan) -> dict[str, Any]:
+    return {} if plan.service_tier is None else {"service_tier": plan.service_tier}
 
 
 class ChunkMaker:
@@ -239,6 +244,7 @@ class ChunkMaker:
     def _envelope(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
         plan = self._plan
         chunk = {"id": plan.id, "object": self._style.chunk_object, "created": plan.created, "model": plan.model, "choices": choices}
+        chunk |= _tier(plan)
         if plan.include_usage or plan.continuous_usage:
             chunk["usage"] = usage
         return chunk

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from .client import EngineClient
 from .errors import install_error_handlers
 from .middleware import ApiKeyMiddleware, BodyLimitMiddleware
-from .routes import chat, completions, health, metrics, models
+from .routes import abort, chat, completions, health, metrics, models
 from .routes.common import Frontend
 from .settings import FrontendSettings
 
@@ -28,7 +28,7 @@ def create_app(settings: FrontendSettings, client: EngineClient) -> FastAPI:
     app.state.frontend = Frontend(settings, client, started=int(time.time()))
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(ApiKeyMiddleware, api_keys=settings.api_keys)  # added last, asked first
-    for routes in (chat, completions, models, health, metrics):
+    for routes in (chat, completions, abort, models, health, metrics):
         app.include_router(routes.router)
     install_error_handlers(app)
     return app

@@ -47,7 +47,7 @@ def error_response(error: ErnieError, status: int | None = None) -> Response:
     status = status or error.http_status
     headers = {}
     if status in (429, 503):
-        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+        headers["retry-after"] = str(error.retry_after_seconds or RETRY_AFTER_SECONDS)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(dumps(error_object(error)), status_code=status, headers=headers, media_type="application/json")

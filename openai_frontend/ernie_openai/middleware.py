@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ernie_backend.errors import AuthenticationError, PayloadTooLargeError
 
 from .errors import error_response
+from .terms import TENANT
 
 
 def _header(scope: Scope, name: bytes) -> bytes | None:
@@ -36,6 +37,7 @@ class ApiKeyMiddleware:
         scheme, _, key = (_header(scope, b"authorization") or b"").partition(b" ")
         digest = sha256(key.strip()).digest()  # equal lengths, so that the time tells nothing
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        scope[TENANT] = digest.hex()[:16]
         return scheme.lower() == b"bearer" and any(matches)
 
 

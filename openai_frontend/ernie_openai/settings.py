@@ -28,6 +28,8 @@ class FrontendSettings:
     max_model_len: int | None = None
     """Tokens; only shown, the engine checks it."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    max_concurrency: int | None = None
+    """Answers that the engine gives at once; None: unknown, the engine says so itself."""
 
     @property
     def listed_models(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ ENSEMBLE = "ernie"
 _READY_TIMEOUT_SECONDS = 2.0
 _METRICS_TIMEOUT_SECONDS = 5.0
 _END_OF_STREAM_TIMEOUT_SECONDS = 1.0
+_ABORT_TIMEOUT_SECONDS = 10.0
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),  # the body limit of the HTTP face holds; Triton's own limit is 2 GiB
@@ -77,6 +78,25 @@ class TritonClient:
         log.error("Triton ended a stream with %d of %d choices unfinished.", unfinished, request.num_choices)
         raise EngineError("The answer ended before it was complete. Try again; if it happens again, see the server's log.")
 
+    async def abort(self, tenant: str, answer_ids: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The ids that named answers under way. Any worker's answers are found: the engine is one process."""
+        message = service_pb2.ModelInferRequest(model_name=ENSEMBLE)
+        message.parameters["triton_enable_empty_final_response"].bool_param = True
+        message.parameters["ernie_abort"].string_param = json.dumps({"ids": answer_ids})
+        message.parameters["ernie_tenant"].string_param = tenant
+        _add_input(message, "stream", "BOOL", b"\x00")
+        aborted: tuple[str, ...] | None = None
+        try:
+            async for reply in self._stubs[0].ModelStreamInfer(iter([message]), timeout=_ABORT_TIMEOUT_SECONDS):
+                event = _event(reply)
+                if event is not None:
+                    aborted = tuple(json.loads(event.text))
+        except grpc.aio.AioRpcError as error:
+            raise _error_of_status(error) from None
+        if aborted is None:
+            raise EngineError("The server did not say what it aborted. Try again.")
+        return aborted
+
     async def is_ready(self) -> bool:
         """Whether Triton and the ensemble take requests now."""
         stub = self._stubs[0]
@@ -124,6 +144,11 @@ def _infer_request(request: EnsembleRequest) -> Any:
     """ModelInferRequest; always streamed, so that stop strings and hang-ups end the work early."""
     message = service_pb2.ModelInferRequest(model_name=ENSEMBLE, id=request.request_id)
     message.parameters["triton_enable_empty_final_response"].bool_param = True
+    message.parameters["ernie_answer_id"].string_param = request.answer_id
+    message.parameters["ernie_tenant"].string_param = request.terms.tenant
+    message.parameters["ernie_priority"].int64_param = request.level
+    if request.terms.timeout_microseconds:
+        message.parameters["timeout"].int64_param = request.terms.timeout_microseconds
     _add_input(message, "sampling_parameters", "BYTES", _bytes_element(request.sampling_parameters))
     _add_input(message, "stream", "BOOL", b"\x01")
     if request.text_input is not None:
@@ -157,7 +182,8 @@ def _event(reply: Any) -> AnswerEvent | None:
     if finish_reason == FinishReason.ERROR:
         raise _error_of_text(_text(outputs, "error"))
     if finish_reason == FinishReason.ABORT:
-        raise UnavailableError("The server stopped this answer before it was complete. Try again.")
+        told = _text(outputs, "error")
+        raise _error_of_text(told) if told else UnavailableError("The server stopped this answer before it was complete. Try again.")
     text, reasoning = _text(outputs, "text_output"), _text(outputs, "reasoning_output")
     raw_ids = outputs.get("token_ids", b"")
     token_ids = struct.unpack(f"<{len(raw_ids) // 4}i", raw_ids)

@@ -15,13 +15,18 @@ OUTPUTS = ("text_output", "reasoning_output", "tool_calls", "finish_reason", "to
 class Stream:
     """One request through the ensemble; iterate for its responses, `cancel()` to hang up."""
 
-    def __init__(self, address: str, *, stream: bool = True, request_id: str = "", **inputs: Any) -> None:
+    def __init__(
+        self, address: str, *, stream: bool = True, request_id: str = "", parameters: dict[str, Any] | None = None, **inputs: Any
+    ) -> None:
         self.client = grpc_client.InferenceServerClient(address)
         self.responses: queue.Queue[Any] = queue.Queue()
         self.client.start_stream(lambda result, error: self.responses.put(error if error is not None else result))
         tensors = [_tensor(name, value) for name, value in inputs.items()]
         tensors.append(_tensor("stream", stream))
-        self.client.async_stream_infer("ernie", tensors, request_id=request_id, enable_empty_final_response=True)
+        more: dict[str, Any] = {"timeout": parameters.pop("timeout")} if parameters and "timeout" in parameters else {}  # its own argument
+        self.client.async_stream_infer(
+            "ernie", tensors, request_id=request_id, enable_empty_final_response=True, parameters=parameters, **more
+        )
 
     def next(self, seconds: float = 60.0) -> tuple[dict[str, Any], bool]:
         """(outputs, whether it was the last); raises the server's error."""

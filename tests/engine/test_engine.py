@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 
+from ernie_backend.core.admission import Limits
 from ernie_backend.core.engine_core import EngineCore
 from ernie_backend.core.outputs import ModelRunnerOutput, SchedulerOutput, StepOutput
 from ernie_backend.core.scheduler import Scheduler
@@ -31,11 +32,11 @@ class GatedRunner(FakeRunner):
 
 
 class Harness:
-    def __init__(self, runner: FakeRunner | None = None, *, max_concurrency: int = 100) -> None:
+    def __init__(self, runner: FakeRunner | None = None, *, max_concurrency: int = 100, limits: Limits | None = None) -> None:
         self.runner = runner or FakeRunner(256, 4)
         self.scheduler = Scheduler(config(max_model_len=512), 256)
         self.events: queue.Queue[GenerateEvent] = queue.Queue()
-        self.engine = Engine(EngineCore(self.scheduler, self.runner), self._hear, max_concurrency=max_concurrency)
+        self.engine = Engine(EngineCore(self.scheduler, self.runner), self._hear, limits or Limits(max_concurrency, 4))
         self.engine.start()
 
     def _hear(self, output: StepOutput) -> None:

@@ -87,6 +87,10 @@ class InferenceRequest:
     sender: ResponseSender = field(default_factory=ResponseSender)
 
     request_parameters: dict[str, Any] = field(default_factory=dict)
+    timeout_microseconds: int = 0
+
+    def timeout(self) -> int:
+        return self.timeout_microseconds
 
     def parameters(self) -> str:
         return json.dumps(self.request_parameters)

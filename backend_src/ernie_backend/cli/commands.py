@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import sys
 from pathlib import Path
 
@@ -20,7 +19,9 @@ TRITON_EXIT_SECONDS = 5
 """tritonserver's patience. It waits for idle connections as if they were requests, so it is told to go only when nothing runs."""
 
 _ADMINISTRATION = "shared-memory,model-repository,logging,trace"
-"""API groups that read or change the server itself; nobody gets them (triton 2.51 is older than the fixes of its shared-memory API)."""
+"""API groups that read or change the server itself; no client gets them (triton 2.51 is older than the fixes of its shared-memory API)."""
+
+ADMINISTRATION_HEADER = "ernie-administration"
 
 
 def find_model_repository(given: str | None) -> Path:
@@ -32,16 +33,19 @@ def find_model_repository(given: str | None) -> Path:
     raise ConfigError(f"{where}{str(folder)!r} holds no ernie/config.pbtxt.", param="model_repository")
 
 
-def triton_command(options: ServeOptions, installation: Installation, folder: PrivateFolder, *, on_gpu: bool) -> list[str]:
-    """tritonserver on loopback, all models loaded at the start and none changed later, administration locked away."""
+def triton_command(
+    options: ServeOptions, installation: Installation, folder: PrivateFolder, administration_key: str, *, on_gpu: bool
+) -> list[str]:
+    """tritonserver on loopback, all models loaded at the start, administration for those who know the key: `serve`, for its last act."""
     backends = assemble_backends(installation, folder.path / "backends")
-    nobody = f"{_ADMINISTRATION}:ernie-administration={secrets.token_hex(16)}"
+    restricted = f"{_ADMINISTRATION}:{ADMINISTRATION_HEADER}={administration_key}"
     command = {
         "model-repository": find_model_repository(options.model_repository),
         "backend-directory": backends,
         "backend-config": f"python,shm-region-prefix-name={folder.shared_memory_prefix}",
         "disable-auto-complete-config": None,
-        "model-control-mode": "none",
+        "model-control-mode": "explicit",
+        "load-model": "*",
         "exit-timeout-secs": TRITON_EXIT_SECONDS,
         "http-address": options.triton_host,
         "http-port": options.triton_http_port,
@@ -49,8 +53,8 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
         "grpc-port": options.triton_grpc_port,
         "metrics-address": options.triton_host,
         "metrics-port": options.metrics_port,
-        "http-restricted-api": nobody,
-        "grpc-restricted-protocol": nobody,
+        "http-restricted-api": restricted,
+        "grpc-restricted-protocol": restricted,
         "log-info": "true" if options.verbose else "false",
     }
     if not on_gpu:
@@ -73,6 +77,7 @@ def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
     command += ["--triton-grpc", f"{client_host(options.triton_host)}:{options.triton_grpc_port}"]
     command += ["--triton-metrics", f"http://{client_host(options.triton_host)}:{options.metrics_port}/metrics"]
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
+    command += ["--max-concurrency", str(options.engine.max_concurrency)]
     command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
     if options.served_model_name is not None:
         command.append(f"--served-model-name={options.served_model_name}")

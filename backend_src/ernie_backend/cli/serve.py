@@ -1,6 +1,7 @@
 """`ernie-triton serve`: tritonserver and front end, from the first check to the last process; knows no tensors and no requests.
 
-Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: engine told to drain, front end, tritonserver.
+Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: the ensemble unloaded, which makes both faces
+not ready and refuses what is new; the engine told to drain; when it is idle, the front end; tritonserver.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import argparse
 import importlib.util
 import os
 import re
+import secrets
 import signal
-import socket
 import sys
 import time
 from dataclasses import replace
@@ -19,11 +20,20 @@ from pathlib import Path
 from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
-from .commands import DRAIN_MARGIN_SECONDS, TRITON_EXIT_SECONDS, client_host, front_end_command, triton_command, triton_environment
+from .commands import (
+    ADMINISTRATION_HEADER,
+    DRAIN_MARGIN_SECONDS,
+    TRITON_EXIT_SECONDS,
+    client_host,
+    front_end_command,
+    triton_command,
+    triton_environment,
+)
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
+from .ports import check_ports
 from .private_folder import PrivateFolder
-from .probes import http_status, sequences_under_way
+from .probes import http_status, sequences_under_way, unload_model
 from .processes import Child, adopt_orphans, children_of, is_running, reap_all
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
 
@@ -69,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     for note in options.notes:
         _say(note)
     options, max_model_len = _check_model(options)
-    _check_ports(options)
+    check_ports(options)
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
         raise ConfigError("The front end's packages are missing. Install the [frontend] extra (pip install 'ernie-triton[frontend]').")
     return _Server(options, max_model_len, on_gpu=on_gpu).run()
@@ -91,18 +101,6 @@ def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
     return replace(options, engine=engine), max_model_len
 
 
-def _check_ports(options: ServeOptions) -> None:
-    for flag, (host, port) in options.ports.items():
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-        except OSError as error:
-            text = f"{flag} {port} cannot be used on {host}: {error.strerror}. Stop what listens there, or give another port."
-            raise ConfigError(text, param=flag) from None
-
-
 class _Server:
     """One run of `serve`. Signals only set flags; the main thread reads them everywhere it waits."""
 
@@ -115,6 +113,7 @@ class _Server:
         self._first_signal: float | None = None
         self._grace_seconds = options.shutdown_grace_seconds
         self._hurry = False
+        self._administration_key = secrets.token_hex(16)
 
     def run(self) -> int:
         installation = find_installation(self._options.tritonserver)
@@ -125,7 +124,7 @@ class _Server:
         with PrivateFolder() as folder:
             config_file = folder.path / "engine.json"
             config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
-            command = triton_command(self._options, installation, folder, on_gpu=self._on_gpu)
+            command = triton_command(self._options, installation, folder, self._administration_key, on_gpu=self._on_gpu)
             environment = triton_environment(self._options, installation, folder, config_file)
             try:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
@@ -206,18 +205,19 @@ class _Server:
                 raise ServeError(f"{child.name} ended unexpectedly ({_describe(child.exit_code)}).")
 
     def _stop(self, folder: PrivateFolder) -> None:
-        """Engine told to drain, front end down (its streams still need tritonserver), engine idle, tritonserver down."""
+        """Nothing new, engine told to drain and idle, front end down (until then it says 503), tritonserver down."""
         grace, started = self._grace_seconds, time.monotonic()
         deadline = started + grace + DRAIN_MARGIN_SECONDS
         served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None
         if served:
             _say(f"Stopping: no new requests; running ones get up to {grace:g} s …")
+            triton = client_host(self._options.triton_host), self._options.triton_http_port
+            unload_model(*triton, "ernie", (ADMINISTRATION_HEADER, self._administration_key))
             relay = RelaySender(str(folder.path / SOCKET_NAME))
             relay.drain(grace)
             relay.close()
-        self._end(self._front_end, deadline + 1 - time.monotonic())
-        if served:
             self._await_idle(started, deadline)
+        self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()))
         self._end(self._triton, TRITON_EXIT_SECONDS + DRAIN_MARGIN_SECONDS)
         reap_all()
 
@@ -226,7 +226,7 @@ class _Server:
             _say(f"{child.name} had to be killed.")
 
     def _await_idle(self, drain_sent: float, deadline: float) -> None:
-        """Requests that came to tritonserver itself may still run when the front end has gone."""
+        """On either face."""
         url = (client_host(self._options.triton_host), self._options.metrics_port)
         while time.monotonic() < deadline and not self._hurry:
             running = sequences_under_way(*url)

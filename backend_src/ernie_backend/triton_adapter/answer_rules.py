@@ -32,7 +32,7 @@ class AnswerRules:
         rules: dict[str, Any] = {}
         grammar = self._grammar(fields, chat, answer_format)
         if grammar is not None:
-            rules["grammar"] = grammar
+            rules |= {"grammar": grammar, "grammar_field": _place_of(fields)}
         if answer_format.begins_in == "thought" and (grammar is not None or fields.reasoning_max_tokens):
             rules["thought_end_id"] = self._thought_end_id("reasoning_max_tokens" if grammar is None else _place_of(fields))
             if fields.reasoning_max_tokens:

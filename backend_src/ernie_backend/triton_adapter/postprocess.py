@@ -46,7 +46,7 @@ class PostOutputs:
     logprobs: str = ""
     usage: str = ""
     error: str = ""
-    """With finish reason `error`: an `ErnieError` in its wire form."""
+    """With finish reason `error`, or `abort` where there is more to say: an `ErnieError` in its wire form."""
 
 
 @dataclass
@@ -106,6 +106,8 @@ class Postprocessor:
         return outputs
 
     def _process(self, event: dict[str, Any], token_ids: Sequence[int]) -> PostOutputs:
+        if event.get("aborted") is not None:
+            return self._aborted(event)
         if event["post"] is not None:
             self._begin(event)
         request = self._requests[event["key"]]
@@ -113,6 +115,12 @@ class Postprocessor:
         if choice.ended or request.failed:
             return PostOutputs(index=event["index"])
         return self._answer(event, choice, list(token_ids))
+
+    def _aborted(self, event: dict[str, Any]) -> PostOutputs:
+        """The answer to a request that ended others: their ids as a JSON list."""
+        if not is_same(event["seal"], self._seal.of_aborted(event["key"], event["aborted"])):
+            raise PermissionError("an answer that the engine has not sealed")
+        return PostOutputs(text_output=_dumps(event["aborted"]), finish_reason=FinishReason.STOP.value)
 
     def _begin(self, event: dict[str, Any]) -> None:
         """A choice's first response: the engine's word, or nobody's."""
@@ -140,7 +148,7 @@ class Postprocessor:
             token_ids=tuple(ids),
             logprobs=self._logprobs(ids, event["logprobs"]) if context.logprobs else "",
             usage=_usage(choice),
-            error=(event["error"] or _FAILED.to_wire()) if finish == FinishReason.ERROR else "",
+            error=_error(finish, event["error"]),
         )
         choice.is_first = False
         return outputs
@@ -221,6 +229,12 @@ def _finish_reason(finish: str, reader: AnswerReader) -> str:
     if finish == FinishReason.STOP or reader.stopped:
         return (FinishReason.TOOL_CALLS if reader.num_calls else FinishReason.STOP).value
     return finish
+
+
+def _error(finish: str | None, told: str | None) -> str:
+    if finish == FinishReason.ERROR:
+        return told or _FAILED.to_wire()
+    return (told or "") if finish == FinishReason.ABORT else ""
 
 
 def _dumps(value: Any) -> str:

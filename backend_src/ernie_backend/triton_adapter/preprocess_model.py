@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,10 @@ from ..protocol import GenerateRequest
 from ..text.helper_process import find_python
 from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
+from .request_terms import AbortRequest, read_abort, read_terms
 from .seal import Seal
 from .settings import load_settings
-from .tensors import error_response, ids_tensor, read_bool, read_int, read_parameters, read_text, read_texts, text_tensor
+from .tensors import all_parameters, error_response, ids_tensor, read_bool, read_int, read_parameters, read_text, read_texts, text_tensor
 
 if TYPE_CHECKING:
     from ..media.pool import MediaPool
@@ -74,10 +76,13 @@ class PreprocessModel:
             self._preprocessor.close()
             self._preprocessor = None
 
-    def _begin(self, request: Any, sender: Any) -> GenerateRequest | None:
+    def _begin(self, request: Any, sender: Any) -> GenerateRequest | AbortRequest | None:
         """The request for the engine; None if it waits for its media."""
         assert self._preprocessor is not None
         preprocessor = self._preprocessor
+        abort = read_abort(all_parameters(request))
+        if abort is not None:
+            return abort
         prepared = preprocessor.prepare(self._inputs(request))
         if not prepared.media:
             return preprocessor.finish(prepared)
@@ -91,7 +96,7 @@ class PreprocessModel:
         self._pool.load(prepared.media, prepared.media_settings, lambda loaded: self._answer(sender, lambda: end(loaded)))
         return None
 
-    def _answer(self, sender: Any, make: Callable[[], GenerateRequest | None]) -> None:
+    def _answer(self, sender: Any, make: Callable[[], GenerateRequest | AbortRequest | None]) -> None:
         """Send the one response: what `make` returns or raises; nothing yet if it returns None."""
         try:
             generate = make()
@@ -124,10 +129,16 @@ class PreprocessModel:
             stream=_flag(parameters, "stream") if stream is None else stream,
             exclude_input_in_output=_flag(parameters, "exclude_input_in_output") if exclude is None else exclude,
             parameters={name: value for name, value in parameters.items() if name not in _FLAGS},
+            terms=read_terms(all_parameters(request), request.timeout(), time.monotonic()),
         )
 
-    def _outputs(self, generate: GenerateRequest) -> list[Any]:
+    def _outputs(self, generate: GenerateRequest | AbortRequest) -> list[Any]:
         request = generate.to_json()
+        if isinstance(generate, AbortRequest):
+            return [
+                text_tensor(self._pb, "request", self._seal.of_request(request, ()) + request),
+                ids_tensor(self._pb, "prompt_token_ids", ()),
+            ]
         signature = self._seal.of_request(request, generate.prompt_token_ids, media_json(generate.media))
         return [
             text_tensor(self._pb, "request", signature + request),

@@ -8,6 +8,7 @@ from ..answers import ChatStyle
 from ..body import read_json_object
 from ..convert import plan_chat
 from ..schemas import ChatRequest, parse_request
+from ..terms import terms_of
 from .common import answer, frontend_of
 
 router = APIRouter()
@@ -16,4 +17,4 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     body = parse_request(ChatRequest, await read_json_object(request))
-    return await answer(request, plan_chat(body, frontend_of(request).settings), ChatStyle())
+    return await answer(request, plan_chat(body, frontend_of(request).settings, terms_of(request)), ChatStyle())

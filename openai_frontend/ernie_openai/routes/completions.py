@@ -8,6 +8,7 @@ from ..answers import CompletionStyle
 from ..body import read_json_object
 from ..convert import plan_completion
 from ..schemas import CompletionRequest, parse_request
+from ..terms import terms_of
 from .common import answer, frontend_of
 
 router = APIRouter()
@@ -16,4 +17,5 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     body = parse_request(CompletionRequest, await read_json_object(request))
-    return await answer(request, plan_completion(body, frontend_of(request).settings), CompletionStyle())
+    plan = plan_completion(body, frontend_of(request).settings, terms_of(request))
+    return await answer(request, plan, CompletionStyle())
