@@ -35,8 +35,14 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A step of this model takes tens of milliseconds: far longer than the news that a client has gone."""
     folder = tmp_path_factory.mktemp("models") / "slow"
     assert main(["random-checkpoint", "--like", "ERNIE-4.5-0.3B", "--out", str(folder), "--no-weights", "--set", *SIZES.split()]) == 0
-    flags = {"max_model_len": 1024, "max_num_seqs": SEATS, "max_queued_requests": QUEUE, "max_waiting_time": WAIT_SECONDS}
-    with running_server(folder, load_format="dummy", workers=2, api_key="one", max_concurrency=8, **flags, **{"api-key=two": ""}) as server:
+    flags: dict[str, object] = {
+        "max_model_len": 1024,
+        "max_num_seqs": SEATS,
+        "max_queued_requests": QUEUE,
+        "max_waiting_time": WAIT_SECONDS,
+    }
+    flags |= {"load_format": "dummy", "workers": 2, "max_concurrency": 8}
+    with running_server(folder, api_key=("one", "two"), **flags) as server:
         yield server
 
 
