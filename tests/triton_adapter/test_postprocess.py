@@ -331,3 +331,20 @@ class TestRelay:
         stream.send([5])
         stream.postprocessor.close()
         assert stream.relays[0].closed and len(stream.postprocessor) == 0
+
+
+def test_what_an_abort_found_is_told_if_the_engine_says_so(tokenizer: Tokenizer) -> None:
+    stream = Stream(tokenizer)
+    event = {"key": KEY, "aborted": ["cmpl-1"], "seal": SEAL.of_aborted(KEY, ["cmpl-1"])}
+    outputs = stream.postprocessor.process(json.dumps(event).encode(), ())
+    assert (outputs.text_output, outputs.finish_reason, outputs.error) == ('["cmpl-1"]', "stop", "")
+    forged = stream.postprocessor.process(json.dumps(event | {"aborted": ["cmpl-2"]}).encode(), ())
+    assert forged.finish_reason == "error" and not forged.text_output and not len(stream.postprocessor)
+
+
+def test_an_aborted_answer_says_by_whom(tokenizer: Tokenizer) -> None:
+    stream = Stream(tokenizer)
+    stream.send([10])
+    told = EngineError("Ended by somebody.").to_wire()
+    outputs = stream.send([], "abort", error=told, final=True)
+    assert (outputs.finish_reason, outputs.error) == ("abort", told)
