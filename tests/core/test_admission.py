@@ -21,6 +21,7 @@ def request(key: str = "k", n: int = 1, prompt: int = 10, deadline: float | None
         (Load(0, 0, 0, 0), request(), None),
         (Load(3, 3, 30, 0), request(), None),  # came together; each has a seat in the next step
         (Load(5, 1, 10, 0), request(), None),
+        (Load(5, 5, 50, 0), request(), None),  # came together; one of them will wait
         (Load(6, 2, 20, 0), request(), OverloadedError),  # two wait
         (Load(6, 6, 20, 0), request(), OverloadedError),  # the same, before any step
         (Load(6, 1, 10, 0), request(), None),  # one of the two was preempted: it does not queue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from ernie_backend.protocol import FinishReason
+from ernie_backend.protocol import FinishReason, Level
 from tests.core.driver import Driver, request
 from tests.fakes.runner import expected_tokens
 
@@ -231,3 +233,16 @@ def test_an_update_that_raises_loses_no_finish() -> None:
     driver.step()
     assert driver.reasons == {("a", 0): FinishReason.LENGTH, ("b", 0): FinishReason.ERROR}
     driver.run()
+
+
+def test_a_tenant_with_a_long_queue_does_not_starve_another() -> None:
+    driver = Driver(max_num_seqs=1, num_blocks=64)
+    for i in range(30):
+        driver.core.add(replace(request(f"many{i}", (1, 2, 3), 4), tenant="a"))
+    driver.step()
+    driver.core.add(replace(request("one", (1, 2, 3), 4), tenant="b"))
+    driver.core.add(replace(request("flex", (1, 2, 3), 4), tenant="c", level=Level.FLEX))
+    driver.core.add(replace(request("urgent", (1, 2, 3), 4), tenant="a", level=Level.PRIORITY))
+    driver.run()
+    order = [key for key, _ in driver.reasons]
+    assert order[:3] == ["many0", "urgent", "one"] and order[-1] == "flex", "admitted by level, then in turns"

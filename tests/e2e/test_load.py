@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
 from tests.e2e.kserve import Stream
-from tests.e2e.observe import metric, wait_for_metric, wait_until_idle
+from tests.e2e.observe import IDLE_GAUGES, metric, wait_for_metric
 from tests.e2e.server import running_server
 
 SIZES = "num_hidden_layers=20 hidden_size=640 intermediate_size=2560 num_attention_heads=10 num_key_value_heads=2 head_dim=64"
@@ -51,14 +52,25 @@ def client(slow: RunningServer) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{slow.openai_url}/v1", api_key="one", max_retries=0)
 
 
+def settled_tokens(server: RunningServer, at_least: float = 0, seconds: float = 30.0) -> float:
+    """Generated tokens, once nothing runs or is held any more and nothing has changed for longer than metrics take to be published."""
+    last, since, deadline = -1.0, 0.0, time.monotonic() + seconds
+    while True:
+        assert time.monotonic() < deadline, f"not idle: {last} tokens"
+        now = metric(server, "ernie_generation_tokens_total")
+        if now != last or now < at_least or any(metric(server, name) for name in IDLE_GAUGES):
+            last, since = now, time.monotonic()
+        elif time.monotonic() - since > 1.3:
+            return now
+        time.sleep(0.1)
+
+
 @contextmanager
 def counted(server: RunningServer, received: Callable[[], int], allowed: int = 0) -> Iterator[None]:
     """At most two steps were computed after the one that was under way when the client left, and nothing is left behind."""
-    wait_until_idle(server)
-    before = metric(server, "ernie_generation_tokens_total")
+    before = settled_tokens(server)
     yield
-    wait_until_idle(server)
-    generated = metric(server, "ernie_generation_tokens_total") - before
+    generated = settled_tokens(server, before + received()) - before
     assert received() <= generated <= received() + 3 + allowed, f"{generated} tokens for {received()} that were read"
 
 
@@ -124,21 +136,19 @@ def test_generate_stream_is_closed(slow: RunningServer) -> None:
 
 
 def test_a_client_that_never_reads_and_goes(slow: RunningServer) -> None:
-    wait_until_idle(slow)
-    before = metric(slow, "ernie_generation_tokens_total")
+    before = settled_tokens(slow)
     body = json.dumps({"prompt": "x", "stream": True, "ignore_eos": True, **ENDLESS}).encode()
     host, port = slow.openai_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         wait_for_metric(slow, "ernie_sequences_running", 1)
-    wait_until_idle(slow)
-    assert metric(slow, "ernie_generation_tokens_total") - before < ENDLESS["max_tokens"] / 2
+    assert settled_tokens(slow, before + 1) - before < ENDLESS["max_tokens"] / 2
 
 
 @contextmanager
 def all_seats_taken(server: RunningServer) -> Iterator[None]:
-    wait_until_idle(server)
+    settled_tokens(server)
     running = [Stream(server.triton_grpc, text_input=f"run {i}", sampling_parameters={**ENDLESS, "ignore_eos": True}) for i in range(SEATS)]
     try:
         for stream in running:
@@ -147,7 +157,7 @@ def all_seats_taken(server: RunningServer) -> Iterator[None]:
     finally:
         for stream in running:
             stream.cancel()
-        wait_until_idle(server)
+        settled_tokens(server)
 
 
 def post(server: RunningServer, key: str = "one", **fields: Any) -> httpx.Response:
@@ -195,7 +205,7 @@ def test_a_deadline_ends_a_whole_answer(slow: RunningServer, client: openai.Open
             model="x", prompt="long", extra_body={"ignore_eos": True}, extra_headers={"X-Request-Timeout": "1.5"}, **ENDLESS
         )
     assert caught.value.status_code == 408 and caught.value.code == "timeout"
-    wait_until_idle(slow)
+    settled_tokens(slow)
     assert post(slow, headers={"X-Request-Timeout": "soon"}).json()["error"]["param"] == "X-Request-Timeout"
     assert post(slow, headers={"X-Request-Timeout": "60"}).status_code == 200
 
@@ -207,7 +217,7 @@ def test_a_deadline_ends_a_stream_with_an_error_event(slow: RunningServer) -> No
         lines = [line for line in response.iter_lines() if line]
     assert response.status_code == 200 and len(lines) > 1
     assert json.loads(lines[-1][6:])["error"]["code"] == "timeout"
-    wait_until_idle(slow)
+    settled_tokens(slow)
 
 
 def test_kserve_timeout_is_in_microseconds(slow: RunningServer) -> None:
