@@ -60,7 +60,7 @@ def settled_tokens(server: RunningServer, at_least: float = 0, seconds: float = 
         now = metric(server, "ernie_generation_tokens_total")
         if now != last or now < at_least or any(metric(server, name) for name in IDLE_GAUGES):
             last, since = now, time.monotonic()
-        elif time.monotonic() - since > 1.3:
+        elif time.monotonic() - since > 2.0:
             return now
         time.sleep(0.1)
 
