@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ernie_backend.errors import EngineError, ErnieError, UnavailableError, from_wire
+from ernie_backend.errors import EngineError, ErnieError, RequestTimeoutError, UnavailableError, from_wire
 from ernie_backend.protocol import FinishReason, Usage
 
 from .client import AnswerEvent, EnsembleRequest
@@ -26,6 +26,8 @@ _READY_TIMEOUT_SECONDS = 2.0
 _METRICS_TIMEOUT_SECONDS = 5.0
 _END_OF_STREAM_TIMEOUT_SECONDS = 1.0
 _ABORT_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_MARGIN_SECONDS = 2.0
+"""The engine keeps to a request's time limit by itself. So much later we give up on what never came that far: images, a busy preprocess."""
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),  # the body limit of the HTTP face holds; Triton's own limit is 2 GiB
@@ -54,7 +56,7 @@ class TritonClient:
         channel = self._streams.index(min(self._streams))
         self._streams[channel] += 1
         # Without the metadata `triton_grpc_error`: it gives real status codes, but tritonserver 2.51 dies of some hundred refusals with it.
-        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]))
+        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]), timeout=_patience(request))
         unfinished = request.num_choices
         try:
             async for reply in call:
@@ -71,6 +73,8 @@ class TritonClient:
                     await _read_to_end(call)
                     return
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise RequestTimeoutError("The request was not answered within its time limit. Give it more time.") from None
             raise _error_of_status(error) from None
         finally:
             call.cancel()  # without effect on a call that has ended
@@ -122,6 +126,12 @@ class TritonClient:
 
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
+
+
+def _patience(request: EnsembleRequest) -> float | None:
+    """Seconds after which the answer is given up; None: never."""
+    limit = request.terms.timeout_microseconds
+    return limit / 1e6 + _TIMEOUT_MARGIN_SECONDS if limit else None
 
 
 async def _read_to_end(call: Any) -> None:

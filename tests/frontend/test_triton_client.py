@@ -20,10 +20,12 @@ from ernie_backend.errors import (
     InvalidRequestError,
     OverloadedError,
     RequestAbortedError,
+    RequestTimeoutError,
     UnavailableError,
 )
 from ernie_backend.protocol import Level, Usage
 from ernie_backend.sampling_fields import parse_sampling_params
+from ernie_openai import triton_client
 from ernie_openai.client import AnswerEvent, EnsembleRequest
 from ernie_openai.schemas import CompletionRequest, parse_request
 from ernie_openai.terms import Terms
@@ -78,6 +80,19 @@ async def test_terms_are_parameters() -> None:
     given, not_given = (seen.parameters for seen in triton.seen)
     assert (given["timeout"], given["ernie_priority"], given["ernie_tenant"], given["ernie_answer_id"]) == (2_000_000, 3, "t1", "cmpl-1")
     assert "timeout" not in not_given and not_given["ernie_priority"] == Level.DEFAULT
+
+
+async def test_a_time_limit_holds_though_nobody_keeps_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_client, "_TIMEOUT_MARGIN_SECONDS", 0.0)
+
+    async def never(_: SeenRequest) -> AsyncIterator[Any]:
+        yield response(text_output="a")
+        await asyncio.Event().wait()
+
+    async with connected(never) as (client, triton):
+        with pytest.raises(RequestTimeoutError):
+            await collect(client, EnsembleRequest("r", "{}", 1, "prompt", text_input="x", terms=Terms("", 200_000)))
+        await asyncio.wait_for(triton.cancelled.wait(), 5)
 
 
 async def test_an_abort_says_what_it_found() -> None:
