@@ -102,6 +102,7 @@ class _RelayToEngine:
         self.consumed = delivery.consumed
         self.cancelled = engine.abort
         self.stopped = engine.stop
+        self.ended = engine.ended
         self.drain = engine.drain
 
 

@@ -47,6 +47,11 @@ class _Finish:
 
 
 @dataclass(frozen=True)
+class _Ended:
+    reason: FinishReason
+
+
+@dataclass(frozen=True)
 class _Abort:
     tenant: str
     answer_ids: tuple[str, ...] | None
@@ -62,7 +67,7 @@ class _Shutdown:
     pass
 
 
-_Message = _Add | _Finish | _Abort | _Drain | _Shutdown
+_Message = _Add | _Finish | _Ended | _Abort | _Drain | _Shutdown
 
 
 class Engine:
@@ -101,6 +106,10 @@ class Engine:
     def stop(self, key: str, index: int) -> None:
         """A stop string was found: the choice ends with `STOP` before the next step."""
         self._inbox.put(_Finish(key, FinishReason.STOP, index))
+
+    def ended(self, reason: str) -> None:
+        """A sequence of a request that may call tools has stopped, and this is what it came to: for the counts."""
+        self._inbox.put(_Ended(FinishReason(reason)))
 
     def abort_answers(self, tenant: str, answer_ids: tuple[str, ...] | None, reply: Callable[[tuple[str, ...]], None]) -> None:
         """End the tenant's requests that go by one of the ids (None: all of them) before the next step. `reply`, called on the engine's
@@ -184,6 +193,8 @@ class Engine:
             self._add(message.request)
         elif isinstance(message, _Finish):
             self._tell(self._core.finish(message.key, message.reason, index=message.index))
+        elif isinstance(message, _Ended):
+            self._core.scheduler.count_end(message.reason)
         elif isinstance(message, _Abort):
             self._abort_answers(message)
         elif isinstance(message, _Drain):

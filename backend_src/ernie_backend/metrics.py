@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .core.scheduler import ENDS, SchedulerStats
+from .core.scheduler import SchedulerStats
+from .protocol import FinishReason
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ ENGINE_METRICS: tuple[Metric, ...] = (
     Metric("ernie_generation_tokens_total", "Generated tokens", "counter", lambda s: s.generation_tokens_total),
     Metric("ernie_preemptions_total", "Times a running sequence gave its blocks back", "counter", lambda s: s.preemptions_total),
     *(
-        Metric("ernie_sequences_finished_total", "Ended sequences (stop: with calls, too)", "counter", _finished(r), {"reason": r})
-        for r in ENDS
+        Metric("ernie_sequences_finished_total", "Ended sequences by finish reason", "counter", _finished(r.value), {"reason": r.value})
+        for r in FinishReason
     ),
 )

@@ -126,6 +126,8 @@ class GenerateRequest:
     to watch answers that are not streamed for their end."""
     media: tuple[MediaItem, ...] = ()
     """In the order of their places in the prompt."""
+    may_call: bool = False
+    """If the answer stops, only its text tells whether it has called tools."""
     answer_id: str = ""
     """What the client knows the answer by (`chatcmpl-…`). It need not be unique: with `tenant`, it says what an abort ends."""
     tenant: str = ""

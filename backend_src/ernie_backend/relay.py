@@ -31,6 +31,7 @@ class RelayHandler(Protocol):
     def consumed(self, key: str, total_responses: int) -> None: ...
     def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
+    def ended(self, reason: str) -> None: ...
     def drain(self, seconds: float) -> None: ...
 
 
@@ -53,6 +54,10 @@ class RelaySender:
     def stopped(self, key: str, index: int) -> None:
         """The choice reached a stop string."""
         self._send(f"stopped {key} {index}")
+
+    def ended(self, reason: str) -> None:
+        """A choice that stopped, of a request that may call tools, came to this: `stop` or `tool_calls`. Only counted, and sent once."""
+        self._send(f"ended {reason}")
 
     def drain(self, seconds: float) -> None:
         """Take no more requests, and abort what still runs after `seconds`."""
@@ -120,6 +125,9 @@ class RelayReceiver:
         elif verb == "stopped":
             key, index = arguments
             self._handler.stopped(key, int(index))
+        elif verb == "ended":
+            (reason,) = arguments
+            self._handler.ended(reason)
         elif verb == "drain":
             (seconds,) = arguments
             self._handler.drain(float(seconds))

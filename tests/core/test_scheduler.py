@@ -246,3 +246,16 @@ def test_a_tenant_with_a_long_queue_does_not_starve_another() -> None:
     driver.run()
     order = [key for key, _ in driver.reasons]
     assert order[:3] == ["many0", "urgent", "one"] and order[-1] == "flex", "admitted by level, then in turns"
+
+
+@pytest.mark.parametrize("said", [FinishReason.STOP, FinishReason.TOOL_CALLS])
+def test_what_a_stop_came_to_is_counted_when_it_has_been_read(said: FinishReason) -> None:
+    driver = Driver()
+    stop = expected_tokens((1, 2, 3), 4)[2]
+    driver.core.add(replace(request("a", (1, 2, 3), 8, stop_token_ids=(stop,)), may_call=True))
+    driver.core.add(replace(request("b", (1, 2, 3), 2), may_call=True))
+    driver.run()
+    counts = driver.scheduler.stats().finished_total
+    assert (counts["stop"], counts["tool_calls"], counts["length"]) == (0, 0, 1)
+    driver.scheduler.count_end(said)
+    assert driver.scheduler.stats().finished_total[said.value] == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ernie_backend.errors import InvalidRequestError
-from ernie_backend.text.messages import MAX_MESSAGES, normalize_messages
+from ernie_backend.text.messages import normalize_messages
 
 
 def test_roles_and_parts() -> None:
@@ -65,10 +65,3 @@ def test_refusals_name_the_place(messages: Any, param: str, words: str) -> None:
         normalize_messages(messages)
     assert caught.value.param == param
     assert words in caught.value.message
-
-
-def test_a_conversation_has_an_end() -> None:
-    assert len(normalize_messages([{"role": "user", "content": "x"}] * MAX_MESSAGES)) == MAX_MESSAGES
-    with pytest.raises(InvalidRequestError, match="at most 4096 messages, got 4097") as caught:
-        normalize_messages([{"role": "user", "content": "x"}] * (MAX_MESSAGES + 1))
-    assert caught.value.param == "messages"

@@ -39,6 +39,9 @@ class RecordingRelay:
     def stopped(self, key: str, index: int) -> None:
         self.heard.append(("stopped", key, index))
 
+    def ended(self, reason: str) -> None:
+        self.heard.append(("ended", reason))
+
     def close(self) -> None:
         self.closed = True
 
@@ -219,6 +222,12 @@ class TestThoughtAndCalls:
     def test_why_it_ended(self, stream: Stream, tokenizer: Tokenizer, text: str, finish: str, expected: str) -> None:
         stream.context = replace(stream.context, answer_format=AnswerFormat(True, True, True, begins_in="thought"))
         assert stream.send(tokenizer.encode_template(text), finish).finish_reason == expected
+        told = [message for message in stream.heard if message[0] == "ended"]
+        assert told == ([("ended", expected)] if finish == "stop" else []), "the rest the engine knows itself"
+
+    def test_nothing_is_told_of_an_answer_that_cannot_call(self, stream: Stream, tokenizer: Tokenizer) -> None:
+        stream.send(tokenizer.encode_text("hi"), "stop")
+        assert stream.heard == [("consumed", KEY, 1)]
 
     def test_one_call_stops_the_engine(self, stream: Stream, tokenizer: Tokenizer) -> None:
         stream.context = replace(stream.context, answer_format=AnswerFormat(calls=True, one_call=True))

@@ -27,8 +27,6 @@ TOO_COMPLEX = (
     "The answer cannot follow the format that was asked for: it has become too complex on the way. Make the schema, expression or grammar "
     "simpler."
 )
-ENDS = tuple(reason.value for reason in FinishReason if reason is not FinishReason.TOOL_CALLS)
-"""Why sequences end, as the engine sees it: whether an answer that stopped has called tools is in its text, which postprocess reads."""
 _CERTAIN = TokenLogprobs(0.0)
 """Of an id that was not sampled."""
 
@@ -72,7 +70,7 @@ class Scheduler:
         self._appended: dict[int, tuple[int, ...]] = {}
         self._booked: list[GenerateEvent] = []
         self._totals = {"prompt": 0, "cached": 0, "generation": 0, "preemptions": 0}
-        self._finished_total = dict.fromkeys(ENDS, 0)
+        self._finished_total = dict.fromkeys((reason.value for reason in FinishReason), 0)
 
     # -- requests come and go ------------------------------------------------------------------------------------------------------
 
@@ -324,7 +322,8 @@ class Scheduler:
         del self._by_id[sequence.sequence_id]
         if sequence.group.is_finished:
             del self._groups[sequence.group.request.key]
-        self._finished_total[reason.value] += 1
+        if reason is not FinishReason.STOP or not sequence.group.request.may_call:
+            self.count_end(reason)
         return self._event(sequence, token_ids, logprobs, reason, error)
 
     @staticmethod
@@ -337,6 +336,10 @@ class Scheduler:
     ) -> GenerateEvent:
         group = sequence.group
         return GenerateEvent(group.request.key, sequence.index, token_ids, logprobs, reason, group.num_cached_tokens, error)
+
+    def count_end(self, reason: FinishReason) -> None:
+        """Of a sequence. Where an answer that stops may have called tools, postprocess says why it ended, once it has read it."""
+        self._finished_total[reason.value] += 1
 
     # -- looking in ----------------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from ..errors import InvalidRequestError, json_kind
 from ..media_fields import MEDIA_TYPES, MediaPart, read_media_part
 from .tools import check_tool_results, normalize_tool_calls
 
-MAX_MESSAGES = 4096
 ROLES = ("system", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
 _OTHER_TYPES = ("image", "input_image", "video", "input_audio", "audio_url", "file")
@@ -35,8 +34,6 @@ def normalize_messages(given: Any, media: list[MediaPart] | None = None, *, take
         raise InvalidRequestError(f"messages must be a list of messages, got {json_kind(given)}.", param="messages")
     if not given:
         raise InvalidRequestError("messages must not be an empty list.", param="messages")
-    if len(given) > MAX_MESSAGES:
-        raise InvalidRequestError(f"messages may hold at most {MAX_MESSAGES} messages, got {len(given)}.", param="messages")
     messages = [_message(message, f"messages[{i}]", media, takes_tools) for i, message in enumerate(given)]
     check_tool_results(messages)
     return messages

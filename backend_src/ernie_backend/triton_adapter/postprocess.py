@@ -30,6 +30,7 @@ class Relay(Protocol):
     def consumed(self, key: str, total_responses: int) -> None: ...
     def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
+    def ended(self, reason: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -138,7 +139,10 @@ class Postprocessor:
         choice.num_tokens += len(ids)
         if finish is not None:
             choice.ended = True
+            counted_here = finish == FinishReason.STOP and context.answer_format.calls
             finish = _finish_reason(finish, reader)
+            if counted_here and self._relay is not None:
+                self._relay.ended(finish)
         outputs = PostOutputs(
             index=event["index"],
             text_output=(context.echo if choice.is_first else "") + delta.content,

@@ -153,6 +153,7 @@ class Preprocessor:
             stream=stream,
             post=context.to_json_object(),
             media=media,
+            may_call=prompt.answer_format.calls,
             **inputs.terms.as_fields(),
         )
 
