@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -54,6 +55,8 @@ class ServingEngine:
     delivery: Delivery
     relay: RelayReceiver
     grammars: GrammarCompiler
+    draining: threading.Event
+    """Set when the engine has been told to drain."""
 
     @property
     def is_alive(self) -> bool:
@@ -98,12 +101,16 @@ class ServingEngine:
 class _RelayToEngine:
     """What postprocess says, to those whom it concerns."""
 
-    def __init__(self, engine: Engine, delivery: Delivery) -> None:
+    def __init__(self, engine: Engine, delivery: Delivery, draining: threading.Event) -> None:
+        self._engine, self._draining = engine, draining
         self.consumed = delivery.consumed
         self.cancelled = engine.abort
         self.stopped = engine.stop
         self.ended = engine.ended
-        self.drain = engine.drain
+
+    def drain(self, seconds: float) -> None:
+        self._engine.drain(seconds)
+        self._draining.set()
 
 
 def build_engine(config: EngineConfig, tokens: TokenTable, end_token_ids: Callable[[ModelConfig], Sequence[int]]) -> ServingEngine:
@@ -161,10 +168,11 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     engine = Engine(core, lambda output: listener[0](output), Limits.of(config))
     delivery = Delivery(config.delivery_window_responses, abort=engine.abort, stop=engine.stop)
     listener.append(delivery.push)
-    relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)
+    draining = threading.Event()
+    relay = RelayReceiver(_RelayToEngine(engine, delivery, draining), config.runtime_dir)
     delivery.start()
     engine.start()
-    return ServingEngine(config, model_config, engine, delivery, relay, grammars)
+    return ServingEngine(config, model_config, engine, delivery, relay, grammars, draining)
 
 
 def _share_interpreter() -> None:

@@ -149,7 +149,11 @@ class FakePbUtils:
 
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
+        self.unloaded: list[str] = []
         self.MetricFamily = type("MetricFamily", (MetricFamily,), {"created": self.metrics})
+
+    def unload_model(self, model_name: str) -> None:
+        self.unloaded.append(model_name)
 
 
 def request(*, cancelled: bool = False, parameters: dict[str, Any] | None = None, **inputs: Any) -> InferenceRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -19,9 +20,7 @@ TRITON_EXIT_SECONDS = 5
 """tritonserver's patience. It waits for idle connections as if they were requests, so it is told to go only when nothing runs."""
 
 _ADMINISTRATION = "shared-memory,model-repository,logging,trace"
-"""API groups that read or change the server itself; no client gets them (triton 2.51 is older than the fixes of its shared-memory API)."""
-
-ADMINISTRATION_HEADER = "ernie-administration"
+"""API groups that read or change the server itself; nobody gets them (triton 2.51 is older than the fixes of its shared-memory API)."""
 
 
 def find_model_repository(given: str | None) -> Path:
@@ -33,18 +32,16 @@ def find_model_repository(given: str | None) -> Path:
     raise ConfigError(f"{where}{str(folder)!r} holds no ernie/config.pbtxt.", param="model_repository")
 
 
-def triton_command(
-    options: ServeOptions, installation: Installation, folder: PrivateFolder, administration_key: str, *, on_gpu: bool
-) -> list[str]:
-    """tritonserver on loopback, all models loaded at the start, administration for those who know the key: `serve`, for its last act."""
+def triton_command(options: ServeOptions, installation: Installation, folder: PrivateFolder, *, on_gpu: bool) -> list[str]:
+    """tritonserver on loopback, all models loaded at the start and changed by no client, administration locked away."""
     backends = assemble_backends(installation, folder.path / "backends")
-    restricted = f"{_ADMINISTRATION}:{ADMINISTRATION_HEADER}={administration_key}"
+    nobody = f"{_ADMINISTRATION}:ernie-administration={secrets.token_hex(16)}"
     command = {
         "model-repository": find_model_repository(options.model_repository),
         "backend-directory": backends,
         "backend-config": f"python,shm-region-prefix-name={folder.shared_memory_prefix}",
         "disable-auto-complete-config": None,
-        "model-control-mode": "explicit",
+        "model-control-mode": "explicit",  # for the engine's own use: see triton_adapter/drain.py
         "load-model": "*",
         "exit-timeout-secs": TRITON_EXIT_SECONDS,
         "http-address": options.triton_host,
@@ -53,8 +50,8 @@ def triton_command(
         "grpc-port": options.triton_grpc_port,
         "metrics-address": options.triton_host,
         "metrics-port": options.metrics_port,
-        "http-restricted-api": restricted,
-        "grpc-restricted-protocol": restricted,
+        "http-restricted-api": nobody,
+        "grpc-restricted-protocol": nobody,
         "log-info": "true" if options.verbose else "false",
     }
     if not on_gpu:

@@ -22,20 +22,10 @@ def sequences_under_way(host: str, metrics_port: int) -> int | None:
     return int(sum(map(float, counts))) if counts else None
 
 
-def unload_model(host: str, port: int, model: str, header: tuple[str, str]) -> bool:
-    """Ask tritonserver to take no more requests for a model; those under way go on. Whether it does."""
-    answer = _ask("POST", host, port, f"/v2/repository/models/{model}/unload", dict([header]))
-    return answer is not None and answer[0] == 200
-
-
 def _get(host: str, port: int, path: str) -> tuple[int, str] | None:
-    return _ask("GET", host, port, path, {})
-
-
-def _ask(method: str, host: str, port: int, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
     connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=_TIMEOUT_SECONDS)
     try:
-        connection.request(method, path, headers={"Connection": "close", **headers})
+        connection.request("GET", path, headers={"Connection": "close"})
         response = connection.getresponse()
         return response.status, response.read().decode("utf-8", errors="replace")
     except (OSError, http.client.HTTPException):

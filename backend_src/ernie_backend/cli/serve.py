@@ -1,7 +1,7 @@
 """`ernie-triton serve`: tritonserver and front end, from the first check to the last process; knows no tensors and no requests.
 
-Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: the ensemble unloaded, which makes both faces
-not ready and refuses what is new; the engine told to drain; when it is idle, the front end; tritonserver.
+Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: the engine told to drain, upon which it has
+the ensemble unloaded, so that both faces are not ready and refuse what is new; when it is idle, the front end; tritonserver.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import importlib.util
 import os
 import re
-import secrets
 import signal
 import sys
 import time
@@ -21,7 +20,6 @@ from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
 from .commands import (
-    ADMINISTRATION_HEADER,
     DRAIN_MARGIN_SECONDS,
     TRITON_EXIT_SECONDS,
     client_host,
@@ -33,7 +31,7 @@ from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
 from .ports import check_ports
 from .private_folder import PrivateFolder
-from .probes import http_status, sequences_under_way, unload_model
+from .probes import http_status, sequences_under_way
 from .processes import Child, adopt_orphans, children_of, is_running, reap_all
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
 
@@ -113,7 +111,6 @@ class _Server:
         self._first_signal: float | None = None
         self._grace_seconds = options.shutdown_grace_seconds
         self._hurry = False
-        self._administration_key = secrets.token_hex(16)
 
     def run(self) -> int:
         installation = find_installation(self._options.tritonserver)
@@ -124,7 +121,7 @@ class _Server:
         with PrivateFolder() as folder:
             config_file = folder.path / "engine.json"
             config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
-            command = triton_command(self._options, installation, folder, self._administration_key, on_gpu=self._on_gpu)
+            command = triton_command(self._options, installation, folder, on_gpu=self._on_gpu)
             environment = triton_environment(self._options, installation, folder, config_file)
             try:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
@@ -211,8 +208,6 @@ class _Server:
         served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None
         if served:
             _say(f"Stopping: no new requests; running ones get up to {grace:g} s …")
-            triton = client_host(self._options.triton_host), self._options.triton_http_port
-            unload_model(*triton, "ernie", (ADMINISTRATION_HEADER, self._administration_key))
             relay = RelaySender(str(folder.path / SOCKET_NAME))
             relay.drain(grace)
             relay.close()

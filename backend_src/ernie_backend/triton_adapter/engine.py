@@ -23,6 +23,7 @@ from ..metrics import ENGINE_METRICS
 from ..protocol import GenerateRequest
 from ..text.tokenizer import Tokenizer
 from .defaults import end_token_ids
+from .drain import DrainWatch
 from .media_tensors import read_media
 from .post_context import PostContext
 from .request_terms import AbortRequest
@@ -59,6 +60,7 @@ class EngineModel:
             raise self._pb.TritonModelException(error.message) from None
         self._keys: set[str] = set()
         self._housekeeper = _Housekeeper(self._pb, self._serving)
+        self._drain_watch = DrainWatch(self._pb, self._serving.draining)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine and return at once; answers come from the delivery thread."""
@@ -81,6 +83,8 @@ class EngineModel:
         """End every stream and thread, so that the server leaves at once."""
         if hasattr(self, "_housekeeper"):
             self._housekeeper.close()
+        if hasattr(self, "_drain_watch"):
+            self._drain_watch.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
 
