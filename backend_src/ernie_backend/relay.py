@@ -1,8 +1,8 @@
-"""The socket between postprocess and engine: consumed · stopped · cancelled (and drain, from `serve`). Knows no Triton and no engine.
+"""The socket between postprocess and engine: consumed · stopped · cancelled · ended (and drain, from `serve`). Knows no Triton and no engine.
 
 A Triton ensemble never tells a running decoupled step that its client has gone, and queues responses without bound. Postprocess sees every
-response, so it reports back here. Messages are datagrams of plain ASCII, idempotent, safe to repeat; a lost one costs
-time only. The socket lies in a folder that only its owner may enter: who can write to it can end requests.
+response, so it reports back here. Messages are datagrams of plain ASCII, safe to repeat but for `ended`, which only counts; a lost
+one costs time only. The socket lies in a folder that only its owner may enter: who can write to it can end requests.
 """
 
 from __future__ import annotations
