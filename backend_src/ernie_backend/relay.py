@@ -1,4 +1,4 @@
-"""The socket between postprocess and engine: consumed · stopped · cancelled · ended (and drain, from `serve`). Knows no Triton and no engine.
+"""The socket between postprocess and engine: consumed · stopped · cancelled · ended, and drain from `serve`. Knows neither of them.
 
 A Triton ensemble never tells a running decoupled step that its client has gone, and queues responses without bound. Postprocess sees every
 response, so it reports back here. Messages are datagrams of plain ASCII, safe to repeat but for `ended`, which only counts; a lost
