@@ -6,18 +6,21 @@ import gc
 import logging
 import os
 import sys
+import threading
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import EngineConfig, ModelConfig
+from .core.admission import Limits
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import Scheduler
-from .delivery import RESPONSES_PER_CORE_SECOND, Delivery
+from .delivery import RESPONSES_PER_CORE_SECOND, Delivery, ResponseSink
 from .engine import Engine, refusal
 from .errors import ConfigError, ErnieError
-from .protocol import GenerateRequest
+from .protocol import FinishReason, GenerateEvent, GenerateRequest
 from .relay import RelayReceiver
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ class ServingEngine:
     delivery: Delivery
     relay: RelayReceiver
     grammars: GrammarCompiler
+    draining: threading.Event
+    """Set when the engine has been told to drain."""
 
     @property
     def is_alive(self) -> bool:
@@ -76,6 +81,20 @@ class ServingEngine:
 
         self.grammars.compile(request.sampling.grammar, place, refuse)
 
+    def abort_answers(
+        self, tenant: str | None, answer_ids: tuple[str, ...] | None, sink: ResponseSink, hear: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        """End the tenant's requests (None: everybody's) that go by one of the ids; None: all. `hear` gets the ids that were found, then
+        `sink` one response."""
+        key = uuid.uuid4().hex
+        self.delivery.register(key, sink, n=1, streamed=False)
+
+        def reply(found: tuple[str, ...]) -> None:
+            hear(found)
+            self.delivery.push(StepOutput((GenerateEvent(key, 0, (), finish_reason=FinishReason.STOP),)))
+
+        self.engine.abort_answers(tenant, answer_ids, reply)
+
     def shutdown(self) -> None:
         """End every stream properly, then every thread; sockets go away."""
         self.grammars.close()
@@ -87,11 +106,16 @@ class ServingEngine:
 class _RelayToEngine:
     """What postprocess says, to those whom it concerns."""
 
-    def __init__(self, engine: Engine, delivery: Delivery) -> None:
+    def __init__(self, engine: Engine, delivery: Delivery, draining: threading.Event) -> None:
+        self._engine, self._draining = engine, draining
         self.consumed = delivery.consumed
         self.cancelled = engine.abort
         self.stopped = engine.stop
-        self.drain = engine.drain
+        self.ended = engine.ended
+
+    def drain(self, seconds: float) -> None:
+        self._engine.drain(seconds)
+        self._draining.set()
 
 
 def build_engine(
@@ -152,7 +176,7 @@ def _model(config: EngineConfig, model_config: ModelConfig) -> LanguageModel:
 def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig, grammars: GrammarCompiler) -> ServingEngine:
     """Put a core on its thread and connect it with delivery and relay."""
     listener: list[Callable[[StepOutput], None]] = []
-    engine = Engine(core, lambda output: listener[0](output), max_concurrency=config.max_concurrency)
+    engine = Engine(core, lambda output: listener[0](output), Limits.of(config))
     delivery = Delivery(
         config.delivery_window_responses,
         abort=engine.abort,
@@ -161,10 +185,11 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
         max_responses_per_second=RESPONSES_PER_CORE_SECOND * len(os.sched_getaffinity(0)),
     )
     listener.append(delivery.push)
-    relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)
+    draining = threading.Event()
+    relay = RelayReceiver(_RelayToEngine(engine, delivery, draining), config.runtime_dir)
     delivery.start()
     engine.start()
-    return ServingEngine(config, model_config, engine, delivery, relay, grammars)
+    return ServingEngine(config, model_config, engine, delivery, relay, grammars, draining)
 
 
 def _share_interpreter() -> None:

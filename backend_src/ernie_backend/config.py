@@ -58,6 +58,12 @@ class EngineConfig:
     """Tokens of each streamed piece behind the first token. None: whatever has come while the path was busy, one token if it was not."""
     max_concurrency: int = 4096
     """Most sequences at once, running and waiting; what comes on top is answered with 429."""
+    max_queued_requests: int | None = None
+    """Most requests that wait for their first token to be computed; more are answered with 429. None: as `max_concurrency` says."""
+    max_queued_tokens: int | None = None
+    """Most tokens of the prompts of those. None: no limit."""
+    max_waiting_seconds: float | None = None
+    """Longest that a request may wait like this; then it ends with 408. None: no limit."""
     deterministic: bool = False
     """The order of every sum is the same however many tokens share a step, so that an answer does not depend on its neighbours to the bit.
     A CPU always computes like that; on a GPU it costs speed."""
@@ -100,6 +106,9 @@ class EngineConfig:
         _check_integer(self, "delivery_window_responses", 1, 1024)
         _check_integer(self, "stream_interval", 1, 2**20, optional=True)
         _check_integer(self, "max_concurrency", 1, 2**20)
+        _check_integer(self, "max_queued_requests", 0, 2**20, optional=True)
+        _check_integer(self, "max_queued_tokens", 1, 2**40, optional=True)
+        _check_seconds(self, "max_waiting_seconds")
         _check_integer(self, "seed", 0, 2**63 - 1)
         _check_integer(self, "cpu_threads", 1, 1024, optional=True)
         if not isinstance(self.gpu_memory_utilization, (int, float)) or not 0 < self.gpu_memory_utilization <= 1:
@@ -199,6 +208,12 @@ def _check_integer(config: EngineConfig, name: str, low: int, high: int, *, opti
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name} must be an integer from {low} to {high}, got {value!r}.", param=name)
+
+
+def _check_seconds(config: EngineConfig, name: str) -> None:
+    value = getattr(config, name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 86400):
+        raise ConfigError(f"{name} must be a number above 0 and at most 86400, got {value!r}.", param=name)
 
 
 def _check_parser(config: EngineConfig, name: str, known: tuple[str, ...]) -> None:

@@ -14,16 +14,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .core.admission import Admission, Limits
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import SchedulerStats
-from .errors import EngineError, InvalidRequestError, OverloadedError, UnavailableError
+from .errors import EngineError, RequestAbortedError, UnavailableError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
 from .timeline import Timeline
 
 log = logging.getLogger(__name__)
 
-STOPPING = UnavailableError("The server is shutting down. Send the request to another server, or again when it is back.")
+STOPPING = UnavailableError(
+    "The server is shutting down. Send the request to another server, or again when it is back.", retry_after_seconds=5
+)
+CUT_OFF = UnavailableError("The server is shutting down, and stopped this answer before it was complete. Try again.", retry_after_seconds=5)
+ABORTED = RequestAbortedError("The request was aborted before its answer was complete, as POST /v1/abort_requests asked.")
 IDLE_CHECK_SECONDS = 1.0
 
 NOT_QUEUED = EngineError("The engine could not take this request. Try again; if it happens again, see the server's log.")
@@ -43,6 +48,18 @@ class _Finish:
 
 
 @dataclass(frozen=True)
+class _Ended:
+    reason: FinishReason
+
+
+@dataclass(frozen=True)
+class _Abort:
+    tenant: str | None
+    answer_ids: tuple[str, ...] | None
+    reply: Callable[[tuple[str, ...]], None]
+
+
+@dataclass(frozen=True)
 class _Drain:
     seconds: float
 
@@ -51,16 +68,16 @@ class _Shutdown:
     pass
 
 
-_Message = _Add | _Finish | _Drain | _Shutdown
+_Message = _Add | _Finish | _Ended | _Abort | _Drain | _Shutdown
 
 
 class Engine:
     """Runs an `EngineCore` on a thread of its own until `shutdown`."""
 
-    def __init__(self, core: EngineCore, listener: Callable[[StepOutput], None], *, max_concurrency: int) -> None:
+    def __init__(self, core: EngineCore, listener: Callable[[StepOutput], None], limits: Limits) -> None:
         self._core = core
         self._listener = listener
-        self._max_concurrency = max_concurrency
+        self._admission = Admission(limits)
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._drain_deadline: float | None = None
         self._stopping = False
@@ -92,6 +109,17 @@ class Engine:
         """A stop string was found: the choice ends with `STOP` before the next step."""
         self._inbox.put(_Finish(key, FinishReason.STOP, index))
 
+    def ended(self, reason: str) -> None:
+        """A sequence of a request that may call tools has stopped, and this is what it came to: for the counts."""
+        self._inbox.put(_Ended(FinishReason(reason)))
+
+    def abort_answers(self, tenant: str | None, answer_ids: tuple[str, ...] | None, reply: Callable[[tuple[str, ...]], None]) -> None:
+        """End the tenant's requests (None: everybody's) that go by one of the ids (None: all of them) before the next step. `reply`,
+        called on the engine's thread or on this one, gets the ids that named something."""
+        self._inbox.put(_Abort(tenant, answer_ids, reply))
+        if not self._alive:
+            self._refuse_rest()
+
     def drain(self, seconds: float) -> None:
         """Take no new requests; abort what has not ended after `seconds`."""
         self._inbox.put(_Drain(seconds))
@@ -108,6 +136,11 @@ class Engine:
         return self._alive and self._thread.is_alive()
 
     @property
+    def is_draining(self) -> bool:
+        """Whether new requests are refused because the server stops."""
+        return self._drain_deadline is not None or self._stopping
+
+    @property
     def stats(self) -> SchedulerStats:
         """As of the last step."""
         return self._stats
@@ -118,7 +151,7 @@ class Engine:
         try:
             while not self._stopping:
                 self._turn()
-            self._tell(self._core.finish_all(FinishReason.ABORT))
+            self._tell(self._core.finish_all(FinishReason.ABORT, error=CUT_OFF.to_wire()))
         except BaseException:
             log.critical("the engine thread died", exc_info=True)
             self._alive = False
@@ -130,6 +163,7 @@ class Engine:
 
     def _turn(self) -> None:
         self._read_inbox()
+        self._enforce_deadlines()
         if not self._stopping and self._core.has_work:
             began_at = time.monotonic()
             self._tell(self._core.step(), began_at)
@@ -162,6 +196,10 @@ class Engine:
             self._add(message.request)
         elif isinstance(message, _Finish):
             self._tell(self._core.finish(message.key, message.reason, index=message.index))
+        elif isinstance(message, _Ended):
+            self._core.scheduler.count_end(message.reason)
+        elif isinstance(message, _Abort):
+            self._abort_answers(message)
         elif isinstance(message, _Drain):
             self._drain_deadline = time.monotonic() + message.seconds
         else:
@@ -171,22 +209,33 @@ class Engine:
         self.timeline.arrived(request)
         if self._stopping or self._drain_deadline is not None:
             self._tell(refusal(request, STOPPING.to_wire()))
-        elif request.n > self._max_concurrency:  # waiting would not help
-            text = f"n is {request.n}, but this server gives at most {self._max_concurrency} answers at once. Lower n."
-            self._tell(refusal(request, InvalidRequestError(text, param="n").to_wire()))
-        elif self._core.num_sequences + request.n > self._max_concurrency:
-            error = OverloadedError(f"The server is busy with {self._max_concurrency} answers, its limit. Try again later.")
+            return
+        now = time.monotonic()
+        error = self._admission.refusal(request, self._core.scheduler.load(), now)
+        if error is not None:
             self._tell(refusal(request, error.to_wire()))
-        else:
-            try:
-                self._core.add(request)
-            except Exception:
-                log.exception("request %s could not be queued", request.key, extra={"request_id": request.request_id})
-                self._tell(refusal(request, NOT_QUEUED.to_wire()))
+            return
+        try:
+            self._core.add(request)
+            self._admission.accepted(request, now)
+        except Exception:
+            log.exception("request %s could not be queued", request.key, extra={"request_id": request.request_id})
+            self._tell(refusal(request, NOT_QUEUED.to_wire()))
+
+    def _abort_answers(self, asked: _Abort) -> None:
+        found = self._core.scheduler.answers_of(asked.tenant, asked.answer_ids)
+        for key, _ in found:
+            self._tell(self._core.finish(key, FinishReason.ABORT, error=ABORTED.to_wire()))
+        asked.reply(tuple(dict.fromkeys(answer_id for _, answer_id in found)))
+
+    def _enforce_deadlines(self) -> None:
+        scheduler = self._core.scheduler
+        for key, error in self._admission.expired(time.monotonic(), scheduler.is_unfinished, scheduler.waiting.is_unstarted):
+            self._tell(self._core.finish(key, FinishReason.ERROR, error=error.to_wire()))
 
     def _enforce_drain(self) -> None:
         if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:
-            self._tell(self._core.finish_all(FinishReason.ABORT))
+            self._tell(self._core.finish_all(FinishReason.ABORT, error=CUT_OFF.to_wire()))
             self._drain_deadline = math.inf  # done: from here on nothing is waited for
 
     def _refuse_rest(self) -> None:
@@ -197,6 +246,8 @@ class Engine:
                 return
             if isinstance(message, _Add):
                 self._tell(refusal(message.request, STOPPED.to_wire()))
+            elif isinstance(message, _Abort):
+                message.reply(())
 
     def _tell(self, output: StepOutput, began_at: float | None = None) -> None:
         """`began_at`: when the step was scheduled, if it is one."""

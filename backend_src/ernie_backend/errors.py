@@ -9,6 +9,8 @@
     ├── PermissionDeniedError          403  a key without the scope
     ├── ModelNotFoundError             404  unknown model name
     ├── PayloadTooLargeError           413  request body beyond the limit
+    ├── RequestTimeoutError            408  a time limit is over
+    ├── RequestAbortedError            499  ended by `POST /v1/abort_requests`
     ├── OverloadedError                429  queue full
     ├── UnavailableError               503  starting, draining or stopped
     ├── EngineError                    500  our fault; the text carries no internals
@@ -17,6 +19,7 @@
 
 An error crosses Triton as one line of text. `to_wire` appends the machine-readable part in a fixed form that a person can read too, and
 `from_wire` finds it again: ``max_tokens must be ≥ 1, got -3. (type: invalid_request_error; param: max_tokens; code: invalid_value)``.
+An error that passes with time may say when: ``…; code: overloaded; retry after: 12 s)``.
 """
 
 from __future__ import annotations
@@ -41,10 +44,12 @@ class ErnieError(Exception):
     code: str | None = "internal_error"
     http_status = 500
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_seconds = retry_after_seconds
+        """When the same request may succeed; None: nobody knows."""
         if code is not None:
             self.code = code
 
@@ -55,6 +60,8 @@ class ErnieError(Exception):
             parts.append(f"param: {_UNFIT_FOR_PARAM.sub('_', self.param)[:MAX_PARAM_CHARACTERS]}")
         if self.code:
             parts.append(f"code: {self.code}")
+        if self.retry_after_seconds is not None:
+            parts.append(f"retry after: {self.retry_after_seconds} s")
         return f"{self.message} ({'; '.join(parts)})"
 
 
@@ -90,6 +97,20 @@ class PayloadTooLargeError(ErnieError):
     type = "invalid_request_error"
     code = "payload_too_large"
     http_status = 413
+
+
+class RequestTimeoutError(ErnieError):
+    type = "timeout_error"
+    code = "timeout"
+    http_status = 408
+
+
+class RequestAbortedError(ErnieError):
+    """The number is nginx's "client closed request": no standard one fits, and clients do not repeat such a request by themselves."""
+
+    type = "aborted_error"
+    code = "request_aborted"
+    http_status = 499
 
 
 class OverloadedError(ErnieError):
@@ -130,12 +151,18 @@ _BY_CODE: dict[str, type[ErnieError]] = {
         AuthenticationError,
         ModelNotFoundError,
         PayloadTooLargeError,
+        RequestTimeoutError,
+        RequestAbortedError,
         OverloadedError,
         UnavailableError,
         EngineError,
     )
 }
-_WIRE = re.compile(r"^(?P<message>.*) \(type: (?P<type>\w+)(?:; param: (?P<param>[^;]+))?(?:; code: (?P<code>\w+))?\)$", re.DOTALL)
+_WIRE = re.compile(
+    r"^(?P<message>.*) \(type: (?P<type>\w+)(?:; param: (?P<param>[^;]+))?(?:; code: (?P<code>\w+))?"
+    r"(?:; retry after: (?P<retry>\d+) s)?\)$",
+    re.DOTALL,
+)
 
 
 def from_wire(text: str) -> ErnieError:
@@ -147,4 +174,5 @@ def from_wire(text: str) -> ErnieError:
     cls = _BY_CODE.get(code or "")
     if cls is None:
         cls = InvalidRequestError if match["type"] == InvalidRequestError.type else EngineError
-    return cls(match["message"], param=match["param"], code=code)
+    retry_after_seconds = None if match["retry"] is None else int(match["retry"])
+    return cls(match["message"], param=match["param"], code=code, retry_after_seconds=retry_after_seconds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 
 GRAMMAR_LIMITS: dict[str, Any] = {
@@ -29,6 +29,14 @@ class FinishReason(str, Enum):
     TOOL_CALLS = "tool_calls"
     ABORT = "abort"
     ERROR = "error"
+
+
+class Level(IntEnum):
+    """Who is admitted first; the numbers are KServe's (`priority` 1 is the highest), the names OpenAI's service tiers."""
+
+    PRIORITY = 1
+    DEFAULT = 2
+    FLEX = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ class SamplingParams:
     """Most tokens behind the thought (≥ 1), within `max_tokens`; only with `thought_end_id`."""
     grammar: str | None = None
     """What the answer behind the thought must follow, in llguidance's notation. A thought that it waits for cannot end the answer."""
+    grammar_field: str = ""
+    """The user's field that the grammar comes from, for an error about it."""
     logprobs: int | None = None
     """None: none. k ≥ 0: the chosen token's and the k most likely ones'."""
 
@@ -124,6 +134,15 @@ class GenerateRequest:
     """When preprocess got it, in seconds of CLOCK_MONOTONIC. 0: unknown."""
     traceparent: str = ""
     """The W3C trace context that its spans belong to. Empty: it is not traced."""
+    may_call: bool = False
+    """If the answer stops, only its text tells whether it has called tools."""
+    answer_id: str = ""
+    """What the client knows the answer by (`chatcmpl-…`). It need not be unique: with `tenant`, it says what an abort ends."""
+    tenant: str = ""
+    """Who asks, as an opaque name: shares the queue fairly with others, and ends no answer but its own."""
+    level: int = Level.DEFAULT
+    deadline: float | None = None
+    """When it must have ended: seconds of `time.monotonic`, which is one clock for all processes of a machine. None: whenever."""
 
     def to_json(self) -> str:
         """Everything but the prompt ids and the media, which travel as tensors of their own."""

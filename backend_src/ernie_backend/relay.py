@@ -1,8 +1,8 @@
-"""The socket between postprocess and engine: consumed · stopped · cancelled (and drain, from `serve`). Knows no Triton and no engine.
+"""The socket between postprocess and engine: consumed · stopped · cancelled · ended, and drain from `serve`. Knows neither of them.
 
 A Triton ensemble never tells a running decoupled step that its client has gone, and queues responses without bound. Postprocess sees every
-response, so it reports back here. Messages are datagrams of plain ASCII; a lost one costs
-time only. The socket lies in a folder that only its owner may enter: who can write to it can end requests.
+response, so it reports back here. Messages are datagrams of plain ASCII, safe to repeat but for `ended`, which only counts; a lost
+one costs time only. The socket lies in a folder that only its owner may enter: who can write to it can end requests.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class RelayHandler(Protocol):
     def consumed(self, num_responses: int) -> None: ...
     def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
+    def ended(self, reason: str) -> None: ...
     def drain(self, seconds: float) -> None: ...
 
 
@@ -53,6 +54,10 @@ class RelaySender:
     def stopped(self, key: str, index: int) -> None:
         """The choice reached a stop string."""
         self._send(f"stopped {key} {index}")
+
+    def ended(self, reason: str) -> None:
+        """A choice that stopped, of a request that may call tools, came to this: `stop` or `tool_calls`. Only counted, and sent once."""
+        self._send(f"ended {reason}")
 
     def drain(self, seconds: float) -> None:
         """Take no more requests, and abort what still runs after `seconds`."""
@@ -120,6 +125,9 @@ class RelayReceiver:
         elif verb == "stopped":
             key, index = arguments
             self._handler.stopped(key, int(index))
+        elif verb == "ended":
+            (reason,) = arguments
+            self._handler.ended(reason)
         elif verb == "drain":
             (seconds,) = arguments
             self._handler.drain(float(seconds))

@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
     pending = "of a streamed answer that its client has not read yet; more end it"
     parser.add_argument("--max-pending-bytes", type=_positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
+    parser.add_argument(
+        "--max-concurrency", type=_positive, help="answers that the engine gives at once; a request for more gets status 400"
+    )
     parser.add_argument("--workers", type=_positive, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
     add_arguments(parser)
@@ -65,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_body_bytes=given.max_body_bytes,
         max_pending_bytes=given.max_pending_bytes,
         observability=read_arguments(given),
+        max_concurrency=given.max_concurrency,
     )
     tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
     try:

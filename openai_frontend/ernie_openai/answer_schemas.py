@@ -159,4 +159,15 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-DOCUMENTED: tuple[type[BaseModel], ...] = (Error, ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList)
+class AbortedIds(BaseModel):
+    aborted: list[str]
+    not_found: list[str]
+
+
+class AbortResult(BaseModel):
+    status: Literal["success"]
+    error_message: None
+    result: AbortedIds
+
+
+DOCUMENTED: tuple[type[BaseModel], ...] = (Error, ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList, AbortResult)

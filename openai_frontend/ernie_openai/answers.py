@@ -205,8 +205,13 @@ async def whole_answer(plan: AnswerPlan, style: AnswerStyle, events: AsyncIterat
         "model": plan.model,
         "choices": choices,
         "usage": meter.total(),
+        **_tier(plan),
     }
     return answer if meter.timings is None else answer | {"timings": meter.timings}
+
+
+def _tier(plan: AnswerPlan) -> dict[str, Any]:
+    return {} if plan.service_tier is None else {"service_tier": plan.service_tier}
 
 
 class ChunkMaker:
@@ -253,6 +258,7 @@ class ChunkMaker:
     def _envelope(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
         plan = self._plan
         chunk = {"id": plan.id, "object": self._style.chunk_object, "created": plan.created, "model": plan.model, "choices": choices}
+        chunk |= _tier(plan)
         if plan.include_usage or plan.continuous_usage:
             chunk["usage"] = usage
         return chunk

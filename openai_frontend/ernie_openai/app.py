@@ -20,7 +20,7 @@ from .http_metrics import HttpMetrics
 from .middleware import AccessMiddleware, LimitsMiddleware, RequestIdMiddleware
 from .observing import ObservingMiddleware
 from .openapi import document
-from .routes import chat, completions, health, metrics, models, status_page
+from .routes import abort, chat, completions, health, metrics, models, status_page
 from .routes.common import Frontend
 from .settings import FrontendSettings
 
@@ -53,7 +53,7 @@ def create_app(settings: FrontendSettings, client: EngineClient, tracer: Tracer 
     logs = settings.observability.access_log
     app.add_middleware(ObservingMiddleware, metrics=http_metrics, logs=logs, tracer=tracer)
     app.add_middleware(RequestIdMiddleware)
-    for routes in (chat, completions, models, health, metrics, status_page):
+    for routes in (chat, completions, abort, models, health, metrics, status_page):
         app.include_router(routes.router)
     install_error_handlers(app)
     app.openapi = partial(document, app)  # type: ignore[method-assign]

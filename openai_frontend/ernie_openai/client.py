@@ -6,7 +6,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ernie_backend.protocol import Usage
+from ernie_backend.protocol import Level, Usage
+
+from .terms import Terms
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class EnsembleRequest:
     """The W3C context that its spans belong to. Empty: it is not traced."""
     chat: str | None = None
     """JSON object: `messages` and what belongs to them, or `prompt_token_ids`."""
+    answer_id: str = ""
+    """The id of the answer, by which it can be aborted; several prompts may share one."""
+    level: int = Level.DEFAULT
+    terms: Terms = field(default_factory=Terms)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class EngineClient(Protocol):
 
     def generate(self, request: EnsembleRequest) -> AsyncGenerator[AnswerEvent, None]:
         """The events of one prompt, until each of its choices has finished. Closing the generator early cancels the work."""
+        ...
+
+    async def abort(self, tenant: str | None, answer_ids: tuple[str, ...] | None) -> tuple[str, ...]:
+        """End the tenant's answers (None: everybody's) that go by one of the ids (None: all of them); the ids that named something under
+        way."""
         ...
 
     async def is_ready(self) -> bool: ...

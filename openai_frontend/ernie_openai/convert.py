@@ -10,14 +10,20 @@ from typing import Any
 
 from ernie_backend.errors import InvalidRequestError
 from ernie_backend.log_format import current_request
+from ernie_backend.protocol import Level
 
 from .client import EnsembleRequest
 from .schemas import ChatRequest, CompletionRequest
 from .settings import FrontendSettings
+from .terms import Terms
 
 MAX_PROMPTS = 256
 MAX_ANSWERS = 1024
 """Of one request: prompts times n. More would fill the queue that all clients share."""
+
+
+_TIERS = {"auto": "default", "default": "default", "flex": "flex", "priority": "priority"}
+_LEVELS = {"default": Level.DEFAULT, "flex": Level.FLEX, "priority": Level.PRIORITY}
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class AnswerPlan:
     logprobs: bool
     return_token_ids: bool
     tokens_per_chunk: int
+    service_tier: str | None = None
+    """What was used, where the request says something about it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class _Prompt:
     chat: str | None = None
 
 
-def plan_chat(request: ChatRequest, settings: FrontendSettings) -> AnswerPlan:
+def plan_chat(request: ChatRequest, settings: FrontendSettings, terms: Terms) -> AnswerPlan:
     """Raises `InvalidRequestError` for what can be seen without the model; preprocess checks the rest."""
     sampling = request.sampling()
     if request.top_logprobs and not request.logprobs:
@@ -58,18 +66,19 @@ def plan_chat(request: ChatRequest, settings: FrontendSettings) -> AnswerPlan:
     if not chat.keys() & {"messages", "prompt_token_ids"}:
         raise InvalidRequestError("messages is required.", param="messages", code="missing_required_parameter")
     prompts = [_Prompt("prompt_token_ids" if "prompt_token_ids" in chat else "messages", chat=_dumps(chat))]
-    return _plan("chatcmpl-", request, settings, sampling, prompts, logprobs=request.logprobs)
+    return _plan("chatcmpl-", request, settings, terms, sampling, prompts, logprobs=request.logprobs)
 
 
-def plan_completion(request: CompletionRequest, settings: FrontendSettings) -> AnswerPlan:
+def plan_completion(request: CompletionRequest, settings: FrontendSettings, terms: Terms) -> AnswerPlan:
     """Raises `InvalidRequestError` for what can be seen without the model; preprocess checks the rest."""
-    return _plan("cmpl-", request, settings, request.sampling(), _prompts(request), logprobs=request.logprobs is not None)
+    return _plan("cmpl-", request, settings, terms, request.sampling(), _prompts(request), logprobs=request.logprobs is not None)
 
 
 def _plan(
     prefix: str,
     request: ChatRequest | CompletionRequest,
     settings: FrontendSettings,
+    terms: Terms,
     sampling: dict[str, Any],
     prompts: list[_Prompt],
     *,
@@ -77,11 +86,8 @@ def _plan(
 ) -> AnswerPlan:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options can only be given when stream is true.", param="stream_options")
-    if len(prompts) * request.n > MAX_ANSWERS:
-        raise InvalidRequestError(
-            f"{len(prompts)} prompts with n = {request.n} are {len(prompts) * request.n} answers; one request may ask for {MAX_ANSWERS}.",
-            param="n",
-        )
+    _check_count(len(prompts), request.n, settings.max_concurrency)
+    tier = _TIERS[request.service_tier or "auto"]
     model = settings.name_to_answer_with(request.model)
     given_id = request.request_id or current_request.get() or uuid.uuid4().hex
     answer_id = given_id if given_id.startswith(prefix) else prefix + given_id
@@ -98,6 +104,9 @@ def _plan(
                 prompt_field=prompt.field,
                 text_input=prompt.text_input,
                 chat=prompt.chat,
+                answer_id=answer_id,
+                level=_LEVELS[tier],
+                terms=terms,
             )
             for i, prompt in enumerate(prompts)
         ),
@@ -108,7 +117,17 @@ def _plan(
         logprobs=logprobs,
         return_token_ids=request.return_token_ids,
         tokens_per_chunk=request.max_streaming_response_tokens,
+        service_tier=None if request.service_tier is None else tier,
     )
+
+
+def _check_count(num_prompts: int, n: int, max_concurrency: int | None) -> None:
+    """More answers than the server ever gives at once would be refused for ever: that is no reason to try again later."""
+    most = MAX_ANSWERS if max_concurrency is None else min(MAX_ANSWERS, max_concurrency)
+    if num_prompts * n > most:
+        what = f"n is {n}" if num_prompts == 1 else f"{num_prompts} prompts with n = {n} are {num_prompts * n} answers"
+        limit = f"this server gives at most {most} answers at once" if most == max_concurrency else f"one request may ask for {most}"
+        raise InvalidRequestError(f"{what}, but {limit}.", param="n" if n > 1 else "prompt")
 
 
 def _prompts(request: CompletionRequest) -> list[_Prompt]:

@@ -82,7 +82,7 @@ def error_response(error: ErnieError, status: int | None = None) -> Response:
     status = status or error.http_status
     headers = {}
     if status in (429, 503):
-        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+        headers["retry-after"] = str(error.retry_after_seconds or RETRY_AFTER_SECONDS)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, SlowBodyError):

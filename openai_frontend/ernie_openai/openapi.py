@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from .access import scope_of
 from .answer_schemas import DOCUMENTED
-from .schemas import NOT_SUPPORTED_YET, ChatRequest, CompletionRequest
+from .schemas import NOT_SUPPORTED_YET, AbortBody, ChatRequest, CompletionRequest
 
 JsonSchema = dict[str, Any]
 
@@ -86,7 +86,7 @@ def document(app: FastAPI) -> JsonSchema:
     return app.openapi_schema
 
 
-def body_of(kind: type[ChatRequest] | type[CompletionRequest]) -> JsonSchema:
+def body_of(kind: type[ChatRequest] | type[CompletionRequest] | type[AbortBody]) -> JsonSchema:
     """For a route's `openapi_extra`: the body that it reads."""
     schema = {"$ref": _REF.format(model=kind.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
@@ -124,6 +124,7 @@ def _make(app: FastAPI) -> JsonSchema:
     schemas = definitions["$defs"] | {kind.__name__: _request(kind) for kind in (ChatRequest, CompletionRequest)}
     stream_options = schemas["ChatRequest"].pop("$defs")
     schemas["CompletionRequest"].pop("$defs")
+    schemas["AbortBody"] = AbortBody.model_json_schema(ref_template=_REF)
     made["components"] = {
         "schemas": schemas | stream_options,
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
 
 from ernie_backend.errors import InvalidRequestError
 
 Request = TypeVar("Request", bound="_Request")
+Model = TypeVar("Model", bound=BaseModel)
 
 Number = Annotated[float | None, SkipValidation]
 Integer = Annotated[int | None, SkipValidation]
@@ -37,7 +38,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     "mm_hashes": ([],),
     "disaggregate_info": (),
     "priority": (0,),
-    "service_tier": ("auto", "default"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -116,6 +116,8 @@ class _Request(BaseModel):
     """Hold chunks back until they bring this many tokens."""
     request_id: str | None = Field(default=None, min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS, pattern=r"^[!-~]+$")
     """Becomes the id of the response."""
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    """Who goes first when requests wait; the answer says what was used."""
     metadata: dict[str, Any] | None = None
     """Keys that name a parameter act like that parameter, if it is not given itself; others have no effect."""
 
@@ -230,8 +232,24 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     for name, harmless in NOT_SUPPORTED_YET.items():
         if name in fields and not _is_among(fields.pop(name), harmless):
             raise InvalidRequestError(f"{name} is not supported yet. Remove it from the request.", param=name)
+    return parse_model(kind, fields)
+
+
+class AbortBody(BaseModel):
+    """POST /v1/abort_requests."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    abort_all: bool = False
+    """All answers under way that the same key asked for; with an administrator's key, of everybody."""
+    req_ids: list[str] | None = Field(default=None, max_length=4096)
+    """Ids of answers: `chatcmpl-…`, `cmpl-…`."""
+
+
+def parse_model(kind: type[Model], given: Mapping[str, Any]) -> Model:
+    """The object as a `kind`. Raises `InvalidRequestError` naming the first field at fault."""
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(given)
     except ValidationError as error:
         raise _first_error(error) from None
 

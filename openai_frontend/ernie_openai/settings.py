@@ -50,6 +50,8 @@ class FrontendSettings:
     max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
     """Of one streamed answer that its client has not read yet; more end it."""
     observability: Observability = field(default_factory=Observability)
+    max_concurrency: int | None = None
+    """Answers that the engine gives at once; None: unknown, the engine says so itself."""
 
     @property
     def listed_models(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ernie_backend.errors import EngineError, ErnieError, UnavailableError, from_wire
+from ernie_backend.errors import EngineError, ErnieError, RequestTimeoutError, UnavailableError, from_wire
 from ernie_backend.protocol import FinishReason, Usage
 
 from .client import AnswerEvent, EnsembleRequest
@@ -25,6 +25,9 @@ ENSEMBLE = "ernie"
 _READY_TIMEOUT_SECONDS = 2.0
 _METRICS_TIMEOUT_SECONDS = 5.0
 _END_OF_STREAM_TIMEOUT_SECONDS = 1.0
+_ABORT_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_MARGIN_SECONDS = 2.0
+"""The engine keeps to a request's time limit by itself. So much later we give up on what never came that far: images, a busy preprocess."""
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),  # the body limit of the HTTP face holds; Triton's own limit is 2 GiB
@@ -53,7 +56,7 @@ class TritonClient:
         channel = self._streams.index(min(self._streams))
         self._streams[channel] += 1
         # Without the metadata `triton_grpc_error`: it gives real status codes, but tritonserver 2.51 dies of some hundred refusals with it.
-        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]))
+        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]), timeout=_patience(request))
         unfinished = request.num_choices
         try:
             while (reply := await _read(call)) is not grpc.aio.EOF:
@@ -70,12 +73,33 @@ class TritonClient:
                     await _read_to_end(call)
                     return
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise RequestTimeoutError("The request was not answered within its time limit. Give it more time.") from None
             raise _error_of_status(error) from None
         finally:
             call.cancel()  # without effect on a call that has ended
             self._streams[channel] -= 1
         log.error("Triton ended a stream with %d of %d choices unfinished.", unfinished, request.num_choices)
         raise EngineError("The answer ended before it was complete. Try again; if it happens again, see the server's log.")
+
+    async def abort(self, tenant: str | None, answer_ids: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The ids that named answers under way. Any worker's answers are found: the engine is one process."""
+        message = service_pb2.ModelInferRequest(model_name=ENSEMBLE)
+        message.parameters["triton_enable_empty_final_response"].bool_param = True
+        message.parameters["ernie_abort"].string_param = json.dumps({"ids": answer_ids, "everyone": tenant is None})
+        message.parameters["ernie_tenant"].string_param = tenant or ""
+        _add_input(message, "stream", "BOOL", b"\x00")
+        aborted: tuple[str, ...] | None = None
+        try:
+            async for reply in self._stubs[0].ModelStreamInfer(iter([message]), timeout=_ABORT_TIMEOUT_SECONDS):
+                event = _event(reply)
+                if event is not None:
+                    aborted = tuple(json.loads(event.text))
+        except grpc.aio.AioRpcError as error:
+            raise _error_of_status(error) from None
+        if aborted is None:
+            raise EngineError("The server did not say what it aborted. Try again.")
+        return aborted
 
     async def is_ready(self) -> bool:
         """Whether Triton and the ensemble take requests now."""
@@ -120,6 +144,12 @@ async def _read(call: Any) -> Any:
         raise
 
 
+def _patience(request: EnsembleRequest) -> float | None:
+    """Seconds after which the answer is given up; None: never."""
+    limit = request.terms.timeout_microseconds
+    return limit / 1e6 + _TIMEOUT_MARGIN_SECONDS if limit else None
+
+
 async def _read_to_end(call: Any) -> None:
     """Lets Triton end the stream itself, which it does at once: cancelling would count as a cancelled request there."""
 
@@ -142,6 +172,11 @@ def _infer_request(request: EnsembleRequest) -> Any:
     message.parameters["triton_enable_empty_final_response"].bool_param = True
     if request.traceparent:
         message.parameters["traceparent"].string_param = request.traceparent
+    message.parameters["ernie_answer_id"].string_param = request.answer_id
+    message.parameters["ernie_tenant"].string_param = request.terms.tenant
+    message.parameters["ernie_priority"].int64_param = request.level
+    if request.terms.timeout_microseconds:
+        message.parameters["timeout"].int64_param = request.terms.timeout_microseconds
     _add_input(message, "sampling_parameters", "BYTES", _bytes_element(request.sampling_parameters))
     _add_input(message, "stream", "BOOL", b"\x01")
     if request.text_input is not None:
@@ -175,7 +210,8 @@ def _event(reply: Any) -> AnswerEvent | None:
     if finish_reason == FinishReason.ERROR:
         raise _error_of_text(_text(outputs, "error"))
     if finish_reason == FinishReason.ABORT:
-        raise UnavailableError("The server stopped this answer before it was complete. Try again.")
+        told = _text(outputs, "error")
+        raise _error_of_text(told) if told else UnavailableError("The server stopped this answer before it was complete. Try again.")
     text, reasoning = _text(outputs, "text_output"), _text(outputs, "reasoning_output")
     raw_ids = outputs.get("token_ids", b"")
     token_ids = struct.unpack(f"<{len(raw_ids) // 4}i", raw_ids)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ernie_backend.checkpoint_writer.published import make_config
 from ernie_backend.config import EngineConfig
+from ernie_backend.core.admission import Limits
 from ernie_backend.core.engine_core import EngineCore
 from ernie_backend.core.outputs import StepOutput
 from ernie_backend.core.scheduler import Scheduler
@@ -87,7 +88,7 @@ class Host:
         self.core = EngineCore(Scheduler(settings, blocks), runner)
         self.runner, self.graphs = runner, runner.graphs
         self.output = StepOutput(())
-        self.engine = Engine(self.core, self._hear, max_concurrency=4096)
+        self.engine = Engine(self.core, self._hear, Limits(4096, 1024))
         self.delivery = Delivery(max(1, batch // STEPS_PER_RESPONSE), abort=self._never, stop=self._never)
         self.keys: list[str] = []
         self.max_tokens = max_model_len - PROMPT_TOKENS

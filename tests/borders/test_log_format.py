@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ernie_backend.cli.log_lines import line_writer
 from ernie_backend.log_format import JsonFormatter, TextFormatter, current_request
+
+
+@pytest.fixture(autouse=True)
+def no_task() -> Iterator[None]:
+    """Other tests of this process may have left theirs."""
+    token = current_request.set("")
+    yield
+    current_request.reset(token)
+
 
 TEMPLATE = "{level} {source}: {message}"
 

@@ -12,6 +12,8 @@ from ernie_backend.errors import (
     ErnieError,
     InvalidRequestError,
     OverloadedError,
+    RequestAbortedError,
+    RequestTimeoutError,
     UnavailableError,
     from_wire,
 )
@@ -46,12 +48,16 @@ def test_greedy(field: str, value: float) -> None:
         InvalidRequestError("x", param="tools", code="unsupported"),
         ContextLengthError("too long", param="messages"),
         OverloadedError("later"),
+        OverloadedError("later", retry_after_seconds=12),
+        RequestTimeoutError("over", param="timeout"),
+        RequestAbortedError("ended"),
         UnavailableError("down"),
         EngineError("ours"),
     ],
 )
 def test_an_error_survives_the_wire(error: ErnieError) -> None:
     back = from_wire(error.to_wire())
+    assert back.retry_after_seconds == error.retry_after_seconds
     assert (back.message, back.param, back.code, back.type, back.http_status) == (
         error.message,
         error.param,

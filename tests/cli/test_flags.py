@@ -146,6 +146,13 @@ def test_every_engine_flag_reaches_its_field(tmp_path: Path) -> None:
     assert read("--model m --chat-template '{{ x }}'").engine.chat_template == "{{ x }}"
 
 
+def test_load_flags_reach_their_fields() -> None:
+    engine = read("--model m --max_queued_requests 5 --max-queued-tokens 1000 --max-waiting-time 2.5").engine
+    assert (engine.max_queued_requests, engine.max_queued_tokens, engine.max_waiting_seconds) == (5, 1000, 2.5)
+    engine = read("--model m --max-waiting-time -1").engine
+    assert (engine.max_queued_requests, engine.max_queued_tokens, engine.max_waiting_seconds) == (None, None, None)
+
+
 def test_media_flags_reach_their_fields(tmp_path: Path) -> None:
     line = """--limit-mm-per-prompt '{"image": 10, "video": 3}' --mm-processor-kwargs '{"video_max_frames": 30}' --allow-private-media"""
     engine = read(f"--model m {line} --allowed-media-domains a.com,.b.org c.net --allowed-local-media-path {tmp_path} --enable-mm").engine
@@ -190,6 +197,9 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
         ("--max-encoder-cache -2", "--max-encoder-cache: max_encoder_cache_tokens must be an integer from -1"),
         ("--max-processor-cache -0.5", "--max-processor-cache: max_processor_cache_gib must be a number from 0 to 1024, or -1"),
         ("--max-processor-cache nan", "--max-processor-cache: max_processor_cache_gib must be a number"),
+        ("--max-queued-requests -2", "--max-queued-requests: max_queued_requests must be an integer from 0 to 1048576, got -2."),
+        ("--max-concurrency 0", "--max-concurrency: max_concurrency must be an integer from 1 to 1048576, got 0."),
+        ("--max-waiting-time 0", "--max-waiting-time: max_waiting_seconds must be a number above 0 and at most 86400, got 0.0."),
         ("--load-format pt", "--load-format: load_format must be one of auto, dummy, got 'pt'."),
         ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
     ],

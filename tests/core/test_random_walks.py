@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from ernie_backend.protocol import FinishReason
+from ernie_backend.protocol import FinishReason, Level
 from tests.core.driver import Driver, request
 from tests.fakes.runner import expected_tokens
 
@@ -37,7 +38,8 @@ def test_random_walk(seed: int, steps_ahead: int) -> None:
             stop = rng.choice(expected_tokens(prompt, 30, seed=0))  # ends some answers, which a step ahead is told one step late
             wanted[key] = (prompt, count, n, stop)
             bad_words = rng.choice([(), (), ((1, 2),)])  # what is forbidden depends on the tokens before: no step ahead
-            driver.core.add(request(key, prompt, count, n=n, seed=0, stop_token_ids=(stop,), bad_words_token_ids=bad_words))
+            asked = request(key, prompt, count, n=n, seed=0, stop_token_ids=(stop,), bad_words_token_ids=bad_words)
+            driver.core.add(replace(asked, tenant=rng.choice("xyz"), level=rng.choice(list(Level))))
         elif action < 0.55 and wanted:
             key = rng.choice(list(wanted))
             index = rng.choice([None, 0])

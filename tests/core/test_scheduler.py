@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from ernie_backend.protocol import FinishReason
+from ernie_backend.protocol import FinishReason, Level
 from tests.core.driver import Driver, request
 from tests.fakes.runner import expected_tokens
 
@@ -231,3 +233,29 @@ def test_an_update_that_raises_loses_no_finish() -> None:
     driver.step()
     assert driver.reasons == {("a", 0): FinishReason.LENGTH, ("b", 0): FinishReason.ERROR}
     driver.run()
+
+
+def test_a_tenant_with_a_long_queue_does_not_starve_another() -> None:
+    driver = Driver(max_num_seqs=1, num_blocks=64)
+    for i in range(30):
+        driver.core.add(replace(request(f"many{i}", (1, 2, 3), 4), tenant="a"))
+    driver.step()
+    driver.core.add(replace(request("one", (1, 2, 3), 4), tenant="b"))
+    driver.core.add(replace(request("flex", (1, 2, 3), 4), tenant="c", level=Level.FLEX))
+    driver.core.add(replace(request("urgent", (1, 2, 3), 4), tenant="a", level=Level.PRIORITY))
+    driver.run()
+    order = [key for key, _ in driver.reasons]
+    assert order[:3] == ["many0", "urgent", "one"] and order[-1] == "flex", "admitted by level, then in turns"
+
+
+@pytest.mark.parametrize("said", [FinishReason.STOP, FinishReason.TOOL_CALLS])
+def test_what_a_stop_came_to_is_counted_when_it_has_been_read(said: FinishReason) -> None:
+    driver = Driver()
+    stop = expected_tokens((1, 2, 3), 4)[2]
+    driver.core.add(replace(request("a", (1, 2, 3), 8, stop_token_ids=(stop,)), may_call=True))
+    driver.core.add(replace(request("b", (1, 2, 3), 2), may_call=True))
+    driver.run()
+    counts = driver.scheduler.stats().finished_total
+    assert (counts["stop"], counts["tool_calls"], counts["length"]) == (0, 0, 1)
+    driver.scheduler.count_end(said)
+    assert driver.scheduler.stats().finished_total[said.value] == 1

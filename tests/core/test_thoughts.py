@@ -3,6 +3,7 @@ who waits for whom."""
 
 from __future__ import annotations
 
+import logging
 import random
 
 import pytest
@@ -118,13 +119,14 @@ def test_a_constrained_sequence_waits_alone() -> None:
     assert driver.tokens["bound", 0] == expected_tokens(PROMPT, 20)
 
 
-def test_a_grammar_that_becomes_too_complex_is_the_requests_fault() -> None:
+def test_a_grammar_that_becomes_too_complex_is_the_requests_fault(caplog: pytest.LogCaptureFixture) -> None:
     driver = Driver()
     driver.runner.fail_sampling_of.add(0)
     driver.runner.why_sampling_fails = GRAMMAR_TOO_COMPLEX
-    driver.core.add(request("a", PROMPT, 5, grammar="anything"))
+    driver.core.add(request("a", PROMPT, 5, grammar="anything", grammar_field="guided_regex"))
     driver.core.add(request("b", PROMPT, 5))
     driver.run()
     error = from_wire(str(driver.errors["a", 0]))
-    assert error.http_status == 400 and "simpler" in error.message
+    assert error.http_status == 400 and "simpler" in error.message and error.param == "guided_regex"
+    assert not [record for record in caplog.records if record.levelno > logging.INFO], "nothing that an operator must look at"
     assert driver.tokens["b", 0] == expected_tokens(PROMPT, 5)

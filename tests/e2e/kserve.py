@@ -15,7 +15,16 @@ OUTPUTS = ("text_output", "reasoning_output", "tool_calls", "finish_reason", "to
 class Stream:
     """One request through the ensemble; iterate for its responses, `cancel()` to hang up."""
 
-    def __init__(self, address: str, *, stream: bool = True, request_id: str = "", outputs: tuple[str, ...] = (), **inputs: Any) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        stream: bool = True,
+        request_id: str = "",
+        outputs: tuple[str, ...] = (),
+        parameters: dict[str, Any] | None = None,
+        **inputs: Any,
+    ) -> None:
         """`outputs`: those to ask for by name; empty: whatever comes."""
         self.client = grpc_client.InferenceServerClient(address)
         self.responses: queue.Queue[Any] = queue.Queue()
@@ -23,7 +32,9 @@ class Stream:
         tensors = [_tensor(name, value) for name, value in inputs.items()]
         tensors.append(_tensor("stream", stream))
         wanted = [grpc_client.InferRequestedOutput(name) for name in outputs] or None
-        self.client.async_stream_infer("ernie", tensors, request_id=request_id, outputs=wanted, enable_empty_final_response=True)
+        more: dict[str, Any] = {"timeout": parameters.pop("timeout")} if parameters and "timeout" in parameters else {}  # its own argument
+        more |= {"outputs": wanted, "parameters": parameters, "enable_empty_final_response": True}
+        self.client.async_stream_infer("ernie", tensors, request_id=request_id, **more)
 
     def next(self, seconds: float = 60.0) -> tuple[dict[str, Any], bool]:
         """(outputs, whether it was the last); raises the server's error."""

@@ -10,9 +10,32 @@ from pathlib import Path
 
 import httpx
 import pytest
+import tritonclient.grpc as grpc_client
+from tritonclient.utils import InferenceServerException
 
+from ernie_backend.cli.background import RunningServer
 from tests.e2e.kserve import Stream
 from tests.e2e.server import running_server
+
+
+def nothing_new_is_taken(server: RunningServer, endings: dict[int, str]) -> None:
+    """While running requests go on, both faces say that they are not ready, and refuse with words. (When the last has ended, Triton calls
+    itself, but not the model, ready again for the moment that is left to it.)"""
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{server.openai_url}/health", timeout=5).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with grpc_client.InferenceServerClient(server.triton_grpc) as client:
+        ready = [httpx.get(f"{server.triton_url}/v2/health/ready", timeout=5).status_code == 200, client.is_server_ready()]
+        assert endings or ready == [False, False]
+        assert not client.is_model_ready("ernie")
+    refused = httpx.post(f"{server.openai_url}/v1/completions", json={"prompt": "late", "max_tokens": 3}, timeout=10)
+    assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1, refused.text
+    assert refused.json()["error"]["code"] == "unavailable"
+    assert httpx.get(f"{server.triton_url}/v2/models/ernie/ready", timeout=5).status_code != 200
+    with pytest.raises(InferenceServerException):
+        Stream(server.triton_grpc, text_input="late").next()
+    assert httpx.get(f"{server.triton_url}/v2/health/live", timeout=5).status_code == 200
 
 
 @pytest.mark.parametrize(("max_tokens", "grace"), [(200, 20), (3900, 2)])
@@ -45,6 +68,8 @@ def test_sigterm_under_load(small_model: Path, max_tokens: int, grace: int) -> N
             thread.start()
         assert all(begun.acquire(timeout=60) for _ in threads)
         server.process.send_signal(signal.SIGTERM)
+        if grace == 2:
+            nothing_new_is_taken(server, endings)
         assert server.process.wait(grace + 20) == 0
         for thread in threads:
             thread.join(10)

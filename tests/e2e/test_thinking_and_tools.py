@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -166,6 +167,28 @@ class TestTools:
     def test_one_call_only(self, client: openai.Client) -> None:
         choice = ask(client, tools=[TIME], tool_choice="required", parallel_tool_calls=False).choices[0]
         assert len(choice.message.tool_calls) == 1 and choice.finish_reason == "tool_calls"
+
+    def test_answers_with_calls_are_counted_as_such(self, client: openai.Client, server: RunningServer) -> None:
+        def counts() -> dict[str, int]:
+            text = requests.get(server.metrics_url, timeout=10).text
+            found = re.findall(r'^ernie_sequences_finished_total\{.*?reason="(\w+)".*?\} (\S+)$', text, re.MULTILINE)
+            return {reason: int(float(value)) for reason, value in found}
+
+        def after(reason: str, before: dict[str, int]) -> dict[str, int]:
+            deadline = time.monotonic() + 20
+            while (now := counts()) != before | {reason: before[reason] + 1}:
+                assert time.monotonic() < deadline, (reason, before, now)
+                time.sleep(0.1)
+            return now
+
+        time.sleep(1.5)  # what earlier tests did is published
+        before = counts()
+        ask(client, tools=[TIME], tool_choice="required", parallel_tool_calls=False)
+        before = after("tool_calls", before)
+        ask(client, extra={"guided_choice": ["yes"]}, tools=[TIME], tool_choice="none")
+        before = after("stop", before)
+        ask(client, tools=[TIME], max_tokens=2)
+        after("length", before)
 
     def test_the_answer_as_history(self, client: openai.Client) -> None:
         """What the client got goes back as it is."""

@@ -5,12 +5,21 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from dataclasses import replace
 
+from ernie_backend.core.admission import Limits
 from ernie_backend.core.engine_core import EngineCore
 from ernie_backend.core.outputs import ModelRunnerOutput, SchedulerOutput, StepOutput
 from ernie_backend.core.scheduler import Scheduler
 from ernie_backend.engine import Engine
-from ernie_backend.errors import InvalidRequestError, OverloadedError, UnavailableError, from_wire
+from ernie_backend.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    RequestAbortedError,
+    RequestTimeoutError,
+    UnavailableError,
+    from_wire,
+)
 from ernie_backend.protocol import FinishReason, GenerateEvent
 from tests.core.driver import config, request
 from tests.fakes.runner import FakeRunner, expected_tokens
@@ -31,11 +40,11 @@ class GatedRunner(FakeRunner):
 
 
 class Harness:
-    def __init__(self, runner: FakeRunner | None = None, *, max_concurrency: int = 100) -> None:
+    def __init__(self, runner: FakeRunner | None = None, *, max_concurrency: int = 100, limits: Limits | None = None) -> None:
         self.runner = runner or FakeRunner(256, 4)
         self.scheduler = Scheduler(config(max_model_len=512), 256)
         self.events: queue.Queue[GenerateEvent] = queue.Queue()
-        self.engine = Engine(EngineCore(self.scheduler, self.runner), self._hear, max_concurrency=max_concurrency)
+        self.engine = Engine(EngineCore(self.scheduler, self.runner), self._hear, limits or Limits(max_concurrency, 4))
         self.engine.start()
 
     def _hear(self, output: StepOutput) -> None:
@@ -118,6 +127,66 @@ def test_more_answers_than_ever_fit_are_not_put_off() -> None:
     assert isinstance(error, InvalidRequestError) and error.param == "n"
     assert answers["two"][1].finish_reason is FinishReason.LENGTH
     harness.engine.shutdown()
+
+
+def test_a_deadline_ends_a_running_request_before_the_next_step() -> None:
+    runner = GatedRunner()
+    harness = Harness(runner)
+    harness.engine.submit(replace(request("timed", (1, 2), max_tokens=400), deadline=time.monotonic() + 0.1))
+    assert runner.entered.acquire(timeout=10)
+    time.sleep(0.2)
+    runner.allowed.release(10)
+    tokens, last = harness.until_finished(1)["timed"]
+    assert isinstance(from_wire(last.error or ""), RequestTimeoutError) and len(tokens) == 1
+    harness.engine.submit(replace(request("late", (1, 2), max_tokens=4), deadline=time.monotonic() - 1))
+    assert isinstance(from_wire(harness.until_finished(1)["late"][1].error or ""), RequestTimeoutError)
+    harness.engine.shutdown()
+    assert harness.scheduler.kv.pool.num_used == 0
+
+
+def test_only_what_has_not_been_started_waits_too_long() -> None:
+    runner = GatedRunner()
+    harness = Harness(runner, limits=Limits(100, 4, max_waiting_seconds=0.1))
+
+    def one_step() -> None:
+        runner.allowed.release()
+        assert runner.entered.acquire(timeout=10)
+
+    for i in range(4):
+        harness.engine.submit(request(f"run{i}", (1, 2), max_tokens=400))
+    assert runner.entered.acquire(timeout=10)
+    one_step()  # now all seats are taken
+    harness.engine.submit(request("waits", (1, 2), max_tokens=400))
+    one_step()  # now it waits
+    time.sleep(0.2)
+    runner.allowed.release()
+    ended = harness.until_finished(1)
+    assert isinstance(from_wire(ended["waits"][1].error or ""), RequestTimeoutError)
+    runner.allowed.release(1000)
+    assert {last.finish_reason for _, last in harness.until_finished(4).values()} == {FinishReason.LENGTH}
+    harness.engine.shutdown()
+
+
+def test_answers_are_aborted_by_id_and_tenant() -> None:
+    runner = GatedRunner()
+    harness = Harness(runner)
+    named = {"a": ("x", "cmpl-1"), "b": ("x", "cmpl-1"), "c": ("x", "cmpl-2"), "d": ("y", "cmpl-1")}
+    for key, (tenant, answer_id) in named.items():
+        harness.engine.submit(replace(request(key, (1, 2), max_tokens=400), tenant=tenant, answer_id=answer_id))
+    assert runner.entered.acquire(timeout=10)
+    found: queue.Queue[tuple[str, ...]] = queue.Queue()
+    harness.engine.abort_answers("x", ("cmpl-1", "cmpl-9"), found.put)
+    runner.allowed.release(10)
+    assert found.get(timeout=10) == ("cmpl-1",), "two prompts of one request, one id"
+    ended = harness.until_finished(2)
+    assert set(ended) == {"a", "b"}
+    assert all(isinstance(from_wire(last.error or ""), RequestAbortedError) for _, last in ended.values())
+    harness.engine.abort_answers("y", None, found.put)
+    runner.allowed.release(10)
+    assert found.get(timeout=10) == ("cmpl-1",) and set(harness.until_finished(1)) == {"d"}
+    harness.engine.shutdown()
+    harness.engine.abort_answers("x", None, found.put)
+    assert found.get(timeout=10) == (), "a stopped engine answers, too"
 
 
 def test_drain_lets_requests_end_and_refuses_new_ones() -> None:

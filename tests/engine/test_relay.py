@@ -28,6 +28,9 @@ class Handler:
     def stopped(self, key: str, index: int) -> None:
         self.heard.put(("stopped", key, index))
 
+    def ended(self, reason: str) -> None:
+        self.heard.put(("ended", reason))
+
     def drain(self, seconds: float) -> None:
         self.heard.put(("drain", seconds))
 
@@ -39,9 +42,10 @@ def test_every_message_arrives_in_order() -> None:
     sender.consumed(3)
     sender.cancelled("k")
     sender.stopped("k", 2)
+    sender.ended("tool_calls")
     sender.drain(1.5)
-    heard = [handler.heard.get(timeout=5) for _ in range(4)]
-    assert heard == [("consumed", 3), ("cancelled", "k"), ("stopped", "k", 2), ("drain", 1.5)]
+    heard = [handler.heard.get(timeout=5) for _ in range(5)]
+    assert heard == [("consumed", 3), ("cancelled", "k"), ("stopped", "k", 2), ("ended", "tool_calls"), ("drain", 1.5)]
     sender.close()
     receiver.close()
 

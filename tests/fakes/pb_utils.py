@@ -88,9 +88,13 @@ class InferenceRequest:
 
     request_parameters: dict[str, Any] = field(default_factory=dict)
     id: str = "r-1"
+    timeout_microseconds: int = 0
 
     def request_id(self) -> str:
         return self.id
+
+    def timeout(self) -> int:
+        return self.timeout_microseconds
 
     def parameters(self) -> str:
         return json.dumps(self.request_parameters)
@@ -149,7 +153,11 @@ class FakePbUtils:
 
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
+        self.unloaded: list[str] = []
         self.MetricFamily = type("MetricFamily", (MetricFamily,), {"created": self.metrics})
+
+    def unload_model(self, model_name: str) -> None:
+        self.unloaded.append(model_name)
 
 
 def request(*, cancelled: bool = False, parameters: dict[str, Any] | None = None, **inputs: Any) -> InferenceRequest:

@@ -24,6 +24,7 @@ class SeenRequest:
         self.id = message.id
         self.metadata = metadata
         self.wants_empty_final = message.parameters["triton_enable_empty_final_response"].bool_param
+        self.parameters = {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in message.parameters.items()}
         self.tensors = {
             tensor.name: raw[4:].decode() if tensor.datatype == "BYTES" else raw
             for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)

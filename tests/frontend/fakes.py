@@ -51,6 +51,9 @@ class FakeClient:
         self.abandoned: list[str] = []
         """Ids of requests whose script was not played to its end."""
         self.closed = False
+        self.under_way: set[str] = set()
+        """Ids that an abort finds."""
+        self.aborts: list[tuple[str, tuple[str, ...] | None]] = []
 
     async def generate(self, request: EnsembleRequest) -> AsyncGenerator[AnswerEvent, None]:
         script = self.scripts[len(self.requests) % len(self.scripts)]
@@ -70,6 +73,10 @@ class FakeClient:
         finally:
             if not finished:
                 self.abandoned.append(request.request_id)
+
+    async def abort(self, tenant: str | None, answer_ids: tuple[str, ...] | None) -> tuple[str, ...]:
+        self.aborts.append((tenant, answer_ids))
+        return tuple(sorted(self.under_way if answer_ids is None else self.under_way & set(answer_ids)))
 
     async def is_ready(self) -> bool:
         return self.ready

@@ -57,7 +57,6 @@ NOT_YET: list[tuple[str, Any]] = [
     ("logits_processors_args", {"a": 1}),
     ("prompt_logprobs", 0),
     ("completion_token_ids", [1]),
-    ("service_tier", "flex"),
     ("best_of", 2),
     ("best_of", True),
     ("priority", False),

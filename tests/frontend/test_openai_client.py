@@ -16,7 +16,14 @@ import requests
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from ernie_backend.errors import ContextLengthError, EngineError, OverloadedError, UnavailableError
+from ernie_backend.errors import (
+    ContextLengthError,
+    EngineError,
+    OverloadedError,
+    RequestAbortedError,
+    RequestTimeoutError,
+    UnavailableError,
+)
 
 from .fakes import HELLO, FakeClient, logprob, words
 from .http_server import serving
@@ -121,6 +128,8 @@ async def test_completion_types() -> None:
     ("error", "kind"),
     [
         (ContextLengthError("The prompt has 3000 tokens, the context 2048.", param="messages"), openai.BadRequestError),
+        (RequestTimeoutError("Over."), openai.APIStatusError),
+        (RequestAbortedError("Ended."), openai.APIStatusError),
         (OverloadedError("Full."), openai.RateLimitError),
         (UnavailableError("Starting."), openai.InternalServerError),
         (EngineError("Step."), openai.InternalServerError),
@@ -133,6 +142,13 @@ async def test_the_clients_exceptions(error: Any, kind: type[openai.APIStatusErr
             await client.chat.completions.create(model="x", messages=MESSAGES, stream=stream)
     assert caught.value.status_code == error.http_status and error.message in str(caught.value)
     assert (caught.value.param, caught.value.code) == (error.param, error.code)
+
+
+async def test_a_body_that_is_too_large() -> None:
+    async with serving(FakeClient(words(["a"])), max_body_bytes=1000) as url, openai_client(url) as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(model="x", messages=[{"role": "user", "content": "x" * 2000}])
+    assert caught.value.status_code == 413 and caught.value.code == "payload_too_large"
 
 
 async def test_an_error_within_a_stream_reaches_the_client() -> None:

@@ -13,11 +13,22 @@ from typing import Any
 import grpc
 import pytest
 
-from ernie_backend.errors import ContextLengthError, EngineError, ErnieError, InvalidRequestError, OverloadedError, UnavailableError
-from ernie_backend.protocol import Usage
+from ernie_backend.errors import (
+    ContextLengthError,
+    EngineError,
+    ErnieError,
+    InvalidRequestError,
+    OverloadedError,
+    RequestAbortedError,
+    RequestTimeoutError,
+    UnavailableError,
+)
+from ernie_backend.protocol import Level, Usage
 from ernie_backend.sampling_fields import parse_sampling_params
+from ernie_openai import triton_client
 from ernie_openai.client import AnswerEvent, EnsembleRequest
 from ernie_openai.schemas import CompletionRequest, parse_request
+from ernie_openai.terms import Terms
 from ernie_openai.triton_client import TritonClient
 
 from .fake_triton import FakeTriton, Script, SeenRequest, empty_final, error_message, response, serving
@@ -58,6 +69,52 @@ async def test_tensors_in() -> None:
     assert chat.shapes == {("sampling_parameters", "BYTES", (1,)), ("stream", "BOOL", (1,)), ("chat", "BYTES", (1,))}
     assert text.tensors == {"sampling_parameters": "{}", "stream": b"\x01", "text_input": "Hello"}
     assert "triton_grpc_error" not in chat.metadata, "tritonserver 2.51 dies of it"
+
+
+async def test_terms_are_parameters() -> None:
+    terms = Terms("t1", 2_000_000)
+    asked = EnsembleRequest("r", "{}", 1, "prompt", text_input="x", answer_id="cmpl-1", level=Level.FLEX, terms=terms)
+    async with connected(replies(response(True, finish_reason="stop"))) as (client, triton):
+        await collect(client, asked)
+        await collect(client)
+    given, not_given = (seen.parameters for seen in triton.seen)
+    assert (given["timeout"], given["ernie_priority"], given["ernie_tenant"], given["ernie_answer_id"]) == (2_000_000, 3, "t1", "cmpl-1")
+    assert "timeout" not in not_given and not_given["ernie_priority"] == Level.DEFAULT
+
+
+async def test_a_time_limit_holds_though_nobody_keeps_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_client, "_TIMEOUT_MARGIN_SECONDS", 0.0)
+
+    async def never(_: SeenRequest) -> AsyncIterator[Any]:
+        yield response(text_output="a")
+        await asyncio.Event().wait()
+
+    async with connected(never) as (client, triton):
+        with pytest.raises(RequestTimeoutError):
+            await collect(client, EnsembleRequest("r", "{}", 1, "prompt", text_input="x", terms=Terms("", 200_000)))
+        await asyncio.wait_for(triton.cancelled.wait(), 5)
+
+
+async def test_an_abort_says_what_it_found() -> None:
+    async with connected(replies(response(True, text_output='["cmpl-1"]', finish_reason="stop"))) as (client, triton):
+        assert await client.abort("t1", ("cmpl-1", "cmpl-2")) == ("cmpl-1",)
+        assert await client.abort(None, None) == ("cmpl-1",)
+    some, everything = (seen.parameters for seen in triton.seen)
+    assert (some["ernie_abort"], some["ernie_tenant"]) == ('{"ids": ["cmpl-1", "cmpl-2"], "everyone": false}', "t1")
+    assert (everything["ernie_abort"], everything["ernie_tenant"]) == ('{"ids": null, "everyone": true}', "")
+
+
+async def test_an_abort_without_an_answer_is_an_error() -> None:
+    async with connected(replies(empty_final())) as (client, _):
+        with pytest.raises(EngineError):
+            await client.abort("", None)
+
+
+@pytest.mark.parametrize(("told", "kind"), [(RequestAbortedError("Ended.").to_wire(), RequestAbortedError), ("", UnavailableError)])
+async def test_an_answer_that_was_ended_says_by_whom(told: str, kind: type[ErnieError]) -> None:
+    async with connected(replies(response(True, finish_reason="abort", error=told))) as (client, _):
+        with pytest.raises(kind):
+            await collect(client)
 
 
 async def test_tensors_out() -> None:

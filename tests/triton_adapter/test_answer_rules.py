@@ -224,3 +224,17 @@ class TestWhatAnAnswerMustKeepTo:
 
     def test_an_unusual_schema_is_no_fault_where_nothing_is_demanded(self, x1: Callable[..., GenerateRequest]) -> None:
         assert x1(chat={"messages": USER, "tools": [{"name": "f", "parameters": {"uniqueItems": True}}]}).sampling.grammar is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"sampling_parameters": '{"guided_regex": "a+"}'}, "guided_regex"),
+        ({"sampling_parameters": '{"response_format": {"type": "json_object"}}'}, "response_format"),
+    ],
+)
+def test_a_grammar_knows_the_field_that_it_comes_from(x1: Callable[..., GenerateRequest], fields: dict[str, str], place: str) -> None:
+    sampling = x1(chat={"messages": USER}, **fields).sampling
+    assert sampling.grammar is not None and sampling.grammar_field == place
+    required = x1(chat={"messages": USER, "tools": TOOLS, "tool_choice": "required"}).sampling
+    assert required.grammar_field == "tool_choice"

@@ -26,6 +26,7 @@ from ernie_openai.client import AnswerEvent
 from ernie_openai.convert import plan_chat
 from ernie_openai.schemas import ChatRequest, parse_request
 from ernie_openai.settings import FrontendSettings
+from ernie_openai.terms import Terms
 
 KEY = "ab" * 16
 SEAL = Seal(b"a secret")
@@ -124,7 +125,7 @@ def message_of(events: Iterable[AnswerEvent]) -> dict[int, dict[str, Any]]:
     """What a client adds up from the chunks, by choice; and the usage."""
     body = {"messages": [{"role": "user", "content": "x"}], "stream": True, "logprobs": True, "return_token_ids": True}
     body |= {"stream_options": {"include_usage": True}, "n": 3}
-    plan = plan_chat(parse_request(ChatRequest, body), FrontendSettings("", ""))
+    plan = plan_chat(parse_request(ChatRequest, body), FrontendSettings("", ""), Terms())
     maker = ChunkMaker(plan, ChatStyle(), UsageMeter(plan.choices_per_prompt))
     chunks = [chunk for event in events for chunk in maker.chunks(event)] + list(maker.last())
     total: dict[int, dict[str, Any]] = {-1: {"usage": chunks[-1]["usage"]}}

@@ -39,6 +39,9 @@ class RecordingRelay:
     def stopped(self, key: str, index: int) -> None:
         self.heard.append(("stopped", key, index))
 
+    def ended(self, reason: str) -> None:
+        self.heard.append(("ended", reason))
+
     def close(self) -> None:
         self.closed = True
 
@@ -219,6 +222,12 @@ class TestThoughtAndCalls:
     def test_why_it_ended(self, stream: Stream, tokenizer: Tokenizer, text: str, finish: str, expected: str) -> None:
         stream.context = replace(stream.context, answer_format=AnswerFormat(True, True, True, begins_in="thought"))
         assert stream.send(tokenizer.encode_template(text), finish).finish_reason == expected
+        told = [message for message in stream.heard if message[0] == "ended"]
+        assert told == ([("ended", expected)] if finish == "stop" else []), "the rest the engine knows itself"
+
+    def test_nothing_is_told_of_an_answer_that_cannot_call(self, stream: Stream, tokenizer: Tokenizer) -> None:
+        stream.send(tokenizer.encode_text("hi"), "stop")
+        assert stream.heard == [("consumed", 1)]
 
     def test_one_call_stops_the_engine(self, stream: Stream, tokenizer: Tokenizer) -> None:
         stream.context = replace(stream.context, answer_format=AnswerFormat(calls=True, one_call=True))
@@ -331,3 +340,20 @@ class TestRelay:
         stream.send([5])
         stream.postprocessor.close()
         assert stream.relays[0].closed and len(stream.postprocessor) == 0
+
+
+def test_what_an_abort_found_is_told_if_the_engine_says_so(tokenizer: Tokenizer) -> None:
+    stream = Stream(tokenizer)
+    event = {"key": KEY, "aborted": ["cmpl-1"], "seal": SEAL.of_aborted(KEY, ["cmpl-1"])}
+    outputs = stream.postprocessor.process(json.dumps(event).encode(), ())
+    assert (outputs.text_output, outputs.finish_reason, outputs.error) == ('["cmpl-1"]', "stop", "")
+    forged = stream.postprocessor.process(json.dumps(event | {"aborted": ["cmpl-2"]}).encode(), ())
+    assert forged.finish_reason == "error" and not forged.text_output and not len(stream.postprocessor)
+
+
+def test_an_aborted_answer_says_by_whom(tokenizer: Tokenizer) -> None:
+    stream = Stream(tokenizer)
+    stream.send([10])
+    told = EngineError("Ended by somebody.").to_wire()
+    outputs = stream.send([], "abort", error=told, final=True)
+    assert (outputs.finish_reason, outputs.error) == ("abort", told)

@@ -33,7 +33,7 @@ def find_model_repository(given: str | None) -> Path:
 
 
 def triton_command(options: ServeOptions, installation: Installation, folder: PrivateFolder, *, on_gpu: bool) -> list[str]:
-    """tritonserver on loopback, all models loaded at the start and none changed later, administration locked away."""
+    """tritonserver on loopback, all models loaded at the start and changed by no client, administration locked away."""
     backends = assemble_backends(installation, folder.path / "backends")
     # Everyone on this machine can read the secret off the process list; the line end is what no HTTP or gRPC header can hold.
     nobody = f"{_ADMINISTRATION}:ernie-administration={secrets.token_hex(16)}\n"
@@ -42,7 +42,8 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
         "backend-directory": backends,
         "backend-config": f"python,shm-region-prefix-name={folder.shared_memory_prefix}",
         "disable-auto-complete-config": None,
-        "model-control-mode": "none",
+        "model-control-mode": "explicit",  # for the engine's own use: see triton_adapter/drain.py
+        "load-model": "*",
         "allow-sagemaker": "false",  # both are ways around the restrictions below, and an environment variable opens the second
         "allow-vertex-ai": "false",
         "exit-timeout-secs": TRITON_EXIT_SECONDS,
@@ -77,6 +78,7 @@ def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
     command += ["--triton-grpc", f"{client_host(options.triton_host)}:{options.triton_grpc_port}"]
     command += ["--triton-metrics", f"http://{client_host(options.triton_host)}:{options.metrics_port}/metrics"]
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
+    command += ["--max-concurrency", str(options.engine.max_concurrency)]
     command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
     command += ["--max-pending-bytes", str(options.max_pending_bytes)]
     command += options.observability.front_end_arguments

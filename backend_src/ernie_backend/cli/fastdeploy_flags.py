@@ -58,7 +58,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[str, ...]] = {
     "model-impl": ("auto", "fastdeploy"),
     "override-pooler-config": (),
     "controller-port": ("-1",),
-    "max-waiting-time": ("-1",),
     "timeout": ("0",),
 }
 """Flag → the values that mean 'off'."""

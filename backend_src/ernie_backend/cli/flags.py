@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
-from . import observability_flags, security_flags
+from . import load_flags, observability_flags, security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 from .observability_flags import ObservabilityOptions
 from .security_flags import SecurityOptions, read_security
@@ -121,14 +121,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--port", type=_port, default=8180, help="port of the OpenAI front end (default: %(default)s)")
     serving.add_argument("--workers", type=_positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
     serving.add_argument("--served-model-name", metavar="NAME", help="the model's name; other names in requests are then refused")
-    serving.add_argument(
-        "--max-concurrency", type=_positive, metavar="N", help="answers at once (n per request), running and waiting; more get 429"
-    )
     pending = "of a streamed answer that its client has not read yet; more end it with an error (default: %(default)s)"
     serving.add_argument("--max-pending-bytes", type=_positive, default=2**20, metavar="N", help=pending)
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
+
+    load_flags.add_arguments(parser.add_argument_group("load"))
 
     engine = parser.add_argument_group("engine")
     for field, (flag, kind, text) in _ENGINE_FLAGS.items():
@@ -235,10 +234,7 @@ def _engine_config(args: argparse.Namespace, observability: ObservabilityOptions
     if "chat_template" in values:
         values["chat_template"] = _chat_template(values["chat_template"])
     try:
-        config = EngineConfig(model=args.model, **values)
-        if args.max_concurrency is not None:
-            values["max_concurrency"] = args.max_concurrency
-            config = EngineConfig(model=args.model, **values)
+        config = EngineConfig(model=args.model, **values, **load_flags.read_fields(args))
     except ConfigError as error:
         raise ConfigError(f"{flag_of(error)}{error.message}", param=error.param) from None
     return config
@@ -249,6 +245,8 @@ def flag_of(error: ConfigError) -> str:
     name = (error.param or "").partition(".")[0]
     if name in _MEDIA_SOURCES:
         return f"--{name.replace('_', '-')}: "
+    if name in load_flags.LOAD_FIELDS:
+        return f"{load_flags.LOAD_FIELDS[name]}: "
     known = _ENGINE_FLAGS.get(name) or _MEDIA_FLAGS.get(name)
     return f"{known[0]}: " if known else ""
 

@@ -1,6 +1,7 @@
 """`ernie-triton serve`: tritonserver and front end, from the first check to the last process; knows no tensors and no requests.
 
-Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: engine told to drain, front end, tritonserver.
+Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: the engine told to drain, upon which it has
+the ensemble unloaded, so that both faces are not ready and refuse what is new; when it is idle, the front end; tritonserver.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,18 @@ from .. import log_format
 from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
-from .commands import DRAIN_MARGIN_SECONDS, TRITON_EXIT_SECONDS, client_host, front_end_command, triton_command, triton_environment
+from .commands import (
+    DRAIN_MARGIN_SECONDS,
+    TRITON_EXIT_SECONDS,
+    client_host,
+    front_end_command,
+    triton_command,
+    triton_environment,
+)
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
 from .log_lines import line_writer
+from .ports import check_ports
 from .private_folder import PrivateFolder
 from .probes import front_end_answers, http_status, sequences_under_way
 from .processes import Child, adopt_orphans, children_of, is_running, reap_all
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     for note in options.notes:
         _say(note)
     options, max_model_len = _check_model(options)
-    _check_ports(options)
+    check_ports(options)
     for warning in options.warnings:  # behind what ends the start, so that an error stands alone
         _say(warning)
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
@@ -97,18 +105,6 @@ def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
         raise ConfigError(f"{flag_of(error)}{error.message}", param=error.param) from None
     assert max_model_len is not None
     return replace(options, engine=engine), max_model_len
-
-
-def _check_ports(options: ServeOptions) -> None:
-    for flag, (host, port) in options.ports.items():
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-        except OSError as error:
-            text = f"{flag} {port} cannot be used on {host}: {error.strerror}. Stop what listens there, or give another port."
-            raise ConfigError(text, param=flag) from None
 
 
 class _Server:
@@ -218,7 +214,7 @@ class _Server:
                 raise ServeError(f"{child.name} ended unexpectedly ({_describe(child.exit_code)}).")
 
     def _stop(self, folder: PrivateFolder) -> None:
-        """Engine told to drain, front end down (its streams still need tritonserver), engine idle, tritonserver down."""
+        """Nothing new, engine told to drain and idle, front end down (until then it says 503), tritonserver down."""
         grace, started = self._grace_seconds, time.monotonic()
         deadline = started + grace + DRAIN_MARGIN_SECONDS
         served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None
@@ -227,9 +223,8 @@ class _Server:
             relay = RelaySender(str(folder.path / SOCKET_NAME))
             relay.drain(grace)
             relay.close()
-        self._end(self._front_end, deadline + 1 - time.monotonic())
-        if served:
             self._await_idle(started, deadline)
+        self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()))
         self._end(self._triton, TRITON_EXIT_SECONDS + DRAIN_MARGIN_SECONDS)
         reap_all()
 
@@ -238,7 +233,7 @@ class _Server:
             _say(f"{child.name} had to be killed.")
 
     def _await_idle(self, drain_sent: float, deadline: float) -> None:
-        """Requests that came to tritonserver itself may still run when the front end has gone."""
+        """On either face."""
         url = (client_host(self._options.triton_host), self._options.metrics_port)
         while time.monotonic() < deadline and not self._hurry:
             running = sequences_under_way(*url)

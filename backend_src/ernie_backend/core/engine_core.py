@@ -37,16 +37,11 @@ class EngineCore:
     def has_work(self) -> bool:
         return self.scheduler.has_work or bool(self._in_flight)
 
-    @property
-    def num_sequences(self) -> int:
-        """Unfinished ones, running and waiting."""
-        return self.scheduler.num_sequences
-
     def add(self, request: GenerateRequest) -> None:
         self.scheduler.add(request)
 
-    def finish(self, key: str, reason: FinishReason, *, index: int | None = None) -> StepOutput:
-        return self.scheduler.finish(key, reason, index=index)
+    def finish(self, key: str, reason: FinishReason, *, index: int | None = None, error: str | None = None) -> StepOutput:
+        return self.scheduler.finish(key, reason, index=index, error=error)
 
     def finish_all(self, reason: FinishReason, *, error: str | None = None) -> StepOutput:
         return self.scheduler.finish_all(reason, error=error)

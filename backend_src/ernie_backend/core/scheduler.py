@@ -7,24 +7,26 @@ preemption: there are no phases.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..config import EngineConfig
 from ..errors import EngineError, InvalidRequestError
 from ..protocol import FinishReason, GenerateEvent, GenerateRequest, TokenLogprobs
+from .admission import Load
 from .kv_cache_manager import KVCacheManager
 from .outputs import GRAMMAR_TOO_COMPLEX, ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput, StepOutput
+from .queue_policy import FairQueue
 from .request import RequestGroup, Sequence
 
 log = logging.getLogger(__name__)
 
 STEP_FAILED = EngineError("The engine failed while it computed this answer. Try again; the server's log says more.").to_wire()
 
-TOO_COMPLEX = InvalidRequestError(
+TOO_COMPLEX = (
     "The answer cannot follow the format that was asked for: it has become too complex on the way. Make the schema, expression or grammar "
     "simpler."
-).to_wire()
+)
 _CERTAIN = TokenLogprobs(0.0)
 """Of an id that was not sampled."""
 
@@ -58,7 +60,7 @@ class Scheduler:
         self.max_num_batched_tokens = config.max_num_batched_tokens
         self.chunked_prefill = config.enable_chunked_prefill
         self.kv = KVCacheManager(num_blocks, config.block_size_tokens, prefix_caching=config.enable_prefix_caching)
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self._groups: dict[str, RequestGroup] = {}
         self._by_id: dict[int, Sequence] = {}
@@ -71,11 +73,6 @@ class Scheduler:
         self._finished_total = dict.fromkeys((reason.value for reason in FinishReason), 0)
 
     # -- requests come and go ------------------------------------------------------------------------------------------------------
-
-    @property
-    def num_sequences(self) -> int:
-        """Unfinished ones, running and waiting."""
-        return len(self._by_id)
 
     @property
     def has_work(self) -> bool:
@@ -93,7 +90,7 @@ class Scheduler:
             self._next_id += 1
             group.sequences.append(sequence)
             self._by_id[sequence.sequence_id] = sequence
-            self.waiting.append(sequence)
+            self.waiting.add(sequence)
         self._groups[request.key] = group
         self._totals["prompt"] += len(request.prompt_token_ids)
 
@@ -169,18 +166,17 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.kv.release(sequence)
         self._totals["preemptions"] += 1
-        self.waiting.appendleft(sequence)
+        self.waiting.give_back(sequence)
 
     def _admit(self, budget: int, scheduled: list[ScheduledSequence], new: list[NewSequence]) -> None:
-        """Take from the queue, in order, what still fits into the step; a choice whose prompt choice 0 is computing waits for it.
+        """Take from the queue, in its order, what still fits into the step; a choice whose prompt choice 0 is computing waits for it.
 
         All known tokens must find room, not only the chunk: else the newcomer's next chunk would preempt it again and again.
         """
-        position = 0
-        while position < len(self.waiting) and budget > 0 and len(self.running) < self.max_num_seqs:
-            sequence = self.waiting[position]
+        if not self.waiting or budget == 0 or len(self.running) >= self.max_num_seqs:
+            return
+        for sequence in self.waiting.candidates():
             if self._waits_for_leader(sequence):
-                position += 1
                 continue
             prefix = self.kv.find_prefix(sequence)
             missing = sequence.num_tokens - len(prefix) * self.kv.block_size
@@ -189,7 +185,7 @@ class Scheduler:
             if not fits:
                 break
             self.kv.admit(sequence, prefix, sequence.num_tokens - missing + count)
-            del self.waiting[position]
+            self.waiting.take(sequence)
             self._announce(sequence, len(prefix) * self.kv.block_size)
             self.running.append(sequence)
             if sequence.sequence_id not in self._known_to_runner:
@@ -197,6 +193,8 @@ class Scheduler:
                 new.append(self._introduce(sequence))
             scheduled.append(self._grant(sequence, count))
             budget -= count
+            if budget == 0 or len(self.running) >= self.max_num_seqs:
+                return
 
     @staticmethod
     def _waits_for_leader(sequence: Sequence) -> bool:
@@ -247,11 +245,7 @@ class Scheduler:
             token_id = result.sampled.get(granted.sequence_id)
             if token_id is None:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
-                of_request = {"request_id": sequence.group.request.request_id}
-                log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why, extra=of_request)
-                self.kv.forget(sequence)
-                error = TOO_COMPLEX if why == GRAMMAR_TOO_COMPLEX else STEP_FAILED
-                events.append(self._end(sequence, FinishReason.ERROR, error=error))
+                events.append(self._fail_sampling(sequence, why))
                 continue
             sequence.output_token_ids.append(token_id)
             self.kv.remember(sequence)
@@ -267,6 +261,16 @@ class Scheduler:
                 events.append(self._end(sequence, reason, token_ids=(token_id,), logprobs=logprobs))
         self._booked = []
         return StepOutput(tuple(events))
+
+    def _fail_sampling(self, sequence: Sequence, why: str) -> GenerateEvent:
+        """A grammar that outgrows its limits is the request's own matter, all else is ours."""
+        request = sequence.group.request
+        own = why == GRAMMAR_TOO_COMPLEX
+        level, of_request = logging.INFO if own else logging.ERROR, {"request_id": request.request_id}
+        log.log(level, "sampling failed for %s[%d]: %s", request.key, sequence.index, why, extra=of_request)
+        self.kv.forget(sequence)
+        error = InvalidRequestError(TOO_COMPLEX, param=request.sampling.grammar_field or None).to_wire() if own else STEP_FAILED
+        return self._end(sequence, FinishReason.ERROR, error=error)
 
     def _watch_thought(self, sequence: Sequence, token_id: int, logprobs: tuple[TokenLogprobs, ...]) -> GenerateEvent:
         """The token of a thought with a budget, or before an answer with a bound. When the budget is spent, the closing ids become known as
@@ -320,10 +324,12 @@ class Scheduler:
             self._known_to_runner.remove(sequence.sequence_id)
             self._finished_ids.append(sequence.sequence_id)
         self._appended.pop(sequence.sequence_id, None)
+        self.waiting.ended(sequence)
         del self._by_id[sequence.sequence_id]
         if sequence.group.is_finished:
             del self._groups[sequence.group.request.key]
-        self._finished_total[reason.value] += 1
+        if reason is not FinishReason.STOP or not sequence.group.request.may_call:
+            self.count_end(reason)
         return self._event(sequence, token_ids, logprobs, reason, error)
 
     @staticmethod
@@ -337,7 +343,23 @@ class Scheduler:
         group = sequence.group
         return GenerateEvent(group.request.key, sequence.index, token_ids, logprobs, reason, group.num_cached_tokens, error)
 
+    def count_end(self, reason: FinishReason) -> None:
+        """Of a sequence. Where an answer that stops may have called tools, postprocess says why it ended, once it has read it."""
+        self._finished_total[reason.value] += 1
+
     # -- looking in ----------------------------------------------------------------------------------------------------------------
+
+    def load(self) -> Load:
+        queue, finished = self.waiting, sum(self._finished_total.values())
+        return Load(len(self._by_id), queue.num_unstarted_requests, queue.num_unstarted_tokens, finished)
+
+    def is_unfinished(self, key: str) -> bool:
+        return key in self._groups
+
+    def answers_of(self, tenant: str | None, answer_ids: Collection[str] | None) -> list[tuple[str, str]]:
+        """(key, answer id) of the tenant's requests (None: of everybody's) that go by one of the ids; None: of all."""
+        of_tenant = (g.request for g in self._groups.values() if tenant is None or g.request.tenant == tenant)
+        return [(r.key, r.answer_id) for r in of_tenant if answer_ids is None or r.answer_id in answer_ids]
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
@@ -362,4 +384,5 @@ class Scheduler:
         for s in (*self.waiting, *self.running):
             assert s.num_tokens == s.num_prompt_tokens + len(s.output_token_ids) + s.num_pending_tokens <= s.max_num_tokens
         assert len(self.running) <= self.max_num_seqs
+        self.waiting.check_invariants(self.running)
         self.kv.check_invariants(list(self.running))

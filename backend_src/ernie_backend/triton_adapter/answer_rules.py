@@ -32,7 +32,7 @@ class AnswerRules:
         rules: dict[str, Any] = {}
         grammar = self._grammar(fields, chat, answer_format)
         if grammar is not None:
-            rules["grammar"] = grammar
+            rules |= {"grammar": grammar, "grammar_field": _place_of(fields)}
         bounds = {name: bound for name in ("reasoning_max_tokens", "response_max_tokens") if (bound := getattr(fields, name))}
         if answer_format.begins_in == "thought" and (grammar is not None or bounds):
             rules |= bounds

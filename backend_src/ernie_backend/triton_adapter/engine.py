@@ -26,10 +26,12 @@ from ..protocol import GenerateRequest
 from ..text.tokenizer import Tokenizer
 from ..tracing import Tracer
 from .defaults import end_token_ids
+from .drain import DrainWatch
 from .engine_spans import record_answer
 from .media_tensors import read_media
 from .post_context import PostContext
 from .publisher import FIRST_SECONDS, INTERVAL_SECONDS, Publisher
+from .request_terms import AbortRequest
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings, set_up_process
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
@@ -69,6 +71,7 @@ class EngineModel:
         self._keys: set[str] = set()
         self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
         self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response)
+        self._drain_watch = DrainWatch(self._pb, self._serving.draining)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine and return at once; answers come from the delivery thread."""
@@ -84,13 +87,15 @@ class EngineModel:
         return None
 
     def is_ready(self) -> bool:
-        """Newer Tritons ask: whether the engine thread answers requests."""
-        return self._serving.is_alive
+        """Newer Tritons ask: whether the engine takes requests."""
+        return self._serving.is_alive and not self._serving.engine.is_draining
 
     def finalize(self) -> None:
         """End every stream and thread, so that the server leaves at once."""
         if hasattr(self, "_housekeeper"):
             self._housekeeper.close()
+        if hasattr(self, "_drain_watch"):
+            self._drain_watch.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
         if self._tracer is not None:
@@ -103,12 +108,19 @@ class EngineModel:
         media = read_text(self._pb, request, "media") or ""
         if not is_same(signature, self._seal.of_request(text, ids, media)):
             raise NOT_FOR_CLIENTS
+        abort = AbortRequest.from_json(text)
+        if abort is not None:
+            sink = _AbortSink(self._pb, sender, self._seal)
+            self._serving.abort_answers(abort.tenant, abort.answer_ids, sink, sink.hear)
+            return
         generate = GenerateRequest.from_json(text, ids, read_media(self._pb, request))
         if generate.key in self._keys:  # preprocess' answer, sent twice
             raise NOT_FOR_CLIENTS
         self._keys.add(generate.key)
-        sink = _TritonSink(self._pb, sender, self._first_response(generate), lambda: self._keys.discard(generate.key), self._sent(generate))
-        self._serving.delivery.register(generate.key, sink, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
+        answer = _TritonSink(
+            self._pb, sender, self._first_response(generate), lambda: self._keys.discard(generate.key), self._sent(generate)
+        )
+        self._serving.delivery.register(generate.key, answer, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
         self._serving.submit(generate)
 
     def _sent(self, generate: GenerateRequest) -> Callable[[Response], object]:
@@ -188,6 +200,24 @@ class _TritonSink:
         }
         ids = ids_tensor(self._pb, "new_token_ids", response.token_ids)
         return self._pb.InferenceResponse(output_tensors=[ids, text_tensor(self._pb, "event", json.dumps(event, separators=(",", ":")))])
+
+
+class _AbortSink:
+    """Tells which requests a request to end others has ended."""
+
+    def __init__(self, pb_utils: Any, sender: Any, seal: Seal) -> None:
+        self._pb = pb_utils
+        self._sender = sender
+        self._seal = seal
+        self._aborted: tuple[str, ...] = ()
+
+    def hear(self, aborted: tuple[str, ...]) -> None:
+        self._aborted = aborted
+
+    def send(self, response: Response) -> None:
+        event = {"key": response.key, "aborted": self._aborted, "seal": self._seal.of_aborted(response.key, self._aborted)}
+        tensors = [ids_tensor(self._pb, "new_token_ids", ()), text_tensor(self._pb, "event", json.dumps(event, separators=(",", ":")))]
+        self._sender.send(self._pb.InferenceResponse(output_tensors=tensors), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class _Housekeeper:

@@ -33,6 +33,7 @@ class Relay(Protocol):
     def consumed(self, num_responses: int) -> None: ...
     def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
+    def ended(self, reason: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -49,7 +50,7 @@ class PostOutputs:
     logprobs: str = ""
     usage: str = ""
     error: str = ""
-    """With finish reason `error`: an `ErnieError` in its wire form."""
+    """With finish reason `error`, or `abort` where there is more to say: an `ErnieError` in its wire form."""
 
 
 @dataclass
@@ -130,6 +131,8 @@ class Postprocessor:
         return outputs
 
     def _process(self, event: dict[str, Any], token_ids: Sequence[int]) -> PostOutputs:
+        if event.get("aborted") is not None:
+            return self._aborted(event)
         if event["post"] is not None:
             self._begin(event)
         request = self._requests[event["key"]]
@@ -137,6 +140,12 @@ class Postprocessor:
         if choice.ended or request.failed:
             return PostOutputs(index=event["index"])
         return self._answer(event, choice, list(token_ids))
+
+    def _aborted(self, event: dict[str, Any]) -> PostOutputs:
+        """The answer to a request that ended others: their ids as a JSON list."""
+        if not is_same(event["seal"], self._seal.of_aborted(event["key"], event["aborted"])):
+            raise PermissionError("an answer that the engine has not sealed")
+        return PostOutputs(text_output=_dumps(event["aborted"]), finish_reason=FinishReason.STOP.value)
 
     def _begin(self, event: dict[str, Any]) -> None:
         """A choice's first response: the engine's word, or nobody's."""
@@ -157,7 +166,10 @@ class Postprocessor:
         choice.num_tokens += len(ids)
         if finish is not None:
             choice.ended = True
+            counted_here = finish == FinishReason.STOP and context.answer_format.calls
             finish = _finish_reason(finish, reader)
+            if counted_here and self._relay is not None:
+                self._relay.ended(finish)
         outputs = PostOutputs(
             index=event["index"],
             text_output=(context.echo if choice.is_first else "") + delta.content,
@@ -167,7 +179,7 @@ class Postprocessor:
             token_ids=tuple(ids),
             logprobs=self._logprobs(ids, event["logprobs"]) if context.logprobs else "",
             usage=_usage(choice, event.get("timings")),
-            error=(event["error"] or _FAILED.to_wire()) if finish == FinishReason.ERROR else "",
+            error=_error(finish, event["error"]),
         )
         choice.is_first = False
         return outputs
@@ -277,6 +289,12 @@ def _finish_reason(finish: str, reader: AnswerReader) -> str:
     if finish == FinishReason.STOP or reader.stopped:
         return (FinishReason.TOOL_CALLS if reader.num_calls else FinishReason.STOP).value
     return finish
+
+
+def _error(finish: str | None, told: str | None) -> str:
+    if finish == FinishReason.ERROR:
+        return told or _FAILED.to_wire()
+    return (told or "") if finish == FinishReason.ABORT else ""
 
 
 def _dumps(value: Any) -> str:

@@ -27,6 +27,7 @@ from .defaults import end_token_ids, sampling_defaults
 from .json_input import read_json_object
 from .media_prompt import PromptMedia, check_given_ids, check_placeholders, check_token_ids, num_tokens, placeholder_signs
 from .post_context import PostContext
+from .request_terms import RequestTerms
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class RequestInputs:
     exclude_input_in_output: bool | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """The request's own parameters but for Triton's: sampling fields, as `/generate` sends unknown keys and `parameters`."""
+    terms: RequestTerms = field(default_factory=RequestTerms)
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class Preprocessor:
             stream=stream,
             post=context.to_json_object(),
             media=media,
+            may_call=prompt.answer_format.calls,
+            **inputs.terms.as_fields(),
         )
 
     # the prompt ----------------------------------------------------------------------------------------------------------------

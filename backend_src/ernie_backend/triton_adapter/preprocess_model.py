@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
 from .preprocess_metrics import Origin, PreprocessWatch
 from .publisher import PublishingThread
+from .request_terms import AbortRequest, read_abort, read_terms
 from .seal import Seal
 from .settings import load_settings, set_up_process
 from .tensors import (
+    all_parameters,
     error_response,
     ids_tensor,
     read_bool,
@@ -96,10 +99,13 @@ class PreprocessModel:
             self._preprocessor.close()
             self._preprocessor = None
 
-    def _begin(self, request: Any, sender: Any, origin: Origin) -> GenerateRequest | None:
+    def _begin(self, request: Any, sender: Any, origin: Origin) -> GenerateRequest | AbortRequest | None:
         """The request for the engine; None if it waits for its media."""
         assert self._preprocessor is not None
         preprocessor = self._preprocessor
+        abort = read_abort(all_parameters(request))
+        if abort is not None:
+            return abort
         prepared = preprocessor.prepare(self._inputs(request))
         if not prepared.media:
             return preprocessor.finish(prepared)
@@ -113,16 +119,17 @@ class PreprocessModel:
         self._pool.load(prepared.media, prepared.media_settings, lambda loaded: self._answer(sender, origin, lambda: end(loaded)))
         return None
 
-    def _answer(self, sender: Any, origin: Origin, make: Callable[[], GenerateRequest | None]) -> None:
+    def _answer(self, sender: Any, origin: Origin, make: Callable[[], GenerateRequest | AbortRequest | None]) -> None:
         """Send the one response: what `make` returns or raises; nothing yet if it returns None."""
         current_request.set(origin.request_id)
         refusal: ErnieError | None = None
         generate: GenerateRequest | None = None
         try:
-            generate = make()
-            if generate is None:
+            made = make()
+            if made is None:
                 return
-            response = self._pb.InferenceResponse(output_tensors=self._outputs(origin.mark(generate)))
+            generate = origin.mark(made) if isinstance(made, GenerateRequest) else None
+            response = self._pb.InferenceResponse(output_tensors=self._outputs(generate or made))
         except ErnieError as error:
             refusal = error
         except Exception:
@@ -152,10 +159,16 @@ class PreprocessModel:
             stream=_flag(parameters, "stream") if stream is None else stream,
             exclude_input_in_output=_flag(parameters, "exclude_input_in_output") if exclude is None else exclude,
             parameters={name: value for name, value in parameters.items() if name not in _FLAGS},
+            terms=read_terms(all_parameters(request), request.timeout(), time.monotonic()),
         )
 
-    def _outputs(self, generate: GenerateRequest) -> list[Any]:
+    def _outputs(self, generate: GenerateRequest | AbortRequest) -> list[Any]:
         request = generate.to_json()
+        if isinstance(generate, AbortRequest):
+            return [
+                text_tensor(self._pb, "request", self._seal.of_request(request, ()) + request),
+                ids_tensor(self._pb, "prompt_token_ids", ()),
+            ]
         signature = self._seal.of_request(request, generate.prompt_token_ids, media_json(generate.media))
         return [
             text_tensor(self._pb, "request", signature + request),

@@ -43,6 +43,10 @@ class Seal:
         """From the engine to postprocess: whose response it is, where to answer, and how to read it."""
         return self._sign(key, relay, json.dumps(post, separators=(",", ":")))
 
+    def of_aborted(self, key: str, answer_ids: Sequence[str]) -> str:
+        """From the engine to postprocess: what a request to end others has ended."""
+        return self._sign("aborted", key, *answer_ids)
+
     def _sign(self, *texts: str) -> str:
         message = b"".join(len(data).to_bytes(8, "little") + data for data in (text.encode("utf-8") for text in texts))
         return hashlib.blake2b(message, key=self._secret, digest_size=SIGNATURE_LENGTH // 2).hexdigest()

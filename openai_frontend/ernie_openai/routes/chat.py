@@ -9,6 +9,7 @@ from ..body import read_json_object
 from ..convert import plan_chat
 from ..openapi import answer_or_stream, body_of
 from ..schemas import ChatRequest, parse_request
+from ..terms import terms_of
 from .common import answer, frontend_of
 
 router = APIRouter()
@@ -22,4 +23,4 @@ router = APIRouter()
 )
 async def chat_completions(request: Request) -> Response:
     body = parse_request(ChatRequest, await read_json_object(request))
-    return await answer(request, plan_chat(body, frontend_of(request).settings), ChatStyle())
+    return await answer(request, plan_chat(body, frontend_of(request).settings, terms_of(request)), ChatStyle())

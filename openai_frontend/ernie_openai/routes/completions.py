@@ -9,6 +9,7 @@ from ..body import read_json_object
 from ..convert import plan_completion
 from ..openapi import answer_or_stream, body_of
 from ..schemas import CompletionRequest, parse_request
+from ..terms import terms_of
 from .common import answer, frontend_of
 
 router = APIRouter()
@@ -22,4 +23,5 @@ router = APIRouter()
 )
 async def completions(request: Request) -> Response:
     body = parse_request(CompletionRequest, await read_json_object(request))
-    return await answer(request, plan_completion(body, frontend_of(request).settings), CompletionStyle())
+    plan = plan_completion(body, frontend_of(request).settings, terms_of(request))
+    return await answer(request, plan, CompletionStyle())

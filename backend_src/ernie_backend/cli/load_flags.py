@@ -1,0 +1,45 @@
+"""The flags of `serve` that say how much work it takes on and how long anything may wait; FastDeploy's names where it has them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+LOAD_FIELDS = {
+    "max_concurrency": "--max-concurrency",
+    "max_queued_requests": "--max-queued-requests",
+    "max_queued_tokens": "--max-queued-tokens",
+    "max_waiting_seconds": "--max-waiting-time",
+}
+"""`EngineConfig` field → flag."""
+
+
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-concurrency",
+        type=int,
+        metavar="N",
+        help="answers at once (n per request), waiting ones too; more get 429 (default: 4096)",
+    )
+    group.add_argument("--max-queued-requests", type=int, metavar="N", help="requests that may wait to be started; more get 429")
+    group.add_argument("--max-queued-tokens", type=int, metavar="N", help="tokens of the prompts that may wait to be started; more get 429")
+    group.add_argument(
+        "--max-waiting-time",
+        dest="max_waiting_seconds",
+        type=_seconds_or_off,
+        metavar="SECONDS",
+        help="a request that waited so long to be started gets 408; -1: no limit (default: -1)",
+    )
+
+
+def read_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given, as fields of `EngineConfig`, which checks it."""
+    given = {field: getattr(args, field) for field in LOAD_FIELDS}
+    return {field: value for field, value in given.items() if value is not None and value != -1}
+
+
+def _seconds_or_off(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, or -1 for no limit, got {text!r}") from None
