@@ -37,7 +37,7 @@ SIZES = {
     "vision_config.embed_dim": 160,
     "vision_config.num_heads": 2,
 }
-"""11.8 million parameters: 4.2 of them see, 1.3 are the embeddings. Heads are as wide as in the published models: 128, and 80 in the tower."""
+"""11.8 million parameters: 4.2 of them see, 1.3 are the embeddings. Heads are as wide as the published models': 128, and 80 in the tower."""
 
 _AREA = 28 * 28
 IMAGE_PIXELS = (16 * _AREA, 64 * _AREA)

@@ -147,8 +147,9 @@ class Trainer:
 
     @torch.no_grad()
     def held_out(self, cases_per_skill: int) -> dict[str, tuple[float, float]]:
-        """Skill → (share of held-out answers whose every token is the likeliest one, share of tokens). The first is what greedy decoding gets
-        right to the letter."""
+        """Skill → (share of held-out answers whose every token is the likeliest one, share of such tokens).
+
+        The first is what greedy decoding gets right to the letter."""
         self.demo.model.eval()
         answers = torch.zeros(len(SKILLS), 2)
         tokens = torch.zeros(len(SKILLS), 2)

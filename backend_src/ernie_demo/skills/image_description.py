@@ -118,10 +118,7 @@ def _what(rng: random.Random, scene: Scene) -> tuple[str, str]:
 
 def _whether(rng: random.Random, scene: Scene) -> tuple[str, str]:
     names = [thing.name for thing in scene.things]
-    if rng.random() < 0.5:
-        name = rng.choice(names)
-    else:
-        name = f"{rng.choice(tuple(COLOURS))} {rng.choice(SHAPES)}"
+    name = rng.choice(names) if rng.random() < 0.5 else f"{rng.choice(tuple(COLOURS))} {rng.choice(SHAPES)}"
     article = "an" if name.startswith("orange") else "a"
     return rng.choice((f"Is there {article} {name}?", f"Is there {article} {name} in the picture?")), "Yes." if name in names else "No."
 

@@ -36,7 +36,7 @@ _QUESTIONS = (
 )
 _TABLE_QUESTIONS = ("OCR:", "OCR:", "OCR:", "Table Recognition:")
 
-_WORDS = """
+_COMMON = """
 the and you that was for are with his they this have from one had word but not what all were when your can said there use each which she
 how their will other about out many then them these some her would make like him into time has look two more write see number way could
 people than first water been call who oil now find long down day did get come made may part over new sound take only little work know
@@ -47,9 +47,11 @@ away animal house point page letter mother answer found study still learn should
 model token image video table open close start stop north south east west monday tuesday wednesday thursday friday saturday sunday
 january february march april june july august september october november december apple bread coffee tea milk sugar salt train ticket
 hotel garden river lake stone green blue red yellow black white orange hello welcome thanks exit menu sale free error warning
-""".split()
-_ONSETS = "b br c ch d dr f fl g gr h j k l m n p pl qu r s st t tr v w x y z".split()
-_VOWELS, _ENDINGS = "a e i o u ai ea io ou".split(), ["", "", "l", "n", "r", "s", "t", "m", "nd", "ck", "x", "z"]
+"""
+_WORDS = tuple(_COMMON.split())
+_ONSETS = tuple("b|br|c|ch|d|dr|f|fl|g|gr|h|j|k|l|m|n|p|pl|qu|r|s|st|t|tr|v|w|x|y|z".replace("|", " ").split())
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "io", "ou")
+_ENDINGS = ("", "", "l", "n", "r", "s", "t", "m", "nd", "ck", "x", "z")
 
 
 def train_case(rng: random.Random) -> Case:
