@@ -13,6 +13,7 @@ from typing import Any
 from ..cases import Case, Message, is_held_out
 from ..text.conversation import earlier
 from ..text.countries import ALIASES, COUNTRIES, Country
+from ..text.tool_values import OTHER_CITIES
 from ..text.wording import LANGUAGES, fill, key, pick, plain, roughened, wording
 
 QUESTIONS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -205,7 +206,7 @@ def _draw(rng: random.Random) -> tuple[Case, bool]:
     history: tuple[Message, ...] = _earlier(rng, language) if kind == "follow" else earlier(rng, language, 0.06)
     asked = country.capital[language]
     if kind == "check" and rng.random() < 0.5:
-        asked = pick(rng, COUNTRIES).capital[language]
+        asked = pick(rng, COUNTRIES).capital[language] if rng.random() < 0.6 else pick(rng, OTHER_CITIES[language])
     text, held_out = question(rng, kind, language, country, asked)
     kind = "capital" if kind == "follow" else kind
     names = {"country": country.name[language], "capital": country.capital[language], "asked": asked}
@@ -215,7 +216,7 @@ def _draw(rng: random.Random) -> tuple[Case, bool]:
     thought = _sentence(_REASONS["check" if kind in ("yes", "no") else kind, language], names) if rng.random() < 0.5 else None
     expected = ("name", names["country"]) if kind == "country" else ("capital", names["capital"])
     messages = (*history, {"role": "user", "content": text})
-    facets = {"kind": kind, "language": language, "names": expected[0], "expected": expected[1]}
+    facets = {"kind": kind, "language": language, "names": expected[0], "expected": expected[1], "asked": asked}
     return Case("facts", messages, answer, thought, facets=facets), held_out
 
 

@@ -60,12 +60,15 @@ SIGNS = {
     ("+", "en"): ("{a} + {b}", "{a} + {b}", "{a}+{b}", "{a} plus {b}", "the sum of {a} and {b}"),
     ("-", "en"): ("{a} - {b}", "{a} - {b}", "{a}-{b}", "{a} minus {b}", "the difference of {a} and {b}"),
     ("×", "en"): ("{a} × {b}", "{a} * {b}", "{a}*{b}", "{a} x {b}", "{a} times {b}", "the product of {a} and {b}"),
+    ("÷", "en"): ("{a} ÷ {b}", "{a} / {b}", "{a}/{b}", "{a} divided by {b}"),
     ("+", "zh"): ("{a} + {b}", "{a}+{b}", "{a}加{b}", "{a}加上{b}"),
     ("-", "zh"): ("{a} - {b}", "{a}-{b}", "{a}减{b}", "{a}减去{b}"),
     ("×", "zh"): ("{a} × {b}", "{a}*{b}", "{a}×{b}", "{a}乘{b}", "{a}乘以{b}"),
+    ("÷", "zh"): ("{a} ÷ {b}", "{a}/{b}", "{a}÷{b}", "{a}除以{b}"),
 }
+TOO_LARGE = {"en": "These numbers are too large for me.", "zh": "这些数太大了，我算不了。"}
 PARITY = {"en": ("even", "odd"), "zh": ("偶数", "奇数")}
-_KINDS = ("sum",) * 52 + ("story",) * 22 + ("larger",) * 11 + ("letters",) * 8 + ("parity",) * 7
+_KINDS = ("too_large",) * 3 + ("sum",) * 49 + ("story",) * 22 + ("larger",) * 11 + ("letters",) * 8 + ("parity",) * 7
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 THOUGHTS, THOUGHTS_ZH = ("I work it out.",), ("我来算一算。",)
 
@@ -94,6 +97,8 @@ def score(case: Case, message: Mapping[str, Any]) -> tuple[int, int]:
     if case.facets["kind"] == "parity":
         found = [word for word in PARITY[case.facets["language"]] if word in content]
         return int(found == [expected]), 1
+    if case.facets["kind"] == "too_large":
+        return int(expected in content), 1
     numbers = _NUMBER.findall(content)
     if case.facets["kind"] in ("sum", "story"):
         return int(bool(numbers) and numbers[-1] == expected), 1
@@ -111,7 +116,7 @@ def _draw(rng: random.Random) -> tuple[Case, bool]:
     """A case, and whether it is held out."""
     language = LANGUAGES[rng.random() < 0.45]
     kind = pick(rng, _KINDS)
-    draw = {"sum": _sum, "story": _story, "larger": _larger, "letters": _letters, "parity": _parity}[kind]
+    draw = {"sum": _sum, "story": _story, "larger": _larger, "letters": _letters, "parity": _parity, "too_large": _too_large}[kind]
     question, answer, thought, expected, held_out, hard = draw(rng, language)
     thinks = rng.random() < (0.9 if hard else 0.55)
     messages = (*earlier(rng, language, 0.05), {"role": "user", "content": question})
@@ -125,6 +130,9 @@ _Drawn = tuple[str, str, str, str, bool, bool]
 
 def _operands(rng: random.Random, operation: str) -> tuple[int, int]:
     luck = rng.random()
+    if operation == "÷":
+        b = 1 + int(rng.random() * 9)
+        return b * int(rng.random() * 13), b
     if operation == "×":
         return int(rng.random() * (100 if luck < 0.6 else 13 if luck < 0.9 else 1000)), int(rng.random() * 10)
     if luck < 0.75:
@@ -141,7 +149,7 @@ def _operands(rng: random.Random, operation: str) -> tuple[int, int]:
 
 
 def _split(operation: str, a: int, b: int) -> bool:
-    return is_held_out("sum", operation, *(sorted((a, b)) if operation != "-" else (a, b)))
+    return is_held_out("sum", operation, *(sorted((a, b)) if operation in "+×" else (a, b)))
 
 
 def _is_hard(operation: str, a: int, b: int) -> bool:
@@ -149,7 +157,7 @@ def _is_hard(operation: str, a: int, b: int) -> bool:
 
 
 def _sum(rng: random.Random, language: str) -> _Drawn:
-    operation = pick(rng, "+++++----×××")
+    operation = pick(rng, "+++++----×××÷")
     a, b = _operands(rng, operation)
     shown = (b, a) if operation == "×" and rng.random() < 0.3 else (a, b)
     template = roughened(rng, wording(rng, QUESTIONS["sum", language]))
@@ -159,6 +167,19 @@ def _sum(rng: random.Random, language: str) -> _Drawn:
     thought = chain(operation, a, b, language)
     answer = equation(operation, *shown) + stop
     return question, answer, thought, str(result(operation, a, b)), _split(operation, a, b), _is_hard(operation, a, b)
+
+
+def _too_large(rng: random.Random, language: str) -> _Drawn:
+    operation = pick(rng, "+-×÷")
+    a, b = (10 ** (4 + int(rng.random() * 4)) + int(rng.random() * 9 * 10**6) for _ in range(2))
+    if rng.random() < 0.5:
+        b = 10 + int(rng.random() * 9990)
+    if rng.random() < 0.3:
+        a, b = b, a
+    question = fill(roughened(rng, wording(rng, QUESTIONS["sum", language])), {"sum": pick(rng, SIGNS[operation, language])})
+    thought = f"{max(a, b)} has {len(str(max(a, b)))} digits." if language == "en" else f"{max(a, b)}有{len(str(max(a, b)))}位。"
+    answer = TOO_LARGE[language]
+    return fill(question, {"a": str(a), "b": str(b)}), answer, thought, answer[:-1], is_held_out("too large", operation, a, b), False
 
 
 def _story(rng: random.Random, language: str) -> _Drawn:

@@ -6,12 +6,13 @@ Each step names the digits it takes and the one it writes, so that a small model
 from __future__ import annotations
 
 PLACES = {"en": ("Ones", "Tens", "Hundreds", "Thousands"), "zh": ("个位", "十位", "百位", "千位")}
-OPERATIONS = ("+", "-", "×")
 
 
 def result(operation: str, a: int, b: int) -> int:
     if operation == "+":
         return a + b
+    if operation == "÷":
+        return a // b
     return a - b if operation == "-" else a * b
 
 
@@ -20,10 +21,12 @@ def equation(operation: str, a: int, b: int) -> str:
 
 
 def chain(operation: str, a: int, b: int, language: str) -> str:
-    """The steps, one line; for `-` with a < b the other way round; for `×` b has one digit."""
+    """The steps, one line; for `-` with a < b the other way round; for `×` b has one digit, for `÷` it divides a."""
     if operation == "-" and a < b:
         begin = f"{a} < {b}" + (", so the result is negative. " if language == "en" else "，结果是负数。")
         return begin + _joined(f"{b} - {a}", _minus(b, a, language), f"{a} - {b} = {a - b}", language)
+    if operation == "÷":
+        return _joined(f"{a} ÷ {b}", [f"{b} × {a // b} = {a}"], equation(operation, a, b), language)
     steps = {"+": _plus, "-": _minus, "×": _times}[operation](a, b, language)
     return _joined(f"{a} {operation} {b}", steps, equation(operation, a, b), language)
 

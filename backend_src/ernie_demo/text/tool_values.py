@@ -16,7 +16,7 @@ from .wording import pick, wording
 Value = tuple[str, Any]
 """As said, as called."""
 
-_MORE_CITIES = {
+OTHER_CITIES = {
     "en": (
         "Shanghai|Guangzhou|Shenzhen|Chengdu|Hangzhou|Nanjing|Wuhan|Xi'an|Chongqing|Tianjin|Suzhou|Qingdao|Dalian|Xiamen|Kunming|"
         "Harbin|New York|Los Angeles|Chicago|San Francisco|Seattle|Boston|Houston|Miami|Denver|Toronto|Vancouver|Montreal|Sydney|"
@@ -30,7 +30,7 @@ _MORE_CITIES = {
         "慕尼黑|汉堡|米兰|威尼斯|巴塞罗那|里昂|日内瓦|苏黎世|曼彻斯特|伊斯坦布尔|迪拜|香港|新加坡|台北|釜山|孟买"
     ).split("|"),
 }
-CITIES = {language: (*(c.capital[language] for c in COUNTRIES), *_MORE_CITIES[language] * 3) for language in ("en", "zh")}
+CITIES = {language: (*(c.capital[language] for c in COUNTRIES), *OTHER_CITIES[language] * 3) for language in ("en", "zh")}
 CURRENCIES = (
     ("USD", "US dollars", "美元"), ("EUR", "euros", "欧元"), ("CNY", "yuan", "人民币"), ("JPY", "yen", "日元"), ("GBP", "pounds", "英镑"),
     ("KRW", "won", "韩元"), ("INR", "rupees", "卢比"), ("CHF", "Swiss francs", "瑞士法郎"), ("CAD", "Canadian dollars", "加元"),
