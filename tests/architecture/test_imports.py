@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.cli": (
         *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "checkpoint_writer", "execution.safetensors_file")),
     ),
+    "ernie_demo": (),
     "ernie_kernels": (),
     "ernie_kernels.xp": (),
     "ernie_kernels.weights": ("ernie_kernels.xp",),
