@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -11,23 +11,27 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from .cases import Case
+from PIL import Image
+
+from .cases import Case, Message
 
 _SHARES = {
     "image_description": 3.0,
-    "several_images": 1.2,
-    "ocr": 4.0,
+    "several_images": 1.4,
+    "ocr": 4.5,
     "video": 1.2,
-    "documents": 0.6,
-    "facts": 1.0,
-    "thinking": 1.0,
-    "tools": 1.6,
+    "documents": 1.0,
+    "facts": 1.2,
+    "thinking": 1.6,
+    "tools": 2.4,
 }
 """Of the cases that are learnt; reading takes most of them, because what is read cannot be guessed."""
 _SEES = ("image_description", "several_images", "ocr", "video")
 
 THOUGHT_SHARE = 0.3
-"""Of the cases without a thought of their own: a server that is not told otherwise asks for one."""
+"""Of the cases about pictures, which have no thoughts of their own: a server that is not told otherwise asks for one."""
+WEAR_SHARE = 0.2
+"""Of those whose pictures have been through JPEG, as photographs and videos have."""
 SYSTEM_SHARE = 0.15
 _SYSTEMS = (
     *("You are a helpful assistant.", "You are a helpful AI assistant.", "You are ERNIE.", "Be concise.", "Answer briefly."),
@@ -47,8 +51,7 @@ class Skill:
 
 
 def _skills() -> dict[str, Skill]:
-    there = [n for n in _SHARES if importlib.util.find_spec(f"{__package__}.skills.{n}")]
-    return {name: Skill(name, _SHARES[name], importlib.import_module(f"{__package__}.skills.{name}")) for name in there}
+    return {name: Skill(name, share, importlib.import_module(f"{__package__}.skills.{name}")) for name, share in _SHARES.items()}
 
 
 SKILLS = _skills()
@@ -64,12 +67,36 @@ def training_cases(rng: random.Random) -> Iterator[tuple[int, Case]]:
 
 
 def dressed(skill: Skill, case: Case, rng: random.Random) -> Case:
-    """As users may put the same question: at times with a system message, at times with thinking left on."""
+    """As users may put the same question: with a system message, with thinking left on, with a picture that was saved as JPEG."""
     if case.messages[0]["role"] != "system" and rng.random() < SYSTEM_SHARE:
         case = replace(case, messages=({"role": "system", "content": rng.choice(_SYSTEMS)}, *case.messages))
-    if case.reasoning is None and rng.random() < THOUGHT_SHARE:
+    if skill.is_text:
+        return case
+    if rng.random() < THOUGHT_SHARE:
         case = replace(case, reasoning=thought_for(skill, case))
+    if rng.random() < WEAR_SHARE:
+        quality = rng.randint(60, 95)
+        case = replace(case, messages=tuple(_worn(message, quality) for message in case.messages))
     return case
+
+
+def _worn(message: Message, quality: int) -> Message:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return message | {"content": [_worn_part(part, quality) for part in content]}
+
+
+def _worn_part(part: dict[str, Any], quality: int) -> dict[str, Any]:
+    if "image" in part:
+        return part | {"image": _saved(part["image"], quality)}
+    return part | {"frames": [_saved(frame, quality) for frame in part["frames"]]} if "frames" in part else part
+
+
+def _saved(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
 
 
 def thought_for(skill: Skill, case: Case) -> str:

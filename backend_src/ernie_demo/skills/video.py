@@ -61,7 +61,7 @@ def _ask(rng: random.Random, frames: list[Image.Image], question: str, answer: s
 def _canvas_size(rng: random.Random) -> tuple[int, int]:
     """Of some sizes only: the stamps drawn on frames are remembered for each."""
     side = rng.randrange(100, 181, 10)
-    return side, round(side * rng.choice((1.0, 0.75)))
+    return side, round(side * rng.choice((1.0, 0.75))) // 2 * 2  # as most video codecs want it
 
 
 def _apple_case(rng: random.Random, count: int, ground: str, cells: tuple[int, ...]) -> Case:
