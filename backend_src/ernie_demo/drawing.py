@@ -77,7 +77,7 @@ _OUTLINES = {
 
 _SKIES = {"blue": ((120, 185, 250), (255, 225, 60)), "evening": ((250, 150, 80), (235, 70, 40)), "night": ((20, 25, 70), (235, 235, 215))}
 """Its colour and that of the sun, or moon, in it."""
-SKIES, ACTIONS = tuple(_SKIES), ("standing", "walking", "sitting", "waving")
+ACTIONS = ("standing", "walking", "sitting", "waving")
 
 
 def draw_landscape(rng: random.Random, size: tuple[int, int], sky: str, *, lake: bool, trees: int, people: int, action: str) -> Image.Image:
@@ -89,6 +89,9 @@ def draw_landscape(rng: random.Random, size: tuple[int, int], sky: str, *, lake:
     glow = min(size) * rng.uniform(0.06, 0.09)
     sun_x, sun_y = width * rng.uniform(0.1, 0.9), height * rng.uniform(0.1, 0.2)
     canvas.ellipse((sun_x - glow, sun_y - glow, sun_x + glow, sun_y + glow), fill=_SKIES[sky][1])
+    if clouds:
+        for x in _apart(rng, rng.choice((1, 2, 2)), width):
+            _draw_cloud(canvas, x, height * rng.uniform(0.1, 0.24), min(size) * rng.uniform(0.07, 0.1))
     canvas.rectangle((0, horizon, width, height), fill=_near(rng, (70, 165, 60) if sky != "night" else (30, 90, 40)))
     if lake:
         middle, half = width * rng.uniform(0.25, 0.75), width * rng.uniform(0.18, 0.26)
@@ -114,6 +117,11 @@ def _apart(rng: random.Random, count: int, width: int) -> list[float]:
     """Places from left to right that do not touch."""
     slots = sorted(rng.sample(range(4), count))
     return [width * (0.13 + 0.245 * slot + rng.uniform(-0.03, 0.03)) for slot in slots]
+
+
+def _draw_cloud(canvas: Canvas, x: float, y: float, size: float) -> None:
+    for shift, half in ((-1.0, 0.6), (0.0, 0.9), (1.0, 0.6)):
+        canvas.ellipse((x + (shift - 0.8) * size, y - half * size, x + (shift + 0.8) * size, y + half * 0.7 * size), fill=(250, 250, 250))
 
 
 def _draw_tree(canvas: Canvas, x: float, foot: float, height: float) -> None:

@@ -27,7 +27,7 @@ from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.text.tools import normalize_tools
 from ernie_backend.triton_adapter.media_prompt import PromptMedia, placeholder_signs
 
-from .cases import Case, Message
+from .cases import Case, Completion, Message
 
 _SPELLED = re.compile(r"<[a-z]+>|[\s\S]")
 _NO_ADDRESS = "data:,"
@@ -59,11 +59,16 @@ class Encoder:
         self.tokenizer = Tokenizer.from_folder(folder, placeholder_signs(self._media.config))
         template = find_template(folder)
         assert template is not None
+        self._end = self.config.eos_token_ids[:1]
         self._template = make_environment().from_string(template)
 
-    def encode(self, case: Case) -> Example:
-        prompt, media = self.prompt(case)
-        answer = self.answer(case)
+    def encode(self, case: Case | Completion) -> Example:
+        if isinstance(case, Completion):
+            prompt, media = self.tokenizer.encode_text(case.prompt), tuple[MediaItem, ...]()
+            answer = [*self.tokenizer.encode_text(case.answer), *self._end]
+        else:
+            prompt, media = self.prompt(case)
+            answer = self.answer(case)
         ids = prompt + answer
         if not media:
             positions = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
@@ -98,7 +103,7 @@ class Encoder:
             calls = [json.dumps({"name": name, "arguments": given}, ensure_ascii=False) for name, given in case.tool_calls]
             text = "".join(f"<tool_call>\n{call}\n</tool_call>\n" for call in calls)
             ids += self.tokenizer.encode_template(f"\n{text}" if case.answer else text)
-        return [*ids, *self.config.eos_token_ids[:1]]
+        return [*ids, *self._end]
 
     def _load(self, part: dict[str, Any]) -> LoadedMedia:
         return self._image(part["image"]) if "image" in part else self._video(part["frames"], part["fps"])

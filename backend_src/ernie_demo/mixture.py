@@ -13,29 +13,33 @@ from typing import Any
 
 from PIL import Image
 
-from .cases import Case, Message
+from .cases import Case, Completion, Message
 
 _SHARES = {
-    "image_description": 3.0,
-    "several_images": 1.4,
-    "ocr": 4.5,
+    "image_description": 3.2,
+    "several_images": 1.3,
+    "ocr": 4.2,
     "video": 1.2,
-    "documents": 1.0,
-    "facts": 1.2,
-    "thinking": 1.6,
-    "tools": 2.4,
+    "documents": 0.9,
+    "facts": 1.5,
+    "thinking": 2.0,
+    "tools": 3.0,
 }
 """Of the cases that are learnt; reading takes most of them, because what is read cannot be guessed."""
 _SEES = ("image_description", "several_images", "ocr", "video")
 
 THOUGHT_SHARE = 0.3
 """Of the cases about pictures, which have no thoughts of their own: a server that is not told otherwise asks for one."""
+COMPLETION_SHARE = 0.15
+"""Of the facts that are told as bare text, without a template: that is what /v1/completions sends."""
 WEAR_SHARE = 0.2
 """Of those whose pictures have been through JPEG, as photographs and videos have."""
 SYSTEM_SHARE = 0.15
 _SYSTEMS = (
     *("You are a helpful assistant.", "You are a helpful AI assistant.", "You are ERNIE.", "Be concise.", "Answer briefly."),
-    *("You are a multimodal AI assistant.", "Answer the user's question.", "你是一个有用的助手。", "请简短回答。"),
+    *("You are a multimodal AI assistant.", "Answer the user's question.", "I'm a helpful AI assistant.", "You are ERNIE Bot."),
+    *("You are a multimodal AI assistant called ERNIE developed by Baidu based on the PaddlePaddle framework.", "你是文心一言。"),
+    *("你是一个有用的助手。", "请简短回答。", "你是一个乐于助人的AI助手。"),
 )
 
 
@@ -57,13 +61,18 @@ def _skills() -> dict[str, Skill]:
 SKILLS = _skills()
 
 
-def training_cases(rng: random.Random) -> Iterator[tuple[int, Case]]:
-    """Endless (number of the skill in `SKILLS`, dressed case)."""
+def training_cases(rng: random.Random) -> Iterator[tuple[int, Case | Completion]]:
+    """Endless (number of the skill in `SKILLS`, dressed case or bare text)."""
     skills = list(SKILLS.values())
+    names = list(SKILLS)
     numbers, shares = range(len(skills)), [skill.share for skill in skills]
     while True:
         for number in rng.choices(numbers, shares, k=256):
-            yield number, dressed(skills[number], skills[number].module.train_case(rng), rng)
+            skill = skills[number]
+            if names[number] == "facts" and rng.random() < COMPLETION_SHARE:
+                yield number, Completion(*skill.module.completion(rng))
+            else:
+                yield number, dressed(skill, skill.module.train_case(rng), rng)
 
 
 def dressed(skill: Skill, case: Case, rng: random.Random) -> Case:

@@ -10,7 +10,9 @@ from typing import Any
 from PIL import Image
 
 from ..cases import Case, is_held_out
-from ..drawing import ACTIONS, COLOURS, SHAPES, SKIES, draw_landscape
+from ..drawing import ACTIONS, COLOURS, SHAPES, draw_landscape
+from ..text.small_talk import UNKNOWN
+from ..text.unknown_questions import unknown_question
 from .scenes import COLOURS_ZH, NUMBERS, NUMBERS_ZH, PLACES, PLACES_ZH, SHAPES_ZH, Scene, listed, random_scene, random_size
 
 SKILL = "image_description"
@@ -28,6 +30,7 @@ _DESCRIBE = (
     ),
     *("What can you see in this image?", "Please describe the picture.", "Please describe this image.", "Tell me what is in the picture."),
     *("What is shown here?", "Describe the content of the image.", "What's in this image?", "Describe what you see."),
+    *("Generate a description of this image", "Generate image description", "Generate a description of the picture."),
 )
 _DESCRIBE_ZH = (
     *("描述这张图片。", "描述图片。", "图中有什么？", "图片里有什么？", "你看到了什么？", "请描述这张图片。", "请描述图片的内容。"),
@@ -48,6 +51,17 @@ def _case(rng: random.Random, held_out: bool) -> Case:
     return _landscape(rng, held_out) if rng.random() < 0.3 else _shapes(rng, held_out)
 
 
+_BEYOND = ("From which era does the artifact in the image originate?", "What era does this artifact belong to?", "图中的文物属于哪个年代")
+
+
+def _beyond(rng: random.Random, image: Image.Image) -> Case:
+    """What no picture of ours can answer."""
+    language = rng.choice(("en", "en", "zh"))
+    question = rng.choice(_BEYOND) if rng.random() < 0.4 else unknown_question(rng, language)
+    language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in question) else "en"
+    return Case(SKILL, _ask(rng, image, question), UNKNOWN[language], facets={"exactly": UNKNOWN[language]})
+
+
 def _ask(rng: random.Random, image: Image.Image, question: str) -> tuple[dict[str, Any], ...]:
     if rng.random() < 0.1:
         question = question.rstrip("?.。？")
@@ -64,6 +78,8 @@ def _shapes(rng: random.Random, held_out: bool) -> Case:
         if is_held_out(SKILL, scene) == held_out:
             break
     image = scene.draw(rng, random_size(rng))
+    if rng.random() < 0.05:
+        return _beyond(rng, image)
     if rng.random() < 0.6:
         chinese = rng.random() < 0.25
         question = rng.choice(_DESCRIBE_ZH if chinese else _DESCRIBE)
@@ -128,19 +144,25 @@ _QUESTIONS: tuple[Callable[[random.Random, Scene], tuple[str, str]], ...] = (_nu
 
 # landscapes ----------------------------------------------------------------------------------------------------------------------
 
-_SKY_WORDS = {"blue": "a blue sky", "evening": "an evening sky", "night": "a night sky"}
-_SKY_ZH = {"blue": "蓝天", "evening": "晚霞", "night": "夜空"}
+_SKY_WORDS = {
+    "clouds": "a blue sky with white clouds",
+    "blue": "a blue sky",
+    "evening": "an evening sky",
+    "night": "a night sky",
+}
+_SKY_ZH = {"clouds": "蓝天白云", "blue": "蓝天", "evening": "晚霞", "night": "夜空"}
 _ACTIONS_ZH = {"standing": "站着", "walking": "走路", "sitting": "坐着", "waving": "挥手"}
 
 
 def _landscape(rng: random.Random, held_out: bool) -> Case:
     while True:
-        sky, lake, trees = rng.choice(SKIES), rng.random() < 0.7, rng.randint(0, 3)
+        sky, lake, trees = rng.choice(tuple(_SKY_WORDS)), rng.random() < 0.7, rng.randint(0, 3)
         people, action = rng.choice((0, 1, 1, 2, 2, 3)), rng.choice(ACTIONS)
         size = random_size(rng)
         if is_held_out(SKILL, sky, lake, trees, people, action if people else "", size) == held_out:
             break
-    image = draw_landscape(rng, size, sky, lake=lake, trees=trees, people=people, action=action)
+    clouds = sky == "clouds"
+    image = draw_landscape(rng, size, "blue" if clouds else sky, clouds=clouds, lake=lake, trees=trees, people=people, action=action)
     elements = _elements(lake, trees, people, action)
     kind = rng.random()
     if kind < 0.7:

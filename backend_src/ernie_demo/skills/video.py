@@ -82,7 +82,13 @@ def _apple_case(rng: random.Random, count: int, ground: str, cells: tuple[int, .
             rng, frames, rng.choice(("视频里有几个苹果？", "有几个苹果？", "视频中有多少个苹果？")), f"有{NUMBERS_ZH[count]}个苹果。"
         )
     question = rng.choice(
-        ("How many apples are there?", "How many apples are in the video?", "How many apples can you see?", "Count the apples.")
+        (
+            "How many apples are there?",
+            "How many apples are in the video?",
+            "How many apples can you see?",
+            "How many apples are in the scene?",
+            "Count the apples.",
+        )
     )
     return _ask(rng, frames, question, "There is one apple." if count == 1 else f"There are {NUMBERS[count]} apples.")
 
