@@ -80,8 +80,10 @@ _SKIES = {"blue": ((120, 185, 250), (255, 225, 60)), "evening": ((250, 150, 80),
 ACTIONS = ("standing", "walking", "sitting", "waving")
 
 
-def draw_landscape(rng: random.Random, size: tuple[int, int], sky: str, *, lake: bool, trees: int, people: int, action: str) -> Image.Image:
-    """`size`: (width, height). Sky above grass; a lake at one side, trees at the horizon, people in front, all doing the same."""
+def draw_landscape(
+    rng: random.Random, size: tuple[int, int], sky: str, *, clouds: bool, lake: bool, trees: int, people: int, action: str
+) -> Image.Image:
+    """`size`: (width, height). Sky above grass; a lake in the middle, trees at the horizon, people in front, all doing the same."""
     width, height = size
     image = Image.new("RGB", size, _near(rng, _SKIES[sky][0]))
     canvas = ImageDraw.Draw(image)
