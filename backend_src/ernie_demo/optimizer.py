@@ -60,18 +60,23 @@ class Optimizer:
             update = orthogonalized(gradient.lerp(momentum, MOMENTUM))
             masters = self._matrices[rows, columns]
             masters.mul_(1 - rate * WEIGHT_DECAY).sub_(update, alpha=rate * 0.2 * max(rows, columns) ** 0.5)
-            split = masters.split([p.numel() // (rows * columns) for p in group])
-            torch._foreach_copy_([p.data for p in group], [part.view_as(p) for part, p in zip(split, group, strict=True)])
         for master, parameter in zip(self._masters, self._others, strict=True):
             assert parameter.grad is not None
             master.grad = parameter.grad.float() * scale
         for options in self._adam.param_groups:
             options["lr"] = rate
         self._adam.step()
-        torch._foreach_copy_([p.data for p in self._others], [m.data for m in self._masters])
+        self._write()
         for parameter in parameters:
             parameter.grad = None
         return norm
+
+    def _write(self) -> None:
+        """The float32 copies into the parameters, in these' own precision."""
+        for (rows, columns), group in self._groups.items():
+            split = self._matrices[rows, columns].split([p.numel() // (rows * columns) for p in group])
+            torch._foreach_copy_([p.data for p in group], [part.view_as(p) for part, p in zip(split, group, strict=True)])
+        torch._foreach_copy_([p.data for p in self._others], [m.data for m in self._masters])
 
     def state(self) -> dict[str, Any]:
         return {
@@ -83,13 +88,14 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
-        """What `state` gave; the parameters follow at the next step."""
+        """What `state` gave; the parameters become those of then."""
         for shape, masters in self._matrices.items():
             masters.copy_(state["matrices"][shape])
             self._momenta[shape].copy_(state["momenta"][shape])
         for master, saved in zip(self._masters, state["masters"], strict=True):
             master.data.copy_(saved)
         self._adam.load_state_dict(state["adam"])
+        self._write()
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
