@@ -17,7 +17,7 @@ from .cases import Case, Completion, Message
 
 _SHARES = {
     "image_description": 3.2,
-    "several_images": 1.3,
+    "several_images": 2.2,
     "ocr": 4.2,
     "video": 1.2,
     "documents": 0.9,
@@ -109,7 +109,9 @@ def _saved(image: Image.Image, quality: int) -> Image.Image:
 
 
 def thought_for(skill: Skill, case: Case) -> str:
-    """A short thought before an answer that needs none, in the question's language."""
+    """The case's own if it has one, else a short one before an answer that needs none, in the question's language."""
+    if "thought" in case.facets:
+        return case.facets["thought"]
     is_chinese = any("\u4e00" <= c <= "\u9fff" for c in question_of(case))
     return (skill.module.THOUGHTS_ZH if is_chinese else skill.module.THOUGHTS)[0]
 

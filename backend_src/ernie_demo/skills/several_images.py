@@ -1,4 +1,4 @@
-"""Finds the one picture of several that shows what is asked for."""
+"""Tells several pictures apart: which of them shows what is asked for, what is in one of them, what in each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cases import Case, is_held_out
-from .scenes import COLOURS_ZH, Scene, random_scene, random_size
+from .scenes import COLOURS_ZH, Scene, listed, random_scene, random_size
 
 SKILL = "several_images"
-THOUGHTS = ("I look at one picture after the other.",)
-THOUGHTS_ZH = ("我一张一张地看。",)
 
 
 def train_case(rng: random.Random) -> Case:
@@ -27,39 +25,80 @@ def _case(rng: random.Random, held_out: bool) -> Case:
     while True:
         scenes = tuple(random_scene(rng, rng.choice((1, 1, 2))) for _ in range(rng.choice((2, 2, 3, 4))))
         if is_held_out(SKILL, scenes) == held_out:
-            asked = _question(rng, scenes)
+            kind = rng.random()
+            asked = (_which if kind < 0.6 else _what if kind < 0.8 else _each)(rng, scenes, rng.random() < 0.25)
             if asked is not None:
                 break
-    question, answer = asked
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image": scene.draw(rng, random_size(rng, 96, 200))} for scene in scenes]
+    question, answer, thought = asked
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image": scene.draw(rng, random_size(rng, 96, 260))} for scene in scenes]
     text = {"type": "text", "text": question}
     content = [*parts, text] if rng.random() < 0.75 else [text, *parts]
-    return Case(SKILL, ({"role": "user", "content": content},), answer)
+    return Case(SKILL, ({"role": "user", "content": content},), answer, facets={"thought": thought})
 
 
-def _question(rng: random.Random, scenes: tuple[Scene, ...]) -> tuple[str, str] | None:
-    """With its answer; None if more than one picture would fit."""
+_Asked = tuple[str, str, str]
+"""Question, answer, and the thought that leads to it."""
+
+
+def _which(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked | None:
+    """None if more than one picture would fit."""
     number = rng.randrange(len(scenes))
     scene = scenes[number]
-    chinese = rng.random() < 0.25
     answer = f"第{number + 1}张。" if chinese else f"Picture {number + 1}."
-    if rng.random() < 0.2:
+    by_ground = rng.random() < 0.2
+    thought = _looked(scenes, by_ground, chinese) + (f"所以是第{number + 1}张。" if chinese else f" So it is picture {number + 1}.")
+    if by_ground:
         if [other.ground for other in scenes].count(scene.ground) > 1:
             return None
-        ground = f"{'an' if scene.ground == 'orange' else 'a'} {scene.ground} background"
         if chinese:
-            return f"哪张图片是{COLOURS_ZH[scene.ground]}背景？", answer
-        return rng.choice((f"Which picture has {ground}?", f"Which image has {ground}?")), answer
+            return f"哪张图片是{COLOURS_ZH[scene.ground]}背景？", answer, thought
+        ground = f"{'an' if scene.ground == 'orange' else 'a'} {scene.ground} background"
+        return rng.choice((f"Which picture has {ground}?", f"Which image has {ground}?")), answer, thought
     thing = rng.choice(scene.things)
     if sum(thing.name == other.name for each in scenes for other in each.things) > 1:
         return None
     if chinese:
-        return rng.choice((f"哪张图片有{thing.name_zh}？", f"{thing.name_zh}在哪张图片里？")), answer
+        return rng.choice((f"哪张图片有{thing.name_zh}？", f"{thing.name_zh}在哪张图片里？")), answer, thought
     forms = (
         *(f"Which picture has the {thing.name}?", f"Which image has the {thing.name}?", f"Which picture shows {thing.a_name}?"),
         *(f"In which picture is the {thing.name}?", f"Which image contains {thing.a_name}?"),
     )
-    return rng.choice(forms), answer
+    return rng.choice(forms), answer, thought
+
+
+def _what(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked:
+    number = rng.randrange(len(scenes))
+    scene = scenes[number]
+    thought = _looked(scenes, False, chinese)
+    if chinese:
+        return f"第{number + 1}张图片里有什么？", f"第{number + 1}张：{_shown(scene, True)}。", thought
+    question = rng.choice((f"What is in picture {number + 1}?", f"What does picture {number + 1} show?", f"Describe picture {number + 1}."))
+    return question, f"Picture {number + 1}: {_shown(scene, False)}.", thought
+
+
+def _each(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked:
+    thought = _looked(scenes, False, chinese)
+    if chinese:
+        shown = "".join(f"第{i}张：{_shown(scene, True)}。" for i, scene in enumerate(scenes, 1))
+        return rng.choice(("每张图片里有什么？", "请描述每张图片。")), shown, thought
+    question = rng.choice(("What is in each picture?", "Describe each picture.", "Describe these images.", "What do the pictures show?"))
+    return question, " ".join(f"Picture {i}: {_shown(scene, False)}." for i, scene in enumerate(scenes, 1)), thought
+
+
+def _shown(scene: Scene, chinese: bool) -> str:
+    if chinese:
+        return f"{COLOURS_ZH[scene.ground]}背景上有{'和'.join(thing.name_zh for thing in scene.things)}"
+    ground = f"{'an' if scene.ground == 'orange' else 'a'} {scene.ground} background"
+    return f"{listed([thing.a_name for thing in scene.things])} on {ground}"
+
+
+def _looked(scenes: tuple[Scene, ...], by_ground: bool, chinese: bool) -> str:
+    """What is in each picture, in short."""
+    if chinese:
+        found = [COLOURS_ZH[scene.ground] if by_ground else "、".join(thing.name_zh for thing in scene.things) for scene in scenes]
+        return "".join(f"第{i}张：{what}。" for i, what in enumerate(found, 1))
+    found = [scene.ground if by_ground else ", ".join(thing.name for thing in scene.things) for scene in scenes]
+    return " ".join(f"Picture {i}: {what}." for i, what in enumerate(found, 1))
 
 
 def score(case: Case, message: Mapping[str, Any]) -> tuple[int, int]:
