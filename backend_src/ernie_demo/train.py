@@ -110,9 +110,8 @@ class Trainer:
                 tokens += batch["ids"].numel()
                 now = time.monotonic()
                 self.progress.seconds = before + now - start
-                bar.n = min(round(now - start), bar.total)
                 bar.set_postfix_str(f"step {self.progress.steps}", refresh=False)
-                bar.refresh() if bar.n != round(told - start) else None
+                bar.update(min(round(now - start), bar.total) - bar.n)
                 is_last = now - start >= seconds or (max_steps is not None and self.progress.steps - first_step >= max_steps)
                 if now - told >= _TELL_EVERY_SECONDS or is_last:
                     tqdm.write(self._told(now - start, examples, tokens))

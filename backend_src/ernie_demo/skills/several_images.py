@@ -26,7 +26,7 @@ def _case(rng: random.Random, held_out: bool) -> Case:
         scenes = tuple(random_scene(rng, rng.choice((1, 1, 2))) for _ in range(rng.choice((2, 2, 3, 4))))
         if is_held_out(SKILL, scenes) == held_out:
             kind = rng.random()
-            asked = (_which if kind < 0.6 else _what if kind < 0.8 else _each)(rng, scenes, rng.random() < 0.25)
+            asked = (_which if kind < 0.5 else _what if kind < 0.75 else _each)(rng, scenes, rng.random() < 0.25)
             if asked is not None:
                 break
     question, answer, thought = asked
