@@ -18,8 +18,6 @@ from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGener
 
 from ernie_backend.model_config import CLIP_MEAN, CLIP_STD, ModelConfig
 
-from .folder import SIZES
-
 Tensor = torch.Tensor
 Batch = dict[str, Tensor]
 
@@ -29,9 +27,18 @@ def their_config(config: ModelConfig, flat: dict[str, Any]) -> Ernie4_5_VLMoeCon
     vision = config.vision
     assert vision is not None
     sparse = ["sparse" if config.is_sparse(layer) else "dense" for layer in range(config.num_layers)]
-    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+    keys: tuple[str, ...] = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    )
     keys += ("max_position_embeddings", "rms_norm_eps", "moe_k", "moe_intermediate_size", "moe_num_shared_experts")
     rows = config.rope_axes.count(1)
+    delimiters: dict[str, Any] = dict(zip(_DELIMITERS, config.media_delimiter_ids, strict=True))
     return Ernie4_5_VLMoeConfig(
         text_config={
             **{key: flat[key] for key in keys},
@@ -42,7 +49,7 @@ def their_config(config: ModelConfig, flat: dict[str, Any]) -> Ernie4_5_VLMoeCon
                 "rope_type": "default",
                 "mrope_section": [rows, rows, config.rope_axes.count(0)],
             },
-            "initializer_range": SIZES["hidden_size"] ** -0.5 * 0.5,
+            "initializer_range": 0.5 * config.hidden_size**-0.5,
         },
         vision_config={
             **{"depth": vision.num_layers, "hidden_size": vision.hidden_size, "intermediate_size": vision.intermediate_size},
@@ -50,7 +57,7 @@ def their_config(config: ModelConfig, flat: dict[str, Any]) -> Ernie4_5_VLMoeCon
         },
         image_token_id=config.image_token_id,
         video_token_id=config.image_token_id,
-        **dict(zip(_DELIMITERS, config.media_delimiter_ids, strict=True)),
+        **delimiters,
         tie_word_embeddings=True,
     )
 
@@ -68,9 +75,10 @@ class Demo:
     """The model, ready for packed batches on one device."""
 
     def __init__(self, model: Ernie4_5_VLMoeForConditionalGeneration, device: torch.device) -> None:
-        self.model = model.to(device)
+        self.model: Any = model
+        self.model.to(device)
         self.device = device
-        inner = model.model
+        inner = self.model.model
         self._text, self._tower, self._resampler = inner.language_model, inner.vision_tower, inner.resampler_model
         self._mean, self._std = (torch.tensor(v, device=device).repeat_interleave(14 * 14) for v in (CLIP_MEAN, CLIP_STD))
         self._counts: list[Tensor] = []
@@ -131,7 +139,7 @@ class Demo:
             x = x + block.mlp(block.norm2(x))
         return tower.ln(x)
 
-    def _count(self, router: torch.nn.Module, given: Any, found: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _count(self, router: Any, given: Any, found: tuple[Tensor, Tensor, Tensor]) -> None:
         chosen = found[2].reshape(-1)
         counts = torch.zeros(router.num_experts, device=chosen.device)
         self._counts.append(counts.scatter_add_(0, chosen, torch.ones_like(chosen, dtype=counts.dtype)))
