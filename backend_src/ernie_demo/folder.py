@@ -7,7 +7,9 @@ introduces the model differ.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ernie_backend.checkpoint_writer.published import GENERATION_CONFIG, make_config, preprocessor_config
@@ -46,10 +48,10 @@ VIDEO = {"min_pixels": 9 * _AREA, "max_pixels": 16 * _AREA, "fps": 2, "min_frame
 """At most 64 tokens."""
 
 
-def write_folder(folder: Path) -> None:
+def write_folder(folder: Path, sizes: Mapping[str, object] = MappingProxyType(SIZES)) -> None:
     """Everything but the weights, config.json last."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, _ = make_config(LIKE, "pt", "bfloat16", [f"{key}={json.dumps(value)}" for key, value in SIZES.items()])
+    config, _ = make_config(LIKE, "pt", "bfloat16", [f"{key}={json.dumps(value)}" for key, value in sizes.items()])
     write_tokenizer(folder, _template())
     preprocessor = preprocessor_config(config)
     assert preprocessor is not None, "it sees"

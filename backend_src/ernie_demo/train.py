@@ -209,11 +209,11 @@ def main(argv: list[str] | None = None) -> dict[str, tuple[float, float]]:
             print(f"Going on after {trainer.progress.seconds:.0f} s and {trainer.progress.steps} steps.")
         trainer.run(args.minutes * 60, args.steps)
         found = trainer.held_out(args.cases)
+        export(trainer.demo.model, folder, args.out)
     for name, (answers, tokens) in found.items():
         print(f"held out: {name}: {100 * answers:.1f} % of answers, {100 * tokens:.2f} % of tokens")
     if args.state is not None:
         trainer.save(args.state)
-    export(trainer.demo.model, args.out)
     print(f"{args.out}: {trainer.progress.steps} steps, {trainer.progress.examples} examples, {trainer.progress.seconds:.0f} s")
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from transformers import Ernie4_5_VLMoeForConditionalGeneration
 from ernie_backend.config import ModelConfig
 from ernie_backend.execution.safetensors_file import SINGLE_FILE
 
-from .folder import write_folder
 from .model import build, is_float32, their_config
 
 Model = Ernie4_5_VLMoeForConditionalGeneration
@@ -28,9 +28,11 @@ _RENAMED = (
 """transformers' names and the published ones; the last three within the resampler only."""
 
 
-def export(model: Model, folder: Path) -> None:
-    """A complete model folder: bfloat16, routers and their biases float32."""
-    write_folder(folder)
+def export(model: Model, files: Path, folder: Path) -> None:
+    """A complete model folder: those of `files` that are no weights, and the weights in bfloat16, routers and their biases in float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files.iterdir():
+        shutil.copy(path, folder)
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if is_float32(theirs) else torch.bfloat16).contiguous()
         for theirs, parameter in model.named_parameters()

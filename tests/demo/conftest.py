@@ -7,13 +7,25 @@ from pathlib import Path
 import pytest
 
 from ernie_demo.encoder import Encoder
-from ernie_demo.folder import write_folder
+from ernie_demo.folder import SIZES, write_folder
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "ernie-demo"
     write_folder(folder)
+    return folder
+
+
+SMALL = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "moe_intermediate_size": [64, 64]}
+SMALL_VISION = {"vision_config.depth": 1, "vision_config.embed_dim": 32}
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model that learns a step in a moment."""
+    folder = tmp_path_factory.mktemp("demo") / "small"
+    write_folder(folder, SIZES | SMALL | SMALL_VISION)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ernie_backend.config import ModelConfig
 from ernie_demo.encoder import Encoder
 from ernie_demo.loader import tensors
 from ernie_demo.mixture import SKILLS, training_cases
@@ -25,6 +27,15 @@ from tests.execution.hand_scheduler import all_logits, make_runner
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products: on a busy machine, threads that wait for each other take longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def examples(encoder: Encoder):
     """Two of each skill, among them several pictures in one prompt and a video."""
@@ -33,9 +44,9 @@ def examples(encoder: Encoder):
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path, encoder: Encoder):
-    torch.set_num_threads(2)
-    model = build(their_config(encoder.config, json.loads((folder / "config.json").read_text())), torch.float32, seed=1)
+def model(small_folder: Path):
+    config = ModelConfig.from_folder(small_folder)
+    model = build(their_config(config, json.loads((small_folder / "config.json").read_text())), torch.float32, seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("e_score_correction_bias"):
@@ -57,11 +68,11 @@ def test_nothing_is_lost_in_packing(examples) -> None:
     assert len(batch["media_rows"]) == len(batch["first_blocks"]) == sum(item.num_tokens for _, e in examples for item in e.media)
 
 
-def test_a_checkpoint_is_the_model_that_was_trained(tmp_path: Path, folder: Path, encoder: Encoder, examples, model) -> None:
+def test_a_checkpoint_is_the_model_that_was_trained(tmp_path: Path, small_folder: Path, examples, model) -> None:
     """Exported, read by our engine, and read back: the same logits as those of the packed batch that training sees."""
-    export(model, tmp_path / "out")
+    export(model, small_folder, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {path.name for path in folder.iterdir()} | {"model.safetensors"}
+    assert names == {path.name for path in small_folder.iterdir()} | {"model.safetensors"}
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {str(tensor.dtype) for name, tensor in saved.items() if "gate.weight" not in name and "e_score" not in name} == {
         "torch.bfloat16"
@@ -82,12 +93,14 @@ def test_a_checkpoint_is_the_model_that_was_trained(tmp_path: Path, folder: Path
         assert nearest <= 1e-4, number
 
 
-def test_learning_lowers_the_loss_and_goes_on_from_its_state(tmp_path: Path, folder: Path) -> None:
+def test_learning_lowers_the_loss_and_goes_on_from_its_state(tmp_path: Path, small_folder: Path) -> None:
     def trainer(*more: str) -> Trainer:
-        return Trainer(parse(["--out", str(tmp_path / "out"), "--rows", "1", "--workers", "0", "--plan-minutes", "1000", *more]), folder)
+        return Trainer(
+            parse(["--out", str(tmp_path / "out"), "--rows", "1", "--workers", "0", "--plan-minutes", "1000", *more]), small_folder
+        )
 
     rng = random.Random(3)
-    encoder = Encoder(folder)
+    encoder = Encoder(small_folder)
     batch = tensors(next(packed(((i, encoder.encode(case)) for i, case in training_cases(rng)), 1)))
     one = trainer()
     one.progress.seconds = 60 * 1000 * 0.3
@@ -97,9 +110,9 @@ def test_learning_lowers_the_loss_and_goes_on_from_its_state(tmp_path: Path, fol
             return float(torch.nn.functional.cross_entropy(of.demo.forward(batch).logits, batch["labels"]))
 
     before = loss(one)
-    for _ in range(2):
+    for _ in range(5):
         one.step(batch)
-    assert loss(one) < before - 0.2
+    assert loss(one) < before - 0.5
     one.save(tmp_path / "state.pt")
     other = trainer("--seed", "5")
     other.resume(tmp_path / "state.pt")
