@@ -11,14 +11,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from .cases import Case, Message
-from .mixture import SKILLS, Skill, question_of, thought_for
+from .mixture import SKILLS, Skill, question_of, with_thought
 from .requests import ask, body
 from .skills.thinking import format_right
 
@@ -51,7 +51,7 @@ def held_out(skill: Skill, count: int) -> list[tuple[Case, bool | None]]:
     cases = skill.module.held_out_cases(SEED, count)
     if skill.is_text:
         return [(case, case.enable_thinking) for case in cases]
-    return [(case, False) if number % 2 else (replace(case, reasoning=thought_for(skill, case)), None) for number, case in enumerate(cases)]
+    return [(case, False) if number % 2 else (with_thought(skill, case), None) for number, case in enumerate(cases)]
 
 
 def evaluate(url: str, names: Iterable[str], count: int, concurrency: int) -> dict[str, Result]:

@@ -82,7 +82,7 @@ def dressed(skill: Skill, case: Case, rng: random.Random) -> Case:
     if skill.is_text:
         return case
     if rng.random() < THOUGHT_SHARE:
-        case = replace(case, reasoning=thought_for(skill, case))
+        case = with_thought(skill, case)
     if rng.random() < WEAR_SHARE:
         quality = rng.randint(60, 95)
         case = replace(case, messages=tuple(_worn(message, quality) for message in case.messages))
@@ -108,12 +108,12 @@ def _saved(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
-def thought_for(skill: Skill, case: Case) -> str:
-    """The case's own if it has one, else a short one before an answer that needs none, in the question's language."""
+def with_thought(skill: Skill, case: Case) -> Case:
+    """The same question, asked with thinking on: with the case's own thought if it has one, else a short one in the question's language."""
     if "thought" in case.facets:
-        return case.facets["thought"]
+        return replace(case, reasoning=case.facets["thought"], answer=case.facets["answer"])
     is_chinese = any("\u4e00" <= c <= "\u9fff" for c in question_of(case))
-    return (skill.module.THOUGHTS_ZH if is_chinese else skill.module.THOUGHTS)[0]
+    return replace(case, reasoning=(skill.module.THOUGHTS_ZH if is_chinese else skill.module.THOUGHTS)[0])
 
 
 def question_of(case: Case) -> str:

@@ -84,7 +84,7 @@ class Trainer:
         losses = functional.cross_entropy(output.logits.float(), batch["labels"], reduction="none")
         losses.mean().backward()
         self._note(batch, losses.detach(), output.logits.detach())
-        norm = self.optimizer.step(PEAK_RATE * rate_at(self.progress.seconds / (60 * self._args.plan_minutes)))
+        norm = self.optimizer.step(self._args.rate * rate_at(self.progress.seconds / (60 * self._args.plan_minutes)))
         with torch.no_grad():
             for router, counts in zip(self.demo.routers, output.expert_counts, strict=True):
                 router.moe_statics.e_score_correction_bias += BIAS_STEP * torch.sign(counts.mean() - counts)
@@ -187,6 +187,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="a model folder whose weights are gone on with, where there is no state")
     parser.add_argument("--minutes", type=float, default=7.0, help="how long this piece takes (default: 7)")
     parser.add_argument("--plan-minutes", type=float, default=14.0, help="how long all pieces take together (default: 14)")
+    parser.add_argument(
+        "--rate", type=float, default=PEAK_RATE, help=f"of learning, at most (default: {PEAK_RATE:g}; a fifth to go on with --start)"
+    )
     parser.add_argument("--rows", type=int, default=128, help="rows of 512 tokens in a step (default: 128)")
     parser.add_argument("--workers", type=int, default=15, help="processes that make data; 0: none (default: 15)")
     parser.add_argument("--seed", type=int, default=0)

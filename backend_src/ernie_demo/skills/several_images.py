@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,41 +30,42 @@ def _case(rng: random.Random, held_out: bool) -> Case:
             asked = (_which if kind < 0.5 else _what if kind < 0.75 else _each)(rng, scenes, rng.random() < 0.25)
             if asked is not None:
                 break
-    question, answer, thought = asked
+    question, answer, thought, after_thought = asked
     parts: list[dict[str, Any]] = [{"type": "image_url", "image": scene.draw(rng, random_size(rng, 96, 260))} for scene in scenes]
     text = {"type": "text", "text": question}
     content = [*parts, text] if rng.random() < 0.75 else [text, *parts]
-    return Case(SKILL, ({"role": "user", "content": content},), answer, facets={"thought": thought})
+    return Case(SKILL, ({"role": "user", "content": content},), answer, facets={"thought": thought, "answer": after_thought})
 
 
-_Asked = tuple[str, str, str]
-"""Question, answer, and the thought that leads to it."""
+_Asked = tuple[str, str, str, str]
+"""Question, answer, the thought that leads to it, and what then is left to be answered. Which picture it is, the model can tell only after saying what each shows, so where
+it is not asked to think, the answer says that, too."""
 
 
 def _which(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked | None:
     """None if more than one picture would fit."""
     number = rng.randrange(len(scenes))
     scene = scenes[number]
-    answer = f"第{number + 1}张。" if chinese else f"Picture {number + 1}."
+    short = f"第{number + 1}张。" if chinese else f"Picture {number + 1}."
     by_ground = rng.random() < 0.2
-    thought = _looked(scenes, by_ground, chinese) + (f"所以是第{number + 1}张。" if chinese else f" So it is picture {number + 1}.")
+    long = _looked(scenes, by_ground, chinese) + (f"所以是第{number + 1}张。" if chinese else f" So it is picture {number + 1}.")
     if by_ground:
         if [other.ground for other in scenes].count(scene.ground) > 1:
             return None
         if chinese:
-            return f"哪张图片是{COLOURS_ZH[scene.ground]}背景？", answer, thought
+            return f"哪张图片是{COLOURS_ZH[scene.ground]}背景？", long, long, short
         ground = f"{'an' if scene.ground == 'orange' else 'a'} {scene.ground} background"
-        return rng.choice((f"Which picture has {ground}?", f"Which image has {ground}?")), answer, thought
+        return rng.choice((f"Which picture has {ground}?", f"Which image has {ground}?")), long, long, short
     thing = rng.choice(scene.things)
     if sum(thing.name == other.name for each in scenes for other in each.things) > 1:
         return None
     if chinese:
-        return rng.choice((f"哪张图片有{thing.name_zh}？", f"{thing.name_zh}在哪张图片里？")), answer, thought
+        return rng.choice((f"哪张图片有{thing.name_zh}？", f"{thing.name_zh}在哪张图片里？")), long, long, short
     forms = (
         *(f"Which picture has the {thing.name}?", f"Which image has the {thing.name}?", f"Which picture shows {thing.a_name}?"),
         *(f"In which picture is the {thing.name}?", f"Which image contains {thing.a_name}?"),
     )
-    return rng.choice(forms), answer, thought
+    return rng.choice(forms), long, long, short
 
 
 def _what(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked:
@@ -71,18 +73,21 @@ def _what(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Aske
     scene = scenes[number]
     thought = _looked(scenes, False, chinese)
     if chinese:
-        return f"第{number + 1}张图片里有什么？", f"第{number + 1}张：{_shown(scene, True)}。", thought
+        answer = f"第{number + 1}张：{_shown(scene, True)}。"
+        return f"第{number + 1}张图片里有什么？", answer, thought, answer
     question = rng.choice((f"What is in picture {number + 1}?", f"What does picture {number + 1} show?", f"Describe picture {number + 1}."))
-    return question, f"Picture {number + 1}: {_shown(scene, False)}.", thought
+    answer = f"Picture {number + 1}: {_shown(scene, False)}."
+    return question, answer, thought, answer
 
 
 def _each(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked:
     thought = _looked(scenes, False, chinese)
     if chinese:
         shown = "".join(f"第{i}张：{_shown(scene, True)}。" for i, scene in enumerate(scenes, 1))
-        return rng.choice(("每张图片里有什么？", "请描述每张图片。")), shown, thought
+        return rng.choice(("每张图片里有什么？", "请描述每张图片。")), shown, thought, shown
     question = rng.choice(("What is in each picture?", "Describe each picture.", "Describe these images.", "What do the pictures show?"))
-    return question, " ".join(f"Picture {i}: {_shown(scene, False)}." for i, scene in enumerate(scenes, 1)), thought
+    shown = " ".join(f"Picture {i}: {_shown(scene, False)}." for i, scene in enumerate(scenes, 1))
+    return question, shown, thought, shown
 
 
 def _shown(scene: Scene, chinese: bool) -> str:
@@ -102,4 +107,11 @@ def _looked(scenes: tuple[Scene, ...], by_ground: bool, chinese: bool) -> str:
 
 
 def score(case: Case, message: Mapping[str, Any]) -> tuple[int, int]:
-    return int((message.get("content") or "").strip() == case.answer), 1
+    """The answer to the letter; where a picture is asked for, the one that is named last."""
+    content, wanted = (message.get("content") or "").strip(), case.facets["answer"]
+    if re.fullmatch(_ONE_PICTURE, wanted):
+        return int(re.findall(r"\d+", content)[-1:] == re.findall(r"\d+", wanted)), 1
+    return int(content == wanted), 1
+
+
+_ONE_PICTURE = r"Picture \d\.|第\d张。"
