@@ -16,13 +16,13 @@ from PIL import Image
 from .cases import Case, Completion, Message
 
 _SHARES = {
-    "image_description": 3.2,
-    "several_images": 2.2,
-    "ocr": 4.2,
-    "video": 1.2,
-    "documents": 0.9,
-    "facts": 1.5,
-    "thinking": 2.0,
+    "image_description": 2.8,
+    "several_images": 2.6,
+    "ocr": 3.6,
+    "video": 1.0,
+    "documents": 1.2,
+    "facts": 1.8,
+    "thinking": 2.6,
     "tools": 3.0,
 }
 """Of the cases that are learnt; reading takes most of them, because what is read cannot be guessed."""

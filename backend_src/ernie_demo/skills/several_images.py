@@ -48,10 +48,10 @@ def _which(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Ask
     scene = scenes[number]
     short = f"第{number + 1}张。" if chinese else f"Picture {number + 1}."
     by_ground = rng.random() < 0.2
-    long = _looked(scenes, by_ground, chinese) + (f"所以是第{number + 1}张。" if chinese else f" So it is picture {number + 1}.")
     if by_ground:
         if [other.ground for other in scenes].count(scene.ground) > 1:
             return None
+        long = _searched([[COLOURS_ZH[s.ground] if chinese else s.ground] for s in scenes[: number + 1]], chinese)
         if chinese:
             return f"哪张图片是{COLOURS_ZH[scene.ground]}背景？", long, long, short
         ground = f"{'an' if scene.ground == 'orange' else 'a'} {scene.ground} background"
@@ -59,6 +59,9 @@ def _which(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Ask
     thing = rng.choice(scene.things)
     if sum(thing.name == other.name for each in scenes for other in each.things) > 1:
         return None
+    names = [[other.name_zh if chinese else other.name for other in each.things] for each in scenes[:number]]
+    names.append([other.name_zh if chinese else other.name for other in scene.things[: scene.things.index(thing) + 1]])
+    long = _searched(names, chinese)
     if chinese:
         return rng.choice((f"哪张图片有{thing.name_zh}？", f"{thing.name_zh}在哪张图片里？")), long, long, short
     forms = (
@@ -71,7 +74,7 @@ def _which(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Ask
 def _what(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked:
     number = rng.randrange(len(scenes))
     scene = scenes[number]
-    thought = _looked(scenes, False, chinese)
+    thought = _looked(scenes, chinese)
     if chinese:
         answer = f"第{number + 1}张：{_shown(scene, True)}。"
         return f"第{number + 1}张图片里有什么？", answer, thought, answer
@@ -81,7 +84,7 @@ def _what(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Aske
 
 
 def _each(rng: random.Random, scenes: tuple[Scene, ...], chinese: bool) -> _Asked:
-    thought = _looked(scenes, False, chinese)
+    thought = _looked(scenes, chinese)
     if chinese:
         shown = "".join(f"第{i}张：{_shown(scene, True)}。" for i, scene in enumerate(scenes, 1))
         return rng.choice(("每张图片里有什么？", "请描述每张图片。")), shown, thought, shown
@@ -97,13 +100,21 @@ def _shown(scene: Scene, chinese: bool) -> str:
     return f"{listed([thing.a_name for thing in scene.things])} on {ground}"
 
 
-def _looked(scenes: tuple[Scene, ...], by_ground: bool, chinese: bool) -> str:
+def _looked(scenes: tuple[Scene, ...], chinese: bool) -> str:
     """What is in each picture, in short."""
     if chinese:
-        found = [COLOURS_ZH[scene.ground] if by_ground else "、".join(thing.name_zh for thing in scene.things) for scene in scenes]
-        return "".join(f"第{i}张：{what}。" for i, what in enumerate(found, 1))
-    found = [scene.ground if by_ground else ", ".join(thing.name for thing in scene.things) for scene in scenes]
-    return " ".join(f"Picture {i}: {what}." for i, what in enumerate(found, 1))
+        return "".join(f"第{i}张：{'、'.join(thing.name_zh for thing in scene.things)}。" for i, scene in enumerate(scenes, 1))
+    return " ".join(f"Picture {i}: {', '.join(thing.name for thing in scene.things)}." for i, scene in enumerate(scenes, 1))
+
+
+def _searched(names: list[list[str]], chinese: bool) -> str:
+    """`names`: of each picture's things up to the one that is looked for. Each is said and judged, and the last one is it: so the answer is
+    the number said last, and nothing has to be looked up at the end."""
+    judged = [[f"{name}{'，不是' if chinese else ', no'}" for name in some] for some in names]
+    judged[-1][-1] = f"{names[-1][-1]}{'，是' if chinese else ', yes'}"
+    if chinese:
+        return "".join(f"第{i}张：{'；'.join(some)}。" for i, some in enumerate(judged, 1)) + f"所以是第{len(names)}张。"
+    return " ".join(f"Picture {i}: {'; '.join(some)}." for i, some in enumerate(judged, 1)) + f" So it is picture {len(names)}."
 
 
 def score(case: Case, message: Mapping[str, Any]) -> tuple[int, int]:
