@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -56,21 +57,27 @@ def held_out(skill: Skill, count: int) -> list[tuple[Case, bool | None]]:
 
 def evaluate(url: str, names: Iterable[str], count: int, concurrency: int) -> dict[str, Result]:
     """Row of the table → its result. Raises what `ask` raises."""
-    asked = [(name, case, thinking) for name in names for case, thinking in held_out(SKILLS[name], count)]
+    asked = [(name, name, case, thinking) for name in names for case, thinking in held_out(SKILLS[name], count)]
+    for name in names:
+        if hasattr(SKILLS[name].module, "document_cases"):
+            asked += [(DOCUMENTS, name, case, case.enable_thinking) for case in SKILLS[name].module.document_cases()]
     results: dict[str, Result] = defaultdict(Result)
     with ThreadPoolExecutor(concurrency) as pool:
-        answers = pool.map(lambda given: ask(url, body(given[1], given[2])), asked)
-        for (name, case, thinking), message in zip(asked, tqdm(answers, total=len(asked), desc="Asking", unit="case"), strict=True):
+        answers = pool.map(lambda given: ask(url, body(given[2], given[3])), asked)
+        for (row, name, case, thinking), message in zip(asked, tqdm(answers, total=len(asked), desc="Asking", unit="case"), strict=True):
             right, of = SKILLS[name].module.score(case, message)
             shown = None if right == of else _shown(case, thinking, message, right, of)
-            results[name].add(right, of, shown)
-            if case.facets.get("kind") == "sum":
-                results["two-digit sums"].add(right, of, shown)
+            results[row].add(right, of, shown)
+            if _TWO_DIGIT_SUM.match(case.answer):
+                results[SUMS].add(right, of, shown)
             has_form = format_right(case, message)
-            results["form: a thought where one was asked for"].add(
-                int(has_form), 1, None if has_form else _shown(case, thinking, message, 0, 1)
-            )
-    return results
+            results[FORM].add(int(has_form), 1, None if has_form else _shown(case, thinking, message, 0, 1))
+    return dict(results)
+
+
+DOCUMENTS, SUMS, FORM = "the documents' own prompts", "two-digit sums", "a thought exactly where one was asked for"
+"""Rows beside those of the skills."""
+_TWO_DIGIT_SUM = re.compile(r"\d{1,2} \+ \d{1,2} = ")
 
 
 def _shown(case: Case, thinking: bool | None, message: Message, right: int, of: int) -> dict[str, Any]:
@@ -84,7 +91,8 @@ def _shown(case: Case, thinking: bool | None, message: Message, right: int, of: 
 
 
 def table(results: dict[str, Result]) -> str:
-    rows = [f"| {name} | {r.cases} | {r.right} of {r.of} | {r.percent:.1f} % |" for name, r in results.items()]
+    order = sorted(results, key=lambda name: name in (DOCUMENTS, SUMS, FORM))
+    rows = [f"| {name} | {r.cases} | {r.right} of {r.of} | {r.percent:.1f} % |" for name, r in ((name, results[name]) for name in order)]
     return "\n".join(["| skill | cases | right | |", "|---|---|---|---|", *rows])
 
 

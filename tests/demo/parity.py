@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ernie_demo.mixture import SKILLS
 from ernie_demo.weights import load
 from ernie_demo_model import FOLDER
 
-from ..execution.hand_scheduler import HandScheduler, make_runner
+from ..execution.hand_scheduler import BLOCK_SIZE, HandScheduler, make_runner
 from ..parity.vision_checkpoints import normalized
 
 SEED = 31
@@ -47,12 +48,20 @@ def compare(folder: Path, cases_per_skill: int, show: bool = False) -> list[Comp
     for start in tqdm(range(0, len(examples), _TOGETHER), desc="Comparing", disable=not show):
         some = examples[start : start + _TOGETHER]
         prompts = [example.token_ids[: example.prompt_len] for _, example in some]
-        runner = make_runner(folder, num_blocks=_TOGETHER * _LONGEST // 8, max_model_len=_LONGEST)
-        answers = HandScheduler(runner, prompts, media=[example.media for _, example in some]).run(MAX_TOKENS)
+        runner = make_runner(folder, num_blocks=_TOGETHER * _LONGEST // BLOCK_SIZE, max_model_len=_LONGEST)
+        hand = HandScheduler(runner, prompts, media=[example.media for _, example in some])
+        answers = generated(hand, encoder.config.eos_token_ids)
         for (name, example), answer in zip(some, answers, strict=True):
-            end = next((i + 1 for i, token in enumerate(answer) if token in encoder.config.eos_token_ids), len(answer))
-            found.append(Compared(name, answer[:end], their_choices(model, example, answer[:end])))
+            found.append(Compared(name, answer, their_choices(model, example, answer)))
     return found
+
+
+def generated(hand: HandScheduler, ends: Sequence[int]) -> list[list[int]]:
+    """What we say, each up to its end token."""
+    numbers = range(len(hand.prompts))
+    while running := [i for i in numbers if not set(ends) & set(hand.outputs(i)) and len(hand.outputs(i)) < MAX_TOKENS]:
+        hand.step(dict.fromkeys(running, _LONGEST))
+    return [hand.outputs(i) for i in numbers]
 
 
 @torch.no_grad()
