@@ -171,6 +171,23 @@ class TestThinking:
                 assert set(self.STEP.findall(case.answer)[0][0].split()[::2]) <= numbers, "the sum is the question's"
 
     @pytest.mark.parametrize("language", LANGUAGES)
+    @pytest.mark.parametrize("operation", "+-×")
+    def test_the_digits_that_are_written_make_the_result(self, operation: str, language: str) -> None:
+        rng = random.Random(3)
+        for _ in range(500):
+            a, b = rng.randrange(1000), rng.randrange(1000 if operation != "×" else 10)
+            a, b = (max(a, b), min(a, b)) if operation == "-" else (a, b)
+            steps = [part for part in re.split(r"[.。] ?", chain(operation, a, b, language)) if ":" in part or "：" in part]
+            results = [int(re.findall(r"= (-?\d+)", step)[-1]) for step in steps]
+            digits = [*(total % 10 for total in results[:-1]), results[-1]]
+            assert sum(digit * 10**place for place, digit in enumerate(digits)) == {"+": a + b, "-": a - b, "×": a * b}[operation]
+            if operation != "-":
+                for step, following, total in zip(steps, steps[1:], results, strict=False):
+                    carry = f"write {total % 10}, carry {total // 10}" if language == "en" else f"写{total % 10}，进{total // 10}"
+                    assert (carry in step) is (total > 9)
+                    assert following.split(" = ")[0].endswith(f"+ {total // 10}") or total < 10
+
+    @pytest.mark.parametrize("language", LANGUAGES)
     def test_all_sums_of_two_digits(self, language: str) -> None:
         for a in range(language == "zh", 100, 2):
             for b in range(100):
