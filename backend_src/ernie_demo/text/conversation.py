@@ -39,7 +39,7 @@ _NAMES = tuple(name for name, intent in INTENTS.items() for _ in range(intent.we
 
 def _is_always_learnt(question: str) -> bool:
     """Besides the documents' prompts whatever is so short that its words stand nowhere else: who never read 'Howdy' cannot know it."""
-    return question in _ALWAYS_LEARNT or len(question) < (12 if question.isascii() else 5)
+    return question in _ALWAYS_LEARNT or len(question) < (14 if question.isascii() else 7)
 
 
 def intent_question(rng: random.Random, language: str) -> tuple[str, str, bool]:
