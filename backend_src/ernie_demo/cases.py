@@ -7,7 +7,7 @@ A skill is a module with
     held_out_cases(seed: int, count: int) -> list[Case]
         Combinations that `train_case` never gives; the same ones for the same arguments.
     score(case: Case, message: Mapping[str, Any]) -> tuple[int, int]
-        (right, of) of a server's answer: OpenAI's message with `content`, `reasoning_content` and `tool_calls`, each possibly None or absent.
+        (right, of) of a server's answer: OpenAI's message with `content`, `reasoning_content` and `tool_calls`, each maybe None or absent.
 
 `is_held_out` decides which combinations are whose.
 """
@@ -47,6 +47,14 @@ class Case:
     def enable_thinking(self) -> bool:
         """What the request says, always explicitly."""
         return self.reasoning is not None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A text that the model goes on with, without messages or template."""
+
+    prompt: str
+    answer: str
 
 
 def is_held_out(*combination: object, share: float = 0.05) -> bool:

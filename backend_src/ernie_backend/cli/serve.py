@@ -19,6 +19,7 @@ from pathlib import Path
 from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
+from . import demo_model
 from .commands import DRAIN_MARGIN_SECONDS, TRITON_EXIT_SECONDS, client_host, front_end_command, triton_command, triton_environment
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
@@ -56,7 +57,7 @@ class ServeError(Exception):
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    usage = "ernie-triton serve --model DIR [flags]"  # argparse's own, of a hundred flags, would bury every error
+    usage = "ernie-triton serve [--model DIR] [flags]"  # argparse's own, of a hundred flags, would bury every error
     parser = subparsers.add_parser("serve", help="start tritonserver and the OpenAI front end", usage=usage, allow_abbrev=False)
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -65,6 +66,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C. 0: stopped as asked; 1: the model or a process failed; `ConfigError`: a flag is wrong."""
     on_gpu = bool(gpu_names())
+    for note in demo_model.choose(args):
+        _say(note)
     options = read_options(args, on_gpu=on_gpu)
     for note in options.notes:
         _say(note)
