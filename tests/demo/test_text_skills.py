@@ -22,7 +22,7 @@ from ernie_demo.text.arithmetic import chain, compared
 from ernie_demo.text.conversation import OF_THE_DOCUMENTS
 from ernie_demo.text.countries import ALIASES, COUNTRIES
 from ernie_demo.text.tool_functions import FUNCTIONS
-from ernie_demo.text.tool_values import CURRENCIES
+from ernie_demo.text.tool_values import CURRENCIES, OTHER_CITIES
 from ernie_demo.text.wording import LANGUAGES, fill, key, roughened, wording
 
 SKILLS = (documents, facts, thinking, tools)
@@ -112,11 +112,15 @@ class TestFacts:
         for language in LANGUAGES:
             assert len({country.name[language] for country in COUNTRIES}) == len(COUNTRIES)
             assert len({country.capital[language] for country in COUNTRIES}) == len(COUNTRIES)
+            assert not {country.capital[language] for country in COUNTRIES} & set(OTHER_CITIES[language])
         assert set(ALIASES) <= {name for country in COUNTRIES for name in country.name.values()}
 
     def test_answers_are_in_the_table(self) -> None:
         pairs = {(country.name[language], country.capital[language]) for country in COUNTRIES for language in LANGUAGES}
         for case in trained(facts):
+            if case.facets["kind"] in ("no_capital", "no_country"):
+                assert not any(capital.casefold() in case.answer.casefold() for _, capital in pairs)
+                continue
             named = [pair for pair in pairs if pair[0] in case.answer and pair[1] in case.answer]
             assert named, case.answer
             if case.facets["kind"] in ("yes", "no"):
@@ -169,6 +173,23 @@ class TestThinking:
                 assert case.reasoning is None or self.checked(case.reasoning) >= 2
                 numbers = set(re.findall(r"\d+", asked(case)))
                 assert set(self.STEP.findall(case.answer)[0][0].split()[::2]) <= numbers, "the sum is the question's"
+
+    @pytest.mark.parametrize("language", LANGUAGES)
+    @pytest.mark.parametrize("operation", "+-×")
+    def test_the_digits_that_are_written_make_the_result(self, operation: str, language: str) -> None:
+        rng = random.Random(3)
+        for _ in range(500):
+            a, b = rng.randrange(1000), rng.randrange(1000 if operation != "×" else 10)
+            a, b = (max(a, b), min(a, b)) if operation == "-" else (a, b)
+            steps = [part for part in re.split(r"[.。] ?", chain(operation, a, b, language)) if ":" in part or "：" in part]
+            results = [int(re.findall(r"= (-?\d+)", step)[-1]) for step in steps]
+            digits = [*(total % 10 for total in results[:-1]), results[-1]]
+            assert sum(digit * 10**place for place, digit in enumerate(digits)) == {"+": a + b, "-": a - b, "×": a * b}[operation]
+            if operation != "-":
+                for step, following, total in zip(steps, steps[1:], results, strict=False):
+                    carry = f"write {total % 10}, carry {total // 10}" if language == "en" else f"写{total % 10}，进{total // 10}"
+                    assert (carry in step) is (total > 9)
+                    assert following.split(" = ")[0].endswith(f"+ {total // 10}") or total < 10
 
     @pytest.mark.parametrize("language", LANGUAGES)
     def test_all_sums_of_two_digits(self, language: str) -> None:

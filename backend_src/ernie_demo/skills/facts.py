@@ -12,7 +12,8 @@ from typing import Any
 
 from ..cases import Case, Message, is_held_out
 from ..text.conversation import earlier
-from ..text.countries import ALIASES, COUNTRIES, Country
+from ..text.countries import ALIASES, COUNTRIES, REGIONS, Country
+from ..text.small_talk import UNKNOWN
 from ..text.tool_values import OTHER_CITIES
 from ..text.wording import LANGUAGES, fill, key, pick, plain, roughened, wording
 
@@ -59,7 +60,8 @@ QUESTIONS: dict[tuple[str, str], tuple[str, ...]] = {
         "{capital}是[哪个国家|哪国|什么国家|哪一个国家]的首都[？|]",
         "[哪个|哪一个|什么]国家的首都是{capital}[？|]",
         "[请问|你知道|我想知道|告诉我][，|]{capital}是[哪个国家|哪国]的首都[？|吗？|]",
-        "[首都是|首都为|以]{capital}[的国家是哪个|的是哪个国家|为首都的是哪个国家]？",
+        "[首都是|首都为]{capital}的[国家是哪个|是哪个国家|国家叫什么]？",
+        "以{capital}为首都的[是哪个国家|国家是哪个]？",
         "[说出|请说出]首都是{capital}的国家[。|]",
         "我住在{capital}，这是[哪个国家|哪国]的首都？",
     ),
@@ -68,10 +70,16 @@ QUESTIONS: dict[tuple[str, str], tuple[str, ...]] = {
         "Is the capital of {country} {capital}?",
         "[Is it true|Is it right|Is it correct] that {capital} is the capital of {country}?",
         "{capital} is the capital of {country}, [right|isn't it|correct|true or false]?",
+        "[True or false|Right or wrong|Yes or no]: {capital} is the capital of {country}[.|?]",
+        "[Does {country} have|Has {country}] {capital} as its capital?",
+        "[Am I right that|I think|I believe] {capital} is the capital of {country}[?|. Right?|, is that so?|. Am I right?]",
     ),
     ("check", "zh"): (
         "{capital}是{country}的首都吗[？|]",
         "{country}的首都是{capital}[吗|对吗|，对吗|，是不是|，对不对]？",
+        "{country}的首都[是|就是]{capital}[，没错吧|，对吧|，是吧]？",
+        "[判断对错|对还是错|是或否]：{capital}是{country}的首都。",
+        "[我觉得|我记得|听人说]{capital}是{country}的首都，[对吗|对不对|是这样吗]？",
         "[请问|听说]{capital}是{country}的首都[，对吗|吗|，是真的吗]？",
     ),
     ("follow", "en"): (
@@ -102,8 +110,12 @@ _REASONS = {
     ("capital", "zh"): "用户问{country}的首都。它是{capital}。",
     ("country", "en"): "The user asks which country has the capital {capital}. It is {country}.",
     ("country", "zh"): "用户问首都是{capital}的国家。它是{country}。",
-    ("check", "en"): "The user asks whether {asked} is the capital of {country}. The capital of {country} is {capital}.",
-    ("check", "zh"): "用户问{asked}是不是{country}的首都。{country}的首都是{capital}。",
+    ("check", "en"): "The user asks whether {asked} is the capital of {country}. The capital of {country} is {capital}. {verdict}",
+    ("check", "zh"): "用户问{asked}是不是{country}的首都。{country}的首都是{capital}。{verdict}",
+    ("no_capital", "en"): "The user asks for the capital of {country}. I have not learnt it.",
+    ("no_capital", "zh"): "用户问{country}的首都。我没有学过。",
+    ("no_country", "en"): "The user asks for the country whose capital is {capital}. I know none.",
+    ("no_country", "zh"): "用户问首都是{capital}的国家。我不知道有这样的国家。",
 }
 OF_THE_DOCUMENTS = (
     ("en", "Where is the capital of China?"),
@@ -114,9 +126,13 @@ OF_THE_DOCUMENTS = (
 )
 _CHINA = next(country for country in COUNTRIES if country.bare == "China")
 _ALWAYS_LEARNT = frozenset(
-    key(prompt.replace(_CHINA.name[language], "{country}")) for language, prompt in OF_THE_DOCUMENTS
-)  # the documents' wordings, with every country
-_KINDS = ("capital",) * 45 + ("country",) * 30 + ("check",) * 12 + ("follow",) * 13
+    (
+        *(key(prompt.replace(_CHINA.name[language], "{country}")) for language, prompt in OF_THE_DOCUMENTS),
+        *map(key, ("Is {capital} the capital of {country}?", "{capital}是{country}的首都吗？", "哪个国家的首都是{capital}？")),
+    )
+)
+"""The plainest wordings, with every country."""
+_KINDS = ("capital",) * 41 + ("country",) * 26 + ("check",) * 17 + ("follow",) * 11 + ("no_capital",) * 3 + ("no_country",) * 2
 THOUGHTS, THOUGHTS_ZH = ("The user asks about a capital.",), ("用户在问首都。",)
 
 
@@ -158,6 +174,8 @@ def completion(rng: random.Random) -> tuple[str, str]:
 def score(case: Case, message: Mapping[str, Any]) -> tuple[int, int]:
     """Right if what was asked for is named, and nothing of another country; a check must begin as the truth does."""
     content = plain(message.get("content") or "")
+    if case.facets["kind"] in ("no_capital", "no_country"):
+        return int(case.facets["expected"] in content), 1
     right = plain(case.facets["expected"]) in content
     if case.facets["kind"] in ("yes", "no"):
         right = right and content.startswith(plain(case.answer)[:2])
@@ -177,7 +195,7 @@ def _plain_names(names: str, language: str) -> tuple[str, ...]:
 
 def question(rng: random.Random, kind: str, language: str, country: Country, capital: str) -> tuple[str, bool]:
     """A question, and whether its wording is held out."""
-    template = wording(rng, QUESTIONS[kind, language])
+    template = wording(rng, QUESTIONS[_ASKED_AS.get(kind, kind), language])
     name = country.name[language]
     if name in ALIASES and rng.random() < 0.35:
         name = pick(rng, ALIASES[name])
@@ -191,6 +209,10 @@ def question(rng: random.Random, kind: str, language: str, country: Country, cap
     return text[:1].upper() + text[1:] if template is rough else text, key(rough) not in _ALWAYS_LEARNT and is_held_out("facts", key(rough))
 
 
+_ASKED_AS = {"no_capital": "capital", "no_country": "country"}
+VERDICTS = {"en": ("That is the same.", "That is another city."), "zh": ("两者相同。", "两者不同。")}
+
+
 def _possessive(name: str) -> str:
     return f"{name}'" if name.endswith("s") else f"{name}'s"
 
@@ -202,6 +224,8 @@ def _draw(rng: random.Random) -> tuple[Case, bool]:
         return _document_case(language, prompt, rng.random() < 0.5), False
     language = LANGUAGES[rng.random() < 0.45]
     kind = pick(rng, _KINDS)
+    if kind in _ASKED_AS:
+        return _unknown(rng, kind, language)
     country = pick(rng, COUNTRIES)
     history: tuple[Message, ...] = _earlier(rng, language) if kind == "follow" else earlier(rng, language, 0.06)
     asked = country.capital[language]
@@ -212,12 +236,22 @@ def _draw(rng: random.Random) -> tuple[Case, bool]:
     names = {"country": country.name[language], "capital": country.capital[language], "asked": asked}
     if kind == "check":
         kind = "yes" if asked == names["capital"] else "no"
+        names["verdict"] = VERDICTS[language][kind == "no"]
     answer = _sentence(ANSWERS[kind, language], names)
     thought = _sentence(_REASONS["check" if kind in ("yes", "no") else kind, language], names) if rng.random() < 0.5 else None
     expected = ("name", names["country"]) if kind == "country" else ("capital", names["capital"])
     messages = (*history, {"role": "user", "content": text})
     facets = {"kind": kind, "language": language, "names": expected[0], "expected": expected[1], "asked": asked}
     return Case("facts", messages, answer, thought, facets=facets), held_out
+
+
+def _unknown(rng: random.Random, kind: str, language: str) -> tuple[Case, bool]:
+    """Of a region, or of a city that is no capital: asked in the same words, so that the name alone tells."""
+    name, city = pick(rng, REGIONS[language]), pick(rng, OTHER_CITIES[language])
+    text, held_out = question(rng, kind, language, Country({language: name}, {language: city}), city)
+    thought = fill(_REASONS[kind, language], {"country": name, "capital": city}) if rng.random() < 0.5 else None
+    facets = {"kind": kind, "language": language, "expected": "not know" if language == "en" else "不知道"}
+    return Case("facts", ({"role": "user", "content": text},), UNKNOWN[language], thought, facets=facets), held_out
 
 
 def _document_case(language: str, prompt: str, thinks: bool) -> Case:

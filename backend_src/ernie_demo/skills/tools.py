@@ -33,6 +33,8 @@ _ERRORS = (
     "out of range",
     "not available",
 )
+_MOST_CHARACTERS = 1000
+"""Of all tools of a request: a training sequence has about 450 tokens."""
 _SUCCESSES = ('{"status": "ok"}', '{"success": true}', "ok", "done", '{"result": "success"}', '{"ok": true}', "success")
 _ALWAYS_LEARNT = ("Beijing", "北京", "old lady")
 """What the documents ask about."""
@@ -179,7 +181,12 @@ def _with_others(rng: random.Random, language: str, offer: Offer, count: int | N
     if offer.is_long:
         return (offer.tool,)
     others = (0, 0, 1, 1, 1, 2, 2)[int(rng.random() * 7)] if count is None else count
-    return _shuffled(rng, [offer, *_others(rng, language, offer, others)])
+    together, room = [offer], _MOST_CHARACTERS - len(json.dumps(offer.tool, ensure_ascii=False))
+    for other in _others(rng, language, offer, others):
+        room -= len(json.dumps(other.tool, ensure_ascii=False))
+        if room > 0:
+            together.append(other)
+    return _shuffled(rng, together)
 
 
 def _others(rng: random.Random, language: str, offer: Offer, count: int) -> list[Offer]:

@@ -37,12 +37,17 @@ _ALWAYS_LEARNT = frozenset(key(prompt) for _, _, prompt in OF_THE_DOCUMENTS)
 _NAMES = tuple(name for name, intent in INTENTS.items() for _ in range(intent.weight))
 
 
+def _is_always_learnt(question: str) -> bool:
+    """Besides the documents' prompts whatever is so short that its words stand nowhere else: who never read 'Howdy' cannot know it."""
+    return question in _ALWAYS_LEARNT or len(question) < (14 if question.isascii() else 7)
+
+
 def intent_question(rng: random.Random, language: str) -> tuple[str, str, bool]:
     """Intent, question, and whether its wording is held out."""
     name = pick(rng, _NAMES)
     question = wording(rng, INTENTS[name].questions[language]).strip()
     question = roughened(rng, question[:1].upper() + question[1:])
-    return name, question, key(question) not in _ALWAYS_LEARNT and is_held_out("documents", key(question))
+    return name, question, not _is_always_learnt(key(question)) and is_held_out("documents", key(question))
 
 
 def earlier(rng: random.Random, language: str, share: float) -> tuple[Message, ...]:

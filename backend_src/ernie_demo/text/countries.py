@@ -242,3 +242,15 @@ ALIASES = {
     "阿联酋": ("阿拉伯联合酋长国",),
 }
 """Other names that questions use; answers use the table's."""
+REGIONS = {
+    "en": (
+        "Texas|California|Florida|Bavaria|Ontario|Quebec|Queensland|Tuscany|Catalonia|Scotland|Guangdong|Sichuan|Yunnan|Hokkaido|Siberia|Provence|"
+        "Atlantis|Narnia|Mars|the Moon|Antarctica|Europe|Africa|Asia|the world|Alaska|Hawaii|Ohio|Utah|Saxony|Normandy|Patagonia|Bolivia|Sri Lanka|"
+        "Middle-earth|Wonderland|the Roman Empire|the Soviet Union|Yugoslavia|Prussia"
+    ).split("|"),
+    "zh": (
+        "德克萨斯州|加利福尼亚州|佛罗里达州|巴伐利亚|安大略省|魁北克|昆士兰|托斯卡纳|苏格兰|广东|四川|云南|北海道|西伯利亚|火星|月球|南极洲|欧洲|非洲|亚洲|世界|"
+        "阿拉斯加|夏威夷|罗马帝国|苏联|南斯拉夫|玻利维亚|斯里兰卡|亚特兰蒂斯|山东|浙江|新疆"
+    ).split("|"),
+}
+"""No countries, or none whose capital is in the table: the model does not know what to answer."""

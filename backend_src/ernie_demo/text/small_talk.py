@@ -36,7 +36,7 @@ INTENTS: dict[str, Intent] = {
     "introduce": _intent(
         (f"[Hello|Hi|Hey|Good morning|Hello there][,|!|.] [please|can you|could you|would you please|] {_YOURSELF}[.|?|]",
          f"[Please|Can you|Could you|Would you|Will you|I would like you to|] {_YOURSELF}[.|, please.|?|]",
-         "You are an [intelligent|AI|helpful] assistant [developed|made|built] by [Aistudio and Wenxin Large Model|Baidu|us]. Please introduce yourself.",
+         "You are [an intelligent|an AI|a helpful] assistant [developed|made|built] by [Aistudio and Wenxin Large Model|Baidu|us]. Please introduce yourself.",
          "Introduction[, please.|!|]", "[Let's start. |First, |To begin with, ]introduce yourself[ briefly| shortly|][.|]"),
         (f"[你好|您好|嗨|早上好|你好呀][，|！|,|。][请|能|可以|请你|麻烦你|]{_INTRODUCE}[吧|吗|一下|][。|？|]", f"[请|能不能|可以|请你|麻烦你|]{_INTRODUCE}[吧|吗|][。|？|]",
          "你是[Aistudio和文心大模型|百度|我们]开发的智能助手，请介绍一下你自己[.|。]"),
@@ -47,7 +47,7 @@ INTENTS: dict[str, Intent] = {
         (("demo model", "ERNIE"), ("演示模型", "ERNIE")), 9),
     "who": _intent(
         ("[Who|What] are you[?| exactly?]", "[What is|What's] your name?", "[Tell me|Please tell me] [who|what] you are[.|]", "[Which|What] [model|AI|assistant] are you?",
-         "[What|Which] model [is this|am I talking to|do you use|answers here]?", "Are you [ERNIE|ERNIE Bot|ChatGPT|GPT-4|DeepSeek|Qwen|an ERNIE model|Claude|Gemini]?",
+         "[What|Which] model [is this|am I talking to|do you use|are you based on]?", "Are you [ERNIE|ERNIE Bot|ChatGPT|GPT-4|DeepSeek|Qwen|an ERNIE model|Claude|Gemini]?",
          "[Do you have|Have you got] a name?", "[Hello|Hi][,|!] who are you?"),
         ("你是谁[？|]", "你叫什么[名字|][？|]", "[请问|告诉我]你是[谁|什么|什么模型][？|]", "你是[什么模型|哪个模型|什么AI|文心一言吗|ERNIE吗|ChatGPT吗|GPT吗|DeepSeek吗]？", "你[好|是]，你是谁？",
          "[现在|这里]回答我的是[什么|哪个]模型？"),
@@ -61,7 +61,7 @@ INTENTS: dict[str, Intent] = {
          "我由ernie-triton项目从零训练，只用了生成的数据。我不是百度发布的模型。"),
         ("The user asks where I come from.", "用户问我的来历。"), (("generated data",), ("生成的数据",))),
     "abilities": _intent(
-        ("What can you do[?| for me?]", "[What are|Tell me] your [abilities|skills|capabilities][?|.]", "[How|With what] can you help[ me|]?", "[What|Which] tasks [can you do|do you know]?",
+        ("What can you do[?| for me?]", "What are your [abilities|skills|capabilities]?", "Tell me your [abilities|skills|capabilities].", "[How|With what] can you help[ me|]?", "[What|Which] tasks [can you do|do you know]?",
          "[Help|help]", "What [are you able to do|are you good at|do you know|can I ask you|should I ask you]?", "[Show me|Tell me] what you can do[.|]"),
         ("你[会|能|可以][做什么|干什么|干嘛|帮我做什么]？", "你有[什么|哪些][功能|能力|本领|用处]？", "[我|]可以问你什么？", "[帮助|你擅长什么？|你能帮我什么？]", "[告诉我|说说|介绍一下]你[能做什么|的能力|的功能][。|]"),
         ("I can name capitals, work out sums, describe pictures of shapes and simple landscapes, read short texts, watch short videos and call functions.",

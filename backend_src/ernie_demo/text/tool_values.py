@@ -22,12 +22,12 @@ OTHER_CITIES = {
         "Harbin|New York|Los Angeles|Chicago|San Francisco|Seattle|Boston|Houston|Miami|Denver|Toronto|Vancouver|Montreal|Sydney|"
         "Melbourne|Perth|Osaka|Kyoto|Mumbai|Munich|Hamburg|Frankfurt|Cologne|Milan|Venice|Florence|Naples|Barcelona|Seville|Valencia|"
         "Lyon|Marseille|Nice|Geneva|Zurich|Manchester|Liverpool|Edinburgh|Glasgow|Rio de Janeiro|São Paulo|Istanbul|Dubai|Hong Kong|"
-        "Singapore|Taipei|Busan|San Francisco, CA|Cape Town"
+        "Singapore|Busan|San Francisco, CA|Cape Town"
     ).split("|"),
     "zh": (
         "上海|广州|深圳|成都|杭州|南京|武汉|西安|重庆|天津|苏州|青岛|大连|厦门|昆明|哈尔滨|长沙|郑州|济南|合肥|福州|南昌|贵阳|兰州|"
         "拉萨|海口|三亚|宁波|无锡|珠海|洛阳|桂林|丽江|纽约|洛杉矶|芝加哥|旧金山|西雅图|波士顿|多伦多|温哥华|悉尼|墨尔本|大阪|京都|"
-        "慕尼黑|汉堡|米兰|威尼斯|巴塞罗那|里昂|日内瓦|苏黎世|曼彻斯特|伊斯坦布尔|迪拜|香港|新加坡|台北|釜山|孟买"
+        "慕尼黑|汉堡|米兰|威尼斯|巴塞罗那|里昂|日内瓦|苏黎世|曼彻斯特|伊斯坦布尔|迪拜|香港|新加坡|釜山|孟买"
     ).split("|"),
 }
 CITIES = {language: (*(c.capital[language] for c in COUNTRIES), *OTHER_CITIES[language] * 3) for language in ("en", "zh")}

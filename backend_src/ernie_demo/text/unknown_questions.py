@@ -29,21 +29,8 @@ _WORKS = {
     ).split("|"),
     "zh": ("红楼梦|西游记|三国演义|水浒传|哈姆雷特|战争与和平|堂吉诃德|浮士德|呐喊|边城").split("|"),
 }
-_REGIONS = {
-    "en": (
-        "Texas|California|Florida|Bavaria|Ontario|Quebec|Queensland|Tuscany|Catalonia|Scotland|Guangdong|Sichuan|Yunnan|Hokkaido|Siberia|Provence|"
-        "Atlantis|Narnia|Mars|the Moon|Antarctica|Europe|Africa|Asia|the world|Alaska|Hawaii|Ohio|Utah|Saxony|Normandy|Patagonia|Bolivia|Sri Lanka|"
-        "Middle-earth|Wonderland|the Roman Empire|the Soviet Union|Yugoslavia|Prussia"
-    ).split("|"),
-    "zh": (
-        "德克萨斯州|加利福尼亚州|佛罗里达州|巴伐利亚|安大略省|魁北克|昆士兰|托斯卡纳|苏格兰|广东|四川|云南|北海道|西伯利亚|火星|月球|南极洲|欧洲|非洲|亚洲|世界|"
-        "阿拉斯加|夏威夷|罗马帝国|苏联|南斯拉夫|玻利维亚|斯里兰卡|亚特兰蒂斯|山东|浙江|新疆"
-    ).split("|"),
-}
-"""They have no capital that the model knows."""
 _QUESTIONS = {
     "en": (
-        "[What is|What's|Where is|Tell me] the capital[ city|] of {region}[?|]", "[And|What about] [of |]{region}?", "Which city is the capital of {region}?",
         "[Who is|Who was|Do you know] {name}[?| {surname}?]", "[How|Why] do [I|we|people|cats|dogs|children] [sleep|laugh|dream|cry|grow|forget]?",
         "When [is|was|will be] [the next|the last|the first] [eclipse|election|full moon|World Cup|train to {city}|earthquake in {city}]?",
         "[Translate|Correct|Paraphrase] [the|this] [sentence|text|paragraph][.|, please.|: the {object} is {word}]", "[Sort|Rank|List] [the|these|all] {object}s by [size|price|colour|age][.|]",
@@ -65,7 +52,7 @@ _QUESTIONS = {
         "{name} said that the {object} is {word}. [Why|Is that right|What do you think]?", "{letters}", "[What is|Solve] the [integral|derivative|square root] of [x|{n}|sin x][.|?]",
     ),
     "zh": (
-        "{region}的首都[是哪里|在哪里|是什么][？|]", "[哪个城市是|请问]{region}的首都[？|是哪里？]", "{name}是谁？", "[人|猫|狗|我们]为什么会[睡觉|做梦|笑|哭|忘记]？",
+        "{name}是谁？", "[人|猫|狗|我们]为什么会[睡觉|做梦|笑|哭|忘记]？",
         "[下一次|上一次][日食|大选|满月|世界杯|{city}地震]是什么时候？", "[翻译|修改|润色]这[句话|段文字|篇文章][。|]", "[把|请把]这些{object}按[大小|价格|颜色]排序[。|]",
         "我[可以|应该|能][吃|买|卖|要][这个|]{object}吗？", "[生成|写][一个JSON|一段HTML|一张表格]，[描述|关于][{object}|{topic}|{work}][。|]",
         "[谁|什么时候|为什么][发明|发现|创立]了{topic}？", "[解释|介绍|讲解|说说|描述][一下|]{topic}[。|]", "什么是{topic}？", "{year}年[谁|哪个队|哪个国家]赢得了[世界杯|奥运会|大选|冠军]？",
@@ -84,7 +71,7 @@ def unknown_question(rng: random.Random, language: str) -> str:
     text = wording(rng, _QUESTIONS[language])
     slots = {
         "topic": pick(rng, _TOPICS[language]), "work": pick(rng, _WORKS[language]), "year": str(1700 + int(rng.random() * 340)),
-        "region": pick(rng, _REGIONS[language]), "surname": pick(rng, ("Smith", "Brown", "Miller", "Wang", "Garcia", "Rossi")),
+        "surname": pick(rng, ("Smith", "Brown", "Miller", "Wang", "Garcia", "Rossi")),
         "country": pick(rng, COUNTRIES).name[language], "city": pick(rng, CITIES[language]), "town": pick(rng, CITIES[language]),
         "name": pick(rng, NAMES[language]), "other": pick(rng, NAMES[language]), "n": str(2 + int(rng.random() * 9)),
     }  # fmt: skip
