@@ -16,14 +16,14 @@ from PIL import Image
 from .cases import Case, Completion, Message
 
 _SHARES = {
-    "image_description": 2.8,
-    "several_images": 2.6,
-    "ocr": 3.6,
-    "video": 1.0,
-    "documents": 1.2,
-    "facts": 1.8,
-    "thinking": 2.6,
-    "tools": 3.0,
+    "image_description": 2.0,
+    "several_images": 2.4,
+    "ocr": 3.0,
+    "video": 0.6,
+    "documents": 1.5,
+    "facts": 2.4,
+    "thinking": 2.8,
+    "tools": 3.4,
 }
 """Of the cases that are learnt; reading takes most of them, because what is read cannot be guessed."""
 _SEES = ("image_description", "several_images", "ocr", "video")
