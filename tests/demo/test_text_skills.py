@@ -292,7 +292,7 @@ class TestTools:
 
     def test_no_other_function_fits(self) -> None:
         """Names of one family never stand beside one another, nor where nothing is to be called for the question."""
-        family = {name: function.names[0] for function in FUNCTIONS for name in function.names}
+        family = {name: function.family for function in FUNCTIONS for name in function.names}
         for case in trained(tools):
             families = [family.get(tool["function"]["name"], tool["function"]["name"]) for tool in case.tools]
             assert len(set(families)) == len(families)

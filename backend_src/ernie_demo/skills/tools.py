@@ -198,7 +198,7 @@ def _others(rng: random.Random, language: str, offer: Offer, count: int) -> list
         else:
             function = invented(rng) if rng.random() < 0.3 else pick(rng, FUNCTIONS)
         other = offered(rng, function, language, short=True)
-        if all(other.name != known.name and other.function.names[0] != known.function.names[0] for known in [offer, *found]):
+        if all(other.name != known.name and other.function.family != known.function.family for known in [offer, *found]):
             found.append(other)
     return found
 

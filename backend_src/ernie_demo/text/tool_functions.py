@@ -40,6 +40,13 @@ class Function:
     """What to say of the result, with slots of parameters and fields."""
     rival_of: tuple[str, str] | None = None
     """Of an invented one: its verb and its thing."""
+    like: str = ""
+    """First name of a function that does the same."""
+
+    @property
+    def family(self) -> str:
+        """Functions of one family never stand beside one another in a request."""
+        return self.like or self.names[0]
 
 
 def _about(en: str, zh: str) -> dict[str, str]:
@@ -87,6 +94,7 @@ FUNCTIONS: tuple[Function, ...] = (
                 "{place}[今天|现在|][多少度|冷吗|热吗|下雨吗]？", "[请问|]{place}的天气[如何|怎么样]？")},
         (("temperature", "temperature"), ("weather", "weather")),
         {"en": "The weather in {place} is {weather}, {temperature} °C.", "zh": "{place}的天气是{weather}，{temperature}°C。"},
+        like="get_weather",
     ),
     Function(
         ("get_time", "get_current_time", "current_time", "local_time", "world_clock", "timeIn"),
