@@ -39,6 +39,7 @@ class Compared:
 
 def compare(folder: Path, cases_per_skill: int, show: bool = False) -> list[Compared]:
     """One for each case: what we say, and what transformers says at the same places."""
+    torch.set_num_threads(1)  # small products: threads that wait for each other take longer than the work
     encoder = Encoder(folder)
     model = load(folder, torch.float32).eval()
     examples = [
