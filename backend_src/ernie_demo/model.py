@@ -76,7 +76,7 @@ class Demo:
 
     def __init__(self, model: Ernie4_5_VLMoeForConditionalGeneration, device: torch.device) -> None:
         self.model: Any = model
-        self.model.to(device)
+        model.to(device)  # type: ignore[arg-type]
         self.device = device
         inner = self.model.model
         self._text, self._tower, self._resampler = inner.language_model, inner.vision_tower, inner.resampler_model
