@@ -28,7 +28,7 @@ WEATHER = {
     "function": {
         "name": "get_weather",
         "description": "Get the weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "The city."}}, "required": ["city"]},
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
 
@@ -99,10 +99,14 @@ def test_the_readmes_picture_is_described(client: openai.Client) -> None:
     assert answer == f"Three shapes on a white background: {things}."
 
 
-def test_one_of_several_pictures_is_told(client: openai.Client) -> None:
+def test_several_pictures_are_told_apart(client: openai.Client) -> None:
     pictures = [seen(drawn("circle", (214, 34, 34))), seen(drawn("square", (36, 80, 210))), seen(drawn("star", (40, 150, 60)))]
-    for question, number in (("Which picture has the red circle?", 1), ("Which picture has the blue square?", 2)):
-        assert ask(client, [*pictures, {"type": "text", "text": question}], None).content == f"Picture {number}."
+    each = ask(client, [*pictures, {"type": "text", "text": "What is in each picture?"}]).content
+    names = ("red circle", "blue square", "green star")
+    assert each == " ".join(f"Picture {i}: a {name} on a white background." for i, name in enumerate(names, 1))
+    for number, name in enumerate(names, 1):
+        one = ask(client, [*pictures, {"type": "text", "text": f"What is in picture {number}?"}]).content
+        assert one == f"Picture {number}: a {name} on a white background."
 
 
 def test_a_ball_that_moves(client: openai.Client) -> None:
