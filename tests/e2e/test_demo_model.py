@@ -107,6 +107,9 @@ def test_several_pictures_are_told_apart(client: openai.Client) -> None:
     for number, name in enumerate(names, 1):
         one = ask(client, [*pictures, {"type": "text", "text": f"What is in picture {number}?"}]).content
         assert one == f"Picture {number}: a {name} on a white background."
+        question = {"type": "text", "text": f"Which picture has the {name}?"}
+        assert ask(client, [*pictures, question], None).content == f"Picture {number}."
+        assert ask(client, [*pictures, question]).content.endswith(f"So it is picture {number}.")
 
 
 def test_a_ball_that_moves(client: openai.Client) -> None:
