@@ -19,6 +19,7 @@ from .core.outputs import StepOutput
 from .core.scheduler import SchedulerStats
 from .errors import EngineError, InvalidRequestError, OverloadedError, UnavailableError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
+from .timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Engine:
         self._stopping = False
         self._alive = False
         self._stats = core.stats()
+        self.timeline = Timeline()
         self._thread = threading.Thread(target=self._run, name="ernie-engine", daemon=True)
 
     # -- from any thread -----------------------------------------------------------------------------------------------------------
@@ -129,7 +131,8 @@ class Engine:
     def _turn(self) -> None:
         self._read_inbox()
         if not self._stopping and self._core.has_work:
-            self._tell(self._core.step())
+            began_at = time.monotonic()
+            self._tell(self._core.step(), began_at)
         self._enforce_drain()
         self._stats = self._core.stats()
 
@@ -165,6 +168,7 @@ class Engine:
             self._stopping = True
 
     def _add(self, request: GenerateRequest) -> None:
+        self.timeline.arrived(request)
         if self._stopping or self._drain_deadline is not None:
             self._tell(refusal(request, STOPPING.to_wire()))
         elif request.n > self._max_concurrency:  # waiting would not help
@@ -177,7 +181,7 @@ class Engine:
             try:
                 self._core.add(request)
             except Exception:
-                log.exception("request %s could not be queued", request.key)
+                log.exception("request %s could not be queued", request.key, extra={"request_id": request.request_id})
                 self._tell(refusal(request, NOT_QUEUED.to_wire()))
 
     def _enforce_drain(self) -> None:
@@ -194,7 +198,9 @@ class Engine:
             if isinstance(message, _Add):
                 self._tell(refusal(message.request, STOPPED.to_wire()))
 
-    def _tell(self, output: StepOutput) -> None:
+    def _tell(self, output: StepOutput, began_at: float | None = None) -> None:
+        """`began_at`: when the step was scheduled, if it is one."""
+        output = self.timeline.noted(output, began_at)
         if output.events:
             self._listener(output)
 

@@ -15,13 +15,15 @@ OUTPUTS = ("text_output", "reasoning_output", "tool_calls", "finish_reason", "to
 class Stream:
     """One request through the ensemble; iterate for its responses, `cancel()` to hang up."""
 
-    def __init__(self, address: str, *, stream: bool = True, request_id: str = "", **inputs: Any) -> None:
+    def __init__(self, address: str, *, stream: bool = True, request_id: str = "", outputs: tuple[str, ...] = (), **inputs: Any) -> None:
+        """`outputs`: those to ask for by name; empty: whatever comes."""
         self.client = grpc_client.InferenceServerClient(address)
         self.responses: queue.Queue[Any] = queue.Queue()
         self.client.start_stream(lambda result, error: self.responses.put(error if error is not None else result))
         tensors = [_tensor(name, value) for name, value in inputs.items()]
         tensors.append(_tensor("stream", stream))
-        self.client.async_stream_infer("ernie", tensors, request_id=request_id, enable_empty_final_response=True)
+        wanted = [grpc_client.InferRequestedOutput(name) for name in outputs] or None
+        self.client.async_stream_infer("ernie", tensors, request_id=request_id, outputs=wanted, enable_empty_final_response=True)
 
     def next(self, seconds: float = 60.0) -> tuple[dict[str, Any], bool]:
         """(outputs, whether it was the last); raises the server's error."""
@@ -46,8 +48,8 @@ class Stream:
             )
             assert not choice["finish"], "nothing comes after a choice's end"
             choice["text"] += outputs["text_output"]
-            choice["reasoning"] += outputs["reasoning_output"]
-            choice["tool_calls"] += json.loads(outputs["tool_calls"] or "[]")
+            choice["reasoning"] += outputs.get("reasoning_output", "")
+            choice["tool_calls"] += json.loads(outputs.get("tool_calls", "[]"))
             choice["ids"] += outputs["token_ids"]
             choice["finish"] = outputs["finish_reason"]
             choice["usage"] = json.loads(outputs["usage"])

@@ -133,3 +133,16 @@ def test_a_large_http_body_is_refused_and_the_server_lives(server: RunningServer
 
 def test_after_all_refusals_nothing_is_held(server: RunningServer) -> None:
     wait_until_idle(server)
+
+
+def test_outputs_asked_for_by_name_come_if_they_say_something(server: RunningServer) -> None:
+    """Postprocess leaves out what is empty; to ask for it is no mistake."""
+    names = ("text_output", "finish_reason", "reasoning_output", "tool_calls", "error")
+    stream = Stream(server.triton_grpc, text_input="hello", sampling_parameters={"max_tokens": 5, "ignore_eos": True}, outputs=names)
+    final, seen, finish = False, set(), ""
+    while not final:
+        outputs, final = stream.next()
+        seen |= set(outputs)
+        finish = outputs.get("finish_reason", finish)
+    stream.client.stop_stream()
+    assert finish == "length" and {"text_output", "finish_reason"} <= seen <= set(names)

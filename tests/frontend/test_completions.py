@@ -36,6 +36,8 @@ async def test_a_streamed_answer() -> None:
         ({"prompt": [1, 2]}, [(None, {"prompt_token_ids": [1, 2]})]),
         ({"prompt": [[1, 2], [3]]}, [(None, {"prompt_token_ids": [1, 2]}), (None, {"prompt_token_ids": [3]})]),
         ({"prompt_token_ids": [1, 2]}, [(None, {"prompt_token_ids": [1, 2]})]),
+        ({"prompt_token_ids": [1, 2], "prompt": "unread"}, [(None, {"prompt_token_ids": [1, 2]})]),
+        ({"prompt_token_ids": [1, 2], "prompt": ["a", [3], 4]}, [(None, {"prompt_token_ids": [1, 2]})]),
     ],
 )
 async def test_forms_of_the_prompt(body: dict[str, object], tensors: list[tuple[str | None, object]]) -> None:

@@ -145,6 +145,25 @@ async def test_being_cancelled_before_the_first_reply_cancels_the_stream() -> No
         await asyncio.wait_for(triton.cancelled.wait(), 5)
 
 
+async def test_hanging_up_is_no_fault_and_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """grpc's own read, if it is cancelled while it waits, says `Internal error from Core` and keeps its buffers."""
+
+    async def script(_: SeenRequest) -> AsyncIterator[Any]:
+        yield response(token_ids=(1,))
+        await asyncio.Event().wait()
+
+    async with connected(script) as (client, triton):
+        tasks = [asyncio.ensure_future(collect(client)) for _ in range(200)]
+        while len(triton.seen) < len(tasks):
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(each, asyncio.CancelledError) for each in ended)
+        assert len(asyncio.all_tasks()) < 50, "no read waits on"
+    assert not caplog.records
+
+
 async def test_cancelling_one_stream_leaves_the_others_alone() -> None:
     async def script(request: SeenRequest) -> AsyncIterator[Any]:
         for i in range(20):

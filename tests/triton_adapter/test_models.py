@@ -157,12 +157,13 @@ class TestPostprocess:
         assert broken.value("finish_reason") == "error"
 
     def test_the_gauge_follows_within_a_second_or_so(self, postprocess: PostprocessModel, pb_utils: FakePbUtils) -> None:
+        _wait_for(lambda: "ernie_postprocess_streams" in pb_utils.metrics)  # not in `initialize`
         gauge = pb_utils.metrics["ernie_postprocess_streams"]
-        assert gauge.values == [0]
+        assert gauge.values == [], "it is 0 from the start"
         postprocess.execute([request(event=self.event(), new_token_ids=[])])
-        _wait_for(lambda: gauge.values == [0, 1])
+        _wait_for(lambda: gauge.values == [1])
         postprocess.execute([request(event=self.event(final=True, finish_reason="stop", post=None), new_token_ids=[])])
-        _wait_for(lambda: gauge.values == [0, 1, 0])
+        _wait_for(lambda: gauge.values == [1, 0])
 
 
 def _wait_for(condition: Any) -> None:

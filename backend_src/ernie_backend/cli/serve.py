@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import re
 import signal
 import socket
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from .. import log_format
 from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
@@ -23,10 +24,13 @@ from . import demo_model
 from .commands import DRAIN_MARGIN_SECONDS, TRITON_EXIT_SECONDS, client_host, front_end_command, triton_command, triton_environment
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
+from .log_lines import line_writer
 from .private_folder import PrivateFolder
-from .probes import http_status, sequences_under_way
+from .probes import front_end_answers, http_status, sequences_under_way
 from .processes import Child, adopt_orphans, children_of, is_running, reap_all
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
+
+log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _MODEL_CHECK_SECONDS = 1.0
@@ -69,10 +73,14 @@ def run(args: argparse.Namespace) -> int:
     for note in demo_model.choose(args):
         _say(note)
     options = read_options(args, on_gpu=on_gpu)
+    log_format.install(options.observability.log_format, "serve", text="ernie-triton: {message}")
+    log.setLevel(logging.INFO)
     for note in options.notes:
         _say(note)
     options, max_model_len = _check_model(options)
     _check_ports(options)
+    for warning in options.warnings:  # behind what ends the start, so that an error stands alone
+        _say(warning)
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
         raise ConfigError("The front end's packages are missing. Install the [frontend] extra (pip install 'ernie-triton[frontend]').")
     return _Server(options, max_model_len, on_gpu=on_gpu).run()
@@ -132,11 +140,15 @@ class _Server:
             environment = triton_environment(self._options, installation, folder, config_file)
             try:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
-                self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock], TRITON_STACK_BYTES)
+                writer = line_writer(self._options.observability.log_format, "tritonserver")
+                self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock], TRITON_STACK_BYTES, writer)
                 self._await_triton()
+                folder.close_shared_memory()
                 if self._first_signal is None:
                     command = front_end_command(self._options, self._max_model_len)
-                    self._front_end = Child("The front end", command, os.environ, lambda _: True)
+                    environment = self._options.security.environment(os.environ, with_keys=True)
+                    writer = line_writer(self._options.observability.log_format, "frontend")
+                    self._front_end = Child("The front end", command, environment, lambda _: True, rewrite=writer)
                     self._await_front_end()
                 self._watch()
                 return 0
@@ -167,19 +179,19 @@ class _Server:
             time.sleep(_POLL_SECONDS)
 
     def _await_front_end(self) -> None:
-        host, port = client_host(self._options.host), self._options.port
+        host, port, security = client_host(self._options.host), self._options.port, self._options.security
         while self._first_signal is None:
             self._check_alive(starting=True)
-            if http_status(host, port, "/health") == 200:
+            if front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None):
                 print(self._ready_line(), flush=True)
                 return
             time.sleep(_POLL_SECONDS)
 
     def _ready_line(self) -> str:
         options = self._options
-        triton = client_host(options.triton_host)
+        triton, scheme = client_host(options.triton_host), "https" if options.security.uses_tls else "http"
         return (
-            f"Ready: {options.model_name} · OpenAI http://{client_host(options.host)}:{options.port}/v1 · Triton HTTP http://{triton}:"
+            f"Ready: {options.model_name} · OpenAI {scheme}://{client_host(options.host)}:{options.port}/v1 · Triton HTTP http://{triton}:"
             f"{options.triton_http_port} · gRPC {triton}:{options.triton_grpc_port} · metrics http://{triton}:{options.metrics_port}/metrics"
         )
 
@@ -256,4 +268,4 @@ def _describe(exit_code: int | None) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"ernie-triton: {text}", file=sys.stderr, flush=True)
+    log.info("%s", text)
