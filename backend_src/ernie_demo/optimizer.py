@@ -7,8 +7,7 @@ as AdamW's (Liu et al., 2025), so that both share a rate and a decay. Matrices o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -78,24 +77,30 @@ class Optimizer:
             torch._foreach_copy_([p.data for p in group], [part.view_as(p) for part, p in zip(split, group, strict=True)])
         torch._foreach_copy_([p.data for p in self._others], [m.data for m in self._masters])
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "matrices": self._matrices,
-            "momenta": self._momenta,
-            "masters": [m.data for m in self._masters],
-            "adam": self._adam.state_dict(),
-        }
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a later run needs to go on."""
+        found = {f"matrix {name}": masters for name, masters in self._by_shape(self._matrices)}
+        found |= {f"momentum {name}": momenta for name, momenta in self._by_shape(self._momenta)}
+        for i, master in enumerate(self._masters):
+            found[f"master {i}"] = master.data
+            found |= {f"adam {i} {name}": value for name, value in self._adam.state[master].items()}
+        return found
 
     @torch.no_grad()
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """What `state` gave; the parameters become those of then."""
-        for shape, masters in self._matrices.items():
-            masters.copy_(state["matrices"][shape])
-            self._momenta[shape].copy_(state["momenta"][shape])
-        for master, saved in zip(self._masters, state["masters"], strict=True):
-            master.data.copy_(saved)
-        self._adam.load_state_dict(state["adam"])
+        for kind, tensors in (("matrix", self._matrices), ("momentum", self._momenta)):
+            for name, tensor in self._by_shape(tensors):
+                tensor.copy_(state[f"{kind} {name}"])
+        for i, master in enumerate(self._masters):
+            master.data.copy_(state[f"master {i}"])
+            begin = f"adam {i} "
+            self._adam.state[master] = {name.removeprefix(begin): value.clone() for name, value in state.items() if name.startswith(begin)}
         self._write()
+
+    @staticmethod
+    def _by_shape(tensors: Mapping[tuple[int, int], Tensor]) -> list[tuple[str, Tensor]]:
+        return [(f"{rows} {columns}", tensor) for (rows, columns), tensor in tensors.items()]
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -166,18 +167,20 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        biases = [router.moe_statics.e_score_correction_bias.data for router in self.demo.routers]
-        state = {"progress": vars(self.progress), "optimizer": self.optimizer.state(), "biases": biases}
+        biases = {f"bias {i}": router.moe_statics.e_score_correction_bias.data for i, router in enumerate(self.demo.routers)}
         temporary = path.with_suffix(".part")
-        torch.save(state, temporary)
+        metadata = {name: repr(value) for name, value in vars(self.progress).items()}
+        save_file({name: tensor.contiguous() for name, tensor in (self.optimizer.state() | biases).items()}, temporary, metadata)
         temporary.replace(path)
 
     def resume(self, path: Path) -> None:
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        self.progress = Progress(**state["progress"])
-        self.optimizer.load_state(state["optimizer"])
-        for router, bias in zip(self.demo.routers, state["biases"], strict=True):
-            router.moe_statics.e_score_correction_bias.data.copy_(bias)
+        with safe_open(path, "pt", device=str(self.device)) as file:
+            given = file.metadata()
+        state = load_file(path, str(self.device))
+        self.progress = Progress(int(given["steps"]), float(given["seconds"]), int(given["examples"]))
+        self.optimizer.load_state(state)
+        for i, router in enumerate(self.demo.routers):
+            router.moe_statics.e_score_correction_bias.data.copy_(state[f"bias {i}"])
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

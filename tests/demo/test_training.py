@@ -113,9 +113,9 @@ def test_learning_lowers_the_loss_and_goes_on_from_its_state(tmp_path: Path, sma
     for _ in range(5):
         one.step(batch)
     assert loss(one) < before - 0.5
-    one.save(tmp_path / "state.pt")
+    one.save(tmp_path / "state.safetensors")
     other = trainer("--seed", "5")
-    other.resume(tmp_path / "state.pt")
+    other.resume(tmp_path / "state.safetensors")
     assert other.progress == one.progress and loss(other) == loss(one)
     for each in (one, other):
         each.step(batch)

@@ -70,12 +70,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C. 0: stopped as asked; 1: the model or a process failed; `ConfigError`: a flag is wrong."""
     on_gpu = bool(gpu_names())
-    for note in demo_model.choose(args):
-        _say(note)
+    of_the_model = demo_model.choose(args)
     options = read_options(args, on_gpu=on_gpu)
     log_format.install(options.observability.log_format, "serve", text="ernie-triton: {message}")
     log.setLevel(logging.INFO)
-    for note in options.notes:
+    for note in (*of_the_model, *options.notes):
         _say(note)
     options, max_model_len = _check_model(options)
     _check_ports(options)
