@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE_ROOTS = ("kernels", "backend_src", "openai_frontend")
-OURS = ("ernie_kernels", "ernie_backend", "ernie_openai")
+OURS = ("ernie_kernels", "ernie_backend", "ernie_openai", "ernie_demo", "ernie_demo_model")
 
 
 def module_files() -> dict[str, Path]:

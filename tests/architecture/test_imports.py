@@ -76,7 +76,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.cli": (
         *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "api_keys", "checkpoint_writer", "execution.safetensors_file")),
         *(f"ernie_backend.{name}" for name in ("log_format", "tracing")),
+        "ernie_demo_model",
     ),
+    "ernie_demo": (
+        *(f"ernie_backend.{name}" for name in ("checkpoint_writer", "config", "execution.safetensors_file", "execution.sequence_media")),
+        *(f"ernie_backend.{name}" for name in ("media", "media_fields", "model_config", "protocol", "text")),
+        "ernie_backend.triton_adapter.media_prompt",
+    ),
+    "ernie_demo.cases": (),
+    "ernie_demo.skills": ("ernie_demo.cases", "ernie_demo.drawing", "ernie_demo.text"),
+    "ernie_demo.text": ("ernie_demo.cases",),
+    "ernie_demo_model": (),
     "ernie_kernels": (),
     "ernie_kernels.xp": (),
     "ernie_kernels.weights": ("ernie_kernels.xp",),
@@ -108,9 +118,9 @@ _WITH_NUMPY = ("execution", "triton_adapter", "media", "checkpoint_writer", "ben
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "paddle": ("ernie_kernels.xp._paddle",),
-    "torch": ("ernie_kernels.xp._torch", "ernie_backend.benchmark.transformers_peer"),
+    "torch": ("ernie_kernels.xp._torch", "ernie_backend.benchmark.transformers_peer", "ernie_demo"),
     "numba": ("ernie_kernels.cpu",),
-    "transformers": ("ernie_backend.benchmark.transformers_peer",),
+    "transformers": ("ernie_backend.benchmark.transformers_peer", "ernie_demo"),
     "triton": ("ernie_kernels.launch", "ernie_kernels.interpreter", "ernie_kernels.triton"),
     "fastapi": ("ernie_openai",),
     "starlette": ("ernie_openai",),
@@ -125,14 +135,14 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "aiohttp": ("ernie_backend.benchmark.load_client",),
     "jinja2": ("ernie_backend.text",),
     "llguidance": ("ernie_backend.text.grammar_worker", "ernie_backend.execution.constraint"),
-    "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),
+    "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer", "ernie_demo.tokenizer"),
     "triton_python_backend_utils": (),
     "opentelemetry": ("ernie_backend.tracing",),
     "prometheus_client": ("ernie_openai",),
-    "PIL": ("ernie_backend.media",),
-    "av": ("ernie_backend.media",),
+    "PIL": ("ernie_backend.media", "ernie_demo"),
+    "av": ("ernie_backend.media", "ernie_demo.requests"),
     "httpcore2": ("ernie_backend.media",),
-    "numpy": tuple(f"ernie_{name}" for name in ("kernels", *(f"backend.{part}" for part in _WITH_NUMPY))),
+    "numpy": tuple(f"ernie_{name}" for name in ("kernels", "demo", *(f"backend.{part}" for part in _WITH_NUMPY))),
 }
 """Other people's package → the only modules of ours that may import it."""
 
@@ -147,7 +157,7 @@ def _rule(name: str) -> str:
 @pytest.mark.parametrize("name", sorted(module_files()))
 def test_arrows(name: str) -> None:
     rule = _rule(name)
-    allowed = (rule, *MAY_IMPORT[rule]) if rule not in OURS or rule == "ernie_openai" else MAY_IMPORT[rule]
+    allowed = (rule, *MAY_IMPORT[rule]) if rule not in OURS or rule in ("ernie_openai", "ernie_demo") else MAY_IMPORT[rule]
     for target in imports(name, module_files()[name]):
         if target.split(".")[0] in OURS:
             assert any(is_within(target, prefix) for prefix in allowed), f"{name} must not import {target} (allowed: {', '.join(allowed)})"

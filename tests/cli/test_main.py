@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ernie_backend.cli import doctor
+from ernie_backend.cli import demo_model, doctor
 from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.perf import find_perf_analyzer, input_data
 from ernie_backend.errors import ConfigError
@@ -47,6 +48,24 @@ def test_flags_that_do_not_fit_the_model(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Ernie4_5ForCausalLM"], **sizes}))
     assert main(["serve", "--model", str(tmp_path), "--max-model-len", "9999"]) == 2
     assert "--max-model-len: max_model_len (9999) exceeds the model's context of 4096 tokens." in capsys.readouterr().err
+
+
+def test_without_a_model_the_demo_model_is_served(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--max-model-len", "9999"]) == 2
+    said, error = capsys.readouterr().err.splitlines()
+    assert said == "ernie-triton: No --model given: serving the demo model, which is tiny. Another one: --model DIR."
+    assert "max_model_len (9999) exceeds the model's context of 4096 tokens." in error
+
+
+def test_the_demo_models_limit_is_that_of_its_pictures() -> None:
+    args = argparse.Namespace(model=None, limit_mm_per_prompt=None)
+    assert demo_model.choose(args) and args.limit_mm_per_prompt == {"image": 4, "video": 1}
+    assert (Path(args.model) / "config.json").is_file()
+    given = argparse.Namespace(model=None, limit_mm_per_prompt={"image": 2})
+    demo_model.choose(given)
+    assert given.limit_mm_per_prompt == {"image": 2}
+    other = argparse.Namespace(model="m", limit_mm_per_prompt=None)
+    assert demo_model.choose(other) == [] and other.limit_mm_per_prompt is None
 
 
 def test_doctor_has_one_line_for_each_thing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,13 +17,13 @@ STOP_SECONDS = 40.0
 
 
 @contextlib.contextmanager
-def running_server(model_dir: str | Path, **flags: object) -> Iterator[RunningServer]:
-    """Serve `model_dir`; `max_num_seqs=4` is `--max-num-seqs 4`, a tuple repeats the flag.
+def running_server(model_dir: str | Path | None, **flags: object) -> Iterator[RunningServer]:
+    """Serve `model_dir`, or without it the demo model; `max_num_seqs=4` is `--max-num-seqs 4`, a tuple repeats the flag.
 
     Afterwards: exit code 0, no process, folder or shared memory left."""
     pairs = [(name, value) for name, given in flags.items() for value in (given if isinstance(given, tuple) else (given,))]
     arguments = [part for name, value in pairs for part in (f"--{name.replace('_', '-')}", str(value))]
-    with _running_server(str(model_dir), arguments, stop_seconds=STOP_SECONDS) as server:
+    with _running_server(None if model_dir is None else str(model_dir), arguments, stop_seconds=STOP_SECONDS) as server:
         processes = descendants(server.process.pid)
         yield server
         processes |= descendants(server.process.pid)

@@ -39,11 +39,13 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(model: str, flags: Sequence[str] = (), *, stop_seconds: float = 60.0) -> Iterator[RunningServer]:
-    """Serve `model` on free ports; yield when ready; SIGTERM at the end. `ConfigError` with its log if it never gets ready."""
+def running_server(model: str | None, flags: Sequence[str] = (), *, stop_seconds: float = 60.0) -> Iterator[RunningServer]:
+    """Serve `model` (None: what `serve` chooses) on free ports; yield when ready; SIGTERM at the end. `ConfigError` with its log if it
+    never gets ready."""
     names = ("--port", "--triton-http-port", "--triton-grpc-port", "--metrics-port")
     ports = [text for name, port in zip(names, free_ports(len(names)), strict=True) if name not in flags for text in (name, str(port))]
-    command = [sys.executable, "-m", "ernie_backend.cli", "serve", "--model", model, "--host", "127.0.0.1", *ports, *flags]
+    command = [sys.executable, "-m", "ernie_backend.cli", "serve", "--host", "127.0.0.1", *ports, *flags]
+    command += [] if model is None else ["--model", model]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     server = RunningServer(process, [])
     reader = threading.Thread(target=_collect, args=(server,), daemon=True)

@@ -116,7 +116,7 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every flag that `serve` knows."""
     serving = parser.add_argument_group("serving")
-    serving.add_argument("--model", required=True, metavar="DIR", help="the model folder")
+    serving.add_argument("--model", metavar="DIR", help="the model folder (default: the demo model of this package)")
     serving.add_argument("--host", default="0.0.0.0", help="address of the OpenAI front end (default: %(default)s)")
     serving.add_argument("--port", type=_port, default=8180, help="port of the OpenAI front end (default: %(default)s)")
     serving.add_argument("--workers", type=_positive, default=1, help="HTTP processes of the front end (default: %(default)s)")

@@ -20,6 +20,7 @@ from .. import log_format
 from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
+from . import demo_model
 from .commands import (
     DRAIN_MARGIN_SECONDS,
     TRITON_EXIT_SECONDS,
@@ -68,7 +69,7 @@ class ServeError(Exception):
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    usage = "ernie-triton serve --model DIR [flags]"  # argparse's own, of a hundred flags, would bury every error
+    usage = "ernie-triton serve [--model DIR] [flags]"  # argparse's own, of a hundred flags, would bury every error
     parser = subparsers.add_parser("serve", help="start tritonserver and the OpenAI front end", usage=usage, allow_abbrev=False)
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -77,10 +78,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C. 0: stopped as asked; 1: the model or a process failed; `ConfigError`: a flag is wrong."""
     on_gpu = bool(gpu_names())
+    of_the_model = demo_model.choose(args)
     options = read_options(args, on_gpu=on_gpu)
     log_format.install(options.observability.log_format, "serve", text="ernie-triton: {message}")
     log.setLevel(logging.INFO)
-    for note in options.notes:
+    for note in (*of_the_model, *options.notes):
         _say(note)
     options, max_model_len = _check_model(options)
     check_ports(options)
