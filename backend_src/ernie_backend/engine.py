@@ -26,6 +26,7 @@ STOPPING = UnavailableError("The server is shutting down. Send the request to an
 IDLE_CHECK_SECONDS = 1.0
 
 NOT_QUEUED = EngineError("The engine could not take this request. Try again; if it happens again, see the server's log.")
+BROKEN = "no step can be computed any more"
 STOPPED = UnavailableError("The engine has stopped. Restart the server; its log says why.")
 
 
@@ -64,6 +65,7 @@ class Engine:
         self._drain_deadline: float | None = None
         self._stopping = False
         self._alive = False
+        self._step_began: float | None = None
         self._stats = core.stats()
         self._thread = threading.Thread(target=self._run, name="ernie-engine", daemon=True)
 
@@ -106,6 +108,12 @@ class Engine:
         return self._alive and self._thread.is_alive()
 
     @property
+    def step_seconds(self) -> float:
+        """How long the step under way has taken; 0 between two steps."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
     def stats(self) -> SchedulerStats:
         """As of the last step."""
         return self._stats
@@ -129,7 +137,12 @@ class Engine:
     def _turn(self) -> None:
         self._read_inbox()
         if not self._stopping and self._core.has_work:
-            self._tell(self._core.step())
+            self._step_began = time.monotonic()
+            output = self._core.step()
+            self._step_began = None
+            self._tell(output)
+            if self._core.is_broken:
+                raise RuntimeError(BROKEN)
         self._enforce_drain()
         self._stats = self._core.stats()
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from ..build import ServingEngine, build_engine
 from ..delivery import Response, StopWatch
+from ..engine import STOPPED, refusal
 from ..errors import EngineError, ErnieError
 from ..metrics import ENGINE_METRICS
 from ..protocol import GenerateRequest
 from ..text.tokenizer import Tokenizer
 from .defaults import end_token_ids
+from .engine_watch import EngineWatch
+from .heartbeat import Heartbeat
 from .media_tensors import read_media
 from .post_context import PostContext
 from .seal import SIGNATURE_LENGTH, Seal, is_same
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 
 METRICS_INTERVAL_SECONDS = 1.0
 """Each metric update is a round trip on the same channel as the tokens: once a second, and never per token."""
-
-LAST_WORDS_SECONDS = 2.0
-"""For the error responses to leave when a thread has died, before the process follows it."""
 
 NOT_FOR_CLIENTS = EngineError("The engine takes requests only from the ensemble `ernie`. Send them there.")
 
@@ -56,8 +54,10 @@ class EngineModel:
             self._serving: ServingEngine = build_engine(settings, tokenizer, lambda model: end_token_ids(settings.model, model, tokenizer))
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
-        self._keys: set[str] = set()
+        self._requests: dict[str, GenerateRequest] = {}
         self._housekeeper = _Housekeeper(self._pb, self._serving)
+        self._watch = EngineWatch(self._serving, self._tell_all)
+        self._heartbeat = Heartbeat(settings, args)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine and return at once; answers come from the delivery thread."""
@@ -73,12 +73,14 @@ class EngineModel:
         return None
 
     def is_ready(self) -> bool:
-        """Newer Tritons ask: whether the engine thread answers requests."""
-        return self._serving.is_alive
+        """Newer Tritons ask: whether requests are being answered."""
+        return self._serving.fault is None
 
     def finalize(self) -> None:
         """End every stream and thread, so that the server leaves at once."""
-        if hasattr(self, "_housekeeper"):
+        if hasattr(self, "_heartbeat"):
+            self._heartbeat.close()
+            self._watch.close()
             self._housekeeper.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
@@ -91,10 +93,10 @@ class EngineModel:
         if not is_same(signature, self._seal.of_request(text, ids, media)):
             raise NOT_FOR_CLIENTS
         generate = GenerateRequest.from_json(text, ids, read_media(self._pb, request))
-        if generate.key in self._keys:  # preprocess' answer, sent twice
+        if generate.key in self._requests:  # preprocess' answer, sent twice
             raise NOT_FOR_CLIENTS
-        self._keys.add(generate.key)
-        sink = _TritonSink(self._pb, sender, self._first_response(generate), lambda: self._keys.discard(generate.key))
+        self._requests[generate.key] = generate
+        sink = _TritonSink(self._pb, sender, self._first_response(generate), lambda: self._requests.pop(generate.key, None))
         self._serving.delivery.register(generate.key, sink, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
         self._serving.submit(generate)
 
@@ -115,6 +117,11 @@ class EngineModel:
             return readers[index].stopped
 
         return watch
+
+    def _tell_all(self) -> None:
+        """Everyone whose answer is under way hears that it ends here."""
+        for generate in list(self._requests.values()):
+            self._serving.delivery.push(refusal(generate, STOPPED.to_wire()))
 
     def _refuse(self, sender: Any, error: ErnieError) -> None:
         sender.send(error_response(self._pb, error), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -161,11 +168,7 @@ class _TritonSink:
 
 
 class _Housekeeper:
-    """Once a second: copies the engine's counts into Triton's /metrics, and looks whether the engine still lives.
-
-    Triton 2.51 asks no model whether it is ready: a process with a dead engine would refuse requests for ever. So it ends, which `serve`,
-    or whatever supervises tritonserver, notices.
-    """
+    """Copies the engine's counts into Triton's /metrics once a second."""
 
     def __init__(self, pb_utils: Any, serving: ServingEngine) -> None:
         self._serving = serving
@@ -190,10 +193,6 @@ class _Housekeeper:
     def _run(self) -> None:
         while not self._closing.wait(METRICS_INTERVAL_SECONDS):
             self._publish()
-            if not self._serving.is_alive:
-                log.critical("a thread of the engine has died: ending the process")
-                time.sleep(LAST_WORDS_SECONDS)
-                os._exit(1)
 
     def _publish(self) -> None:
         stats = self._serving.engine.stats

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ErnieError
 from ..relay import RelaySender
 from ..text.tokenizer import Tokenizer
+from .heartbeat import Heartbeat
 from .postprocess import PostOutputs, Postprocessor
 from .seal import Seal
 from .settings import load_settings
@@ -27,21 +28,27 @@ class PostprocessModel:
         self._pb = pb_utils
         self._postprocessor: Postprocessor | None = None
         self._gauge: _StreamsGauge | None = None
+        self._heartbeat: Heartbeat | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
-            self._postprocessor = Postprocessor(Tokenizer.from_folder(load_settings(args).model), RelaySender, Seal.of_server(args))
+            settings = load_settings(args)
+            self._postprocessor = Postprocessor(Tokenizer.from_folder(settings.model), RelaySender, Seal.of_server(args))
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._gauge = _StreamsGauge(self._pb, self._postprocessor)
+        self._heartbeat = Heartbeat(settings, args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per engine response, in order."""
         return [self._respond(request) for request in requests]
 
     def finalize(self) -> None:
-        """Stop the gauge and close the relay."""
+        """Stop heartbeat and gauge, and close the relay."""
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
         if self._gauge is not None:
             self._gauge.close()
             self._gauge = None

@@ -13,6 +13,7 @@ from ..errors import ConfigError, EngineError, ErnieError, InvalidRequestError
 from ..media.patches import LoadedMedia
 from ..protocol import GenerateRequest
 from ..text.helper_process import find_python
+from .heartbeat import Heartbeat
 from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
 from .seal import Seal
@@ -48,6 +49,7 @@ class PreprocessModel:
         self._pb = pb_utils
         self._preprocessor: Preprocessor | None = None
         self._pool: MediaPool | None = None
+        self._heartbeat: Heartbeat | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
@@ -58,6 +60,7 @@ class PreprocessModel:
             self._seal = Seal.of_server(args)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
+        self._heartbeat = Heartbeat(config, args)
 
     def execute(self, requests: list[Any]) -> None:
         """Each request gets its one response from its own sender; a refused one touches no other."""
@@ -66,7 +69,10 @@ class PreprocessModel:
             self._answer(sender, partial(self._begin, request, sender))
 
     def finalize(self) -> None:
-        """End the downloads and the helper processes of template and grammars."""
+        """End heartbeat, downloads and the helper processes of template and grammars."""
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
         if self._pool is not None:
             self._pool.close()
             self._pool = None
