@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", nargs="+", action="extend", default=[], help="keys that may use /v1; without it none is asked for")
     parser.add_argument("--max-model-len", type=_positive, help="tokens; only shown in /v1/models")
     parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
+    parser.add_argument("--outage-file", metavar="FILE", help="while it exists, /health is 503 with its text; `serve` writes it")
     parser.add_argument("--workers", type=_positive, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
     return parser
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         api_keys=tuple(given.api_key),
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
+        outage_file=given.outage_file,
     )
     run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds)
     return 0

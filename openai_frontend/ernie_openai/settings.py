@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ernie_backend.errors import ModelNotFoundError
 
@@ -28,6 +29,18 @@ class FrontendSettings:
     max_model_len: int | None = None
     """Tokens; only shown, the engine checks it."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    outage_file: str | None = None
+    """While it exists, no request can be answered; it says why."""
+
+    @property
+    def outage(self) -> str | None:
+        """Why no request can be answered now, as whoever supervises the server has found; a model's dead process is no news to Triton."""
+        if self.outage_file is None:
+            return None
+        try:
+            return Path(self.outage_file).read_text(encoding="utf-8")
+        except OSError:
+            return None
 
     @property
     def listed_models(self) -> tuple[str, ...]:

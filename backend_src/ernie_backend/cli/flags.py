@@ -32,6 +32,7 @@ _ENGINE_FLAGS = {
     "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
     "tool_call_parser": ("--tool-call-parser", str, f"{', '.join(PARSERS[1:])} or none (default: by the chat template)"),
     "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
+    "step_timeout_seconds": ("--step-timeout", float, "seconds after which a step is taken for hung (default: 60 on a GPU, 300 on a CPU)"),
     "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
 }
 """`EngineConfig` field → flag, type, help."""
@@ -65,6 +66,8 @@ class ServeOptions:
     tritonserver: str | None
     model_repository: str | None
     shutdown_grace_seconds: float
+    max_restarts: int
+    """Of tritonserver within ten minutes, and of the front end."""
     verbose: bool
     notes: tuple[str, ...]
     """One line for each flag that was accepted without a meaning here."""
@@ -108,6 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
+    restarts = "restarts of what has died or hangs within ten minutes; then, or with 0, serve ends (default: %(default)s)"
+    serving.add_argument("--max-restarts", type=_count, default=5, metavar="N", help=restarts)
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
 
     engine = parser.add_argument_group("engine")
@@ -174,6 +179,7 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         tritonserver=args.tritonserver,
         model_repository=args.model_repository,
         shutdown_grace_seconds=args.shutdown_grace_seconds,
+        max_restarts=args.max_restarts,
         verbose=args.verbose,
         notes=tuple(_notes(args, on_gpu)),
     )
@@ -291,6 +297,12 @@ def _folder(text: str) -> str:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
     return int(text)
 
 

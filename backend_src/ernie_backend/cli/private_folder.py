@@ -33,6 +33,10 @@ class PrivateFolder:
     def shared_memory_prefix(self) -> str:
         return f"{self.path.name}-"
 
+    def remove_shared_memory(self) -> None:
+        """What a killed tritonserver of ours has left; no process of it may live."""
+        _remove_shared_memory(self.path)
+
     def __enter__(self) -> PrivateFolder:
         return self
 
@@ -64,7 +68,11 @@ def _remove_dead() -> None:
             os.close(lock)
 
 
-def _remove(folder: Path) -> None:
-    for region in _SHARED_MEMORY.glob(f"{folder.name}-*"):
+def _remove_shared_memory(folder: Path) -> None:
+    for region in _SHARED_MEMORY.glob(f"{folder.name}-*"):  # the folder's name is this server's alone
         region.unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    _remove_shared_memory(folder)
     shutil.rmtree(folder, ignore_errors=True)

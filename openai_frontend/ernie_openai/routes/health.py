@@ -15,6 +15,10 @@ router = APIRouter()
 @router.get("/ping")
 @router.post("/ping")
 async def health(request: Request) -> Response:
-    if not await frontend_of(request).client.is_ready():
+    frontend = frontend_of(request)
+    outage = frontend.settings.outage
+    if outage is not None:
+        raise UnavailableError(outage)
+    if not await frontend.client.is_ready():
         raise UnavailableError("The model server is not ready.")
     return Response()
