@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
@@ -121,6 +122,7 @@ class Engine:
     # -- on the engine thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        _show_name()
         try:
             while not self._stopping:
                 self._turn()
@@ -210,6 +212,12 @@ class Engine:
     def _tell(self, output: StepOutput) -> None:
         if output.events:
             self._listener(output)
+
+
+def _show_name() -> None:
+    """The thread's name for `top -H` and debuggers, which Python sets itself only from 3.14 on."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(threading.current_thread().name, encoding="ascii")
 
 
 def refusal(request: GenerateRequest, error: str) -> StepOutput:

@@ -190,6 +190,13 @@ ERRORS: list[tuple[str, list[Any], type[ErnieError], str | None, str]] = [
     ("abort", [response(finish_reason="abort")], UnavailableError, None, "stopped this answer"),
     ("unavailable", [(UNAVAILABLE, "Socket closed")], UnavailableError, None, "not available"),
     ("stopping", [response(token_ids=(1,)), (UNAVAILABLE, "Server is stopping")], UnavailableError, None, "not available"),
+    (
+        "dead process",
+        [error_message("in ensemble 'ernie', [request id: r] Stub process 'ernie_engine_0_0' is not healthy.")],
+        UnavailableError,
+        None,
+        "not available",
+    ),
     ("unknown model", [error_message("Request for unknown model: 'ernie' is not found")], UnavailableError, None, "not available"),
     ("internal", [(grpc.StatusCode.INTERNAL, "RuntimeError: secret /path")], EngineError, None, "server's log"),
     ("python error", [error_message("Failed to process: secret /path/model.py(11)")], EngineError, None, "server's log"),

@@ -11,6 +11,7 @@ import llguidance
 import pytest
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.text import helper_process
 from ernie_backend.text.answer_format import AnswerFormat
 from ernie_backend.text.grammar import Body, answer_grammar, choice_grammar, json_grammar
 from ernie_backend.text.grammar_process import REMEMBERED, GrammarProcess
@@ -141,6 +142,17 @@ class TestTryingOut:
         os.kill(helper.pid, signal.SIGKILL)
         helper.wait()
         assert process.compiled(Body("regex", "b", "p"))
+        process.close()
+
+    def test_a_helper_that_does_not_answer_is_replaced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        process = GrammarProcess()
+        process.compiled(Body("regex", "a", "p"))
+        helper = process._helper._process
+        assert helper is not None
+        os.kill(helper.pid, signal.SIGSTOP)
+        monkeypatch.setattr(helper_process, "WALL_SECONDS", 3.0)  # the fresh one must start and answer within it, too
+        assert process.compiled(Body("regex", "b", "p"))
+        assert process._helper._process is not helper
         process.close()
 
     def test_known_ones_are_not_tried_again(self) -> None:

@@ -13,12 +13,17 @@ _LONGEST_DELAY_SECONDS = 16.0
 
 
 class RestartBudget:
-    """So many restarts within ten minutes: the first at once, the others after 1, 2, 4 … 16 s."""
+    """So many restarts within ten minutes: one at once; while they do not help, the others after 1, 2, 4 … 16 s."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
         self._times: collections.deque[float] = collections.deque()
+        self._in_vain = 0
+
+    def helped(self) -> None:
+        """What was restarted works again: the next restart need not wait."""
+        self._in_vain = 0
 
     def next_delay(self) -> float | None:
         """Seconds to wait before the next restart, which is booked; None: there were too many of late."""
@@ -28,7 +33,8 @@ class RestartBudget:
         if len(self._times) >= self._most:
             return None
         self._times.append(now)
-        return 0.0 if len(self._times) == 1 else min(2.0 ** (len(self._times) - 2), _LONGEST_DELAY_SECONDS)
+        self._in_vain += 1
+        return 0.0 if self._in_vain == 1 else min(2.0 ** (self._in_vain - 2), _LONGEST_DELAY_SECONDS)
 
 
 class Outage:

@@ -35,7 +35,7 @@ from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_instal
 _POLL_SECONDS = 0.1
 _FATAL_GRACE_SECONDS = 3.0
 """When a process has died: what it carried cannot end properly any more, the others' clients can still be told."""
-_LEAST_LOAD_SECONDS = 60.0
+_LEAST_LOAD_SECONDS = 120.0
 """So long, or three times as long as the first start, may a restart take: then it counts as failed."""
 _METRICS_LAG_SECONDS = 1.5
 """The engine publishes its counts once a second."""
@@ -227,6 +227,7 @@ class _Server:
                 fault = str(error).rstrip(".")
                 continue
             if self._first_signal is None:
+                self._triton_restarts.helped()
                 self._outage.end()
                 _say("tritonserver is ready again.")
             return

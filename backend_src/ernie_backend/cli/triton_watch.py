@@ -19,7 +19,7 @@ _STOPPED_LOOKS = 30
 _SLOW_LOOK_SECONDS = 1.0
 _SILENT_LOOKS = 20
 """Slow looks without a sign of life. The longest call that keeps Python's lock, a kernel being compiled, takes a few seconds."""
-_UNREADY_LOOKS = 5
+_UNREADY_LOOKS = 10
 """Slow looks, each of which waits 2 s for an answer."""
 _ENDED = (None, "Z", "X")
 _INSTANCE = re.compile(r"(\w+)_\d+_\d+")
