@@ -101,7 +101,7 @@ def in_private_shared_memory(start: Callable[[], RunningServer], megabytes: int)
 
 def shared_memory(server: RunningServer) -> Path:
     """The server's own view of /dev/shm."""
-    return Path(f"/proc/{server.process.pid}/root/dev/shm")
+    return Path("/proc", str(server.process.pid), "root", "dev", "shm")
 
 
 @contextlib.contextmanager

@@ -77,6 +77,11 @@ class TritonWatch:
         return None
 
 
+def all_alive(pid: int, signs_of_life: Path) -> bool:
+    """Whether every model's process of a tritonserver that is starting has done its part: it gives signs of life."""
+    return 0 < len(list(signs_of_life.iterdir())) == len(children_of(pid))
+
+
 def _model_of(pid: int) -> str:
     """The model that a stub runs: its command line names the instance."""
     try:
