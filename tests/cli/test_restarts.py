@@ -149,6 +149,12 @@ def test_a_process_without_a_sign_of_life(watched: Watched) -> None:
     assert watched.looks(1, alive=False) == "the process of ernie_engine does not respond"
 
 
+def test_a_process_that_knows_that_it_cannot_go_on(watched: Watched) -> None:
+    assert watched.looks(3) is None
+    watched.sign.write_text("a step has taken longer than 60 s")
+    assert watched.looks(1) == "ernie_engine has given up: a step has taken longer than 60 s"
+
+
 def test_a_tritonserver_that_is_not_ready(watched: Watched) -> None:
     watched.triton.status = 400
     assert watched.looks(triton_watch._UNREADY_LOOKS) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import queue
@@ -134,7 +135,8 @@ class Neighbour(threading.Thread):
         try:
             (self._over_openai if self._openai else self._over_grpc)()
         except Exception as error:
-            self.ending = f"{type(error).__name__}: {error}"
+            told = "StatusCode.UNAVAILABLE" in str(error) or "is not healthy" in str(error)
+            self.ending = "unavailable" if told else f"{type(error).__name__}: {error}"
         self._begun.set()
 
     def wait_until_begun(self) -> None:
@@ -219,6 +221,11 @@ class HealthLog(threading.Thread):
     def end(self) -> None:
         self._ending.set()
         self.join(30)
+
+    @property
+    def statuses(self) -> list[int]:
+        """Without repetitions."""
+        return [status for status, _ in itertools.groupby(status for status, _, _ in self.seen)]
 
 
 def wait_until_healthy(server: RunningServer) -> None:

@@ -45,6 +45,7 @@ EXPERTS = "moe_num_experts=4 moe_intermediate_size=64 moe_k=2 num_hidden_layers=
 SIZES = [*EXPERTS.split(), *["tie_word_embeddings=false", "num_attention_heads=4", "num_key_value_heads=2", "head_dim=16"]]
 POISON = 5000
 SHARED_MEMORY_MEGABYTES = 64
+OF_TRITON = ("bin/tritonserver", "ernie_engine/1", "ernie_preprocess/1", "ernie_postprocess/1")
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +89,12 @@ def held_at_first(faulty: RunningServer, first_answer: str) -> dict[str, int]:
 @pytest.fixture(autouse=True)
 def comes_back(faulty: RunningServer, first_answer: str, held_at_first: dict[str, int]) -> Iterator[None]:
     """After every fault: ready by itself, the same answer as ever, and nothing left of what was under way."""
+    before = processes(faulty, "ernie_engine/1")
     yield
     wait_until_healthy(faulty)
     assert text(ask(faulty)) == first_answer
-    wait_until_idle(faulty)
+    if processes(faulty, "ernie_engine/1") == before:  # else it is another engine
+        wait_until_idle(faulty)
     assert holdings(faulty) == held_at_first
 
 
@@ -205,18 +208,18 @@ def test_killed_helper_processes_of_preprocess(faulty: RunningServer, worker: st
     ],
 )
 def test_tritonserver_is_restarted(faulty: RunningServer, which: str, number: signal.Signals, reason: str) -> None:
-    before = {pid for kind in ("bin/tritonserver", "ernie_") for pid in processes(faulty, kind)}
+    before = {pid for kind in OF_TRITON for pid in processes(faulty, kind)}
     health = HealthLog(faulty)
     with neighbours(faulty, 3900) as both:
         os.kill(processes(faulty, which)[0], number)
-        assert {each.end() for each in both} <= {"unavailable", "InferenceServerException: [StatusCode.UNAVAILABLE] Stream removed"}
+        assert {each.end() for each in both} == {"unavailable"}
     refused = ask(faulty)
     assert refused.status_code == 503 and refused.headers["retry-after"]
     wait_until_healthy(faulty)
     health.end()
-    assert [status for status, _, _ in health.seen] == [200, 503, 200], health.seen
+    assert health.statuses == [200, 503, 200], health.seen
     assert reason in health.seen[1][1] and health.seen[1][2]
-    after = {pid for kind in ("bin/tritonserver", "ernie_") for pid in processes(faulty, kind)}
+    after = {pid for kind in OF_TRITON for pid in processes(faulty, kind)}
     assert not before & after and len(after) == len(before)
     assert any(reason in line for line in faulty.log)
 

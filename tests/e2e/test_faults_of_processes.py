@@ -14,7 +14,18 @@ import pytest
 
 from ernie_backend.cli.background import RunningServer
 from ernie_backend.cli.processes import children_of
-from tests.e2e.faults import HealthLog, HungThread, Neighbour, ask, holdings, neighbours, processes, text, wait_until_healthy
+from tests.e2e.faults import (
+    RECOVERY_SECONDS,
+    HealthLog,
+    HungThread,
+    Neighbour,
+    ask,
+    holdings,
+    neighbours,
+    processes,
+    text,
+    wait_until_healthy,
+)
 from tests.e2e.observe import wait_until_idle
 from tests.e2e.server import running_server
 
@@ -36,13 +47,16 @@ def test_a_step_that_never_ends(two_workers: RunningServer) -> None:
             pytest.skip("needs the right to trace processes")
         endings = {each.end() for each in both}
     assert endings <= {"error", "unavailable"}, endings
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while processes(two_workers, "ernie_engine/1") == [engine]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     wait_until_healthy(two_workers)
     health.end()
-    assert processes(two_workers, "ernie_engine/1") != [engine]
     assert text(ask(two_workers)) == expected
-    assert {status for status, _, _ in health.seen} == {200, 503}
-    told = [line for line in two_workers.log if "has taken longer than 5 s" in line or "does not respond" in line]
-    assert told, "".join(two_workers.log[-20:])  # the latter if the thread held Python's lock, so that nobody could see the former
+    assert health.statuses == [200, 503, 200], health.seen
+    why = health.seen[1][1]  # the latter if the thread was stopped while it held Python's lock, so that no other saw the former
+    assert "has taken longer than 5 s" in why or "does not respond" in why
 
 
 def test_a_killed_worker_is_replaced(two_workers: RunningServer) -> None:

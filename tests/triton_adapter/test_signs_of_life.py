@@ -35,7 +35,9 @@ def test_a_sign_of_life_again_and_again(tmp_path: Path, monkeypatch: pytest.Monk
     beating.close()
     last = file.stat().st_mtime_ns
     time.sleep(0.05)
-    assert file.stat().st_mtime_ns == last
+    assert file.stat().st_mtime_ns == last and not file.read_text()
+    beating.give_up("the reason")
+    assert file.read_text() == "the reason"
 
 
 @pytest.mark.parametrize("folder", [None, "without the folder for it"])

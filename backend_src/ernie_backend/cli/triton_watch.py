@@ -60,9 +60,11 @@ class TritonWatch:
     def _signs_of_life(self) -> str | None:
         for path, before in self._last_sign.items():
             try:
-                now = path.stat().st_mtime_ns
+                now, why = path.stat().st_mtime_ns, path.read_text(encoding="utf-8")
             except OSError:
-                now = before
+                now, why = before, ""
+            if why:
+                return f"{_name_in(path.name)} has given up: {why}"
             self._silent[path] = self._silent[path] + 1 if now == before else 0
             self._last_sign[path] = now
             if self._silent[path] > _SILENT_LOOKS:

@@ -56,8 +56,8 @@ class EngineModel:
             raise self._pb.TritonModelException(error.message) from None
         self._requests: dict[str, GenerateRequest] = {}
         self._housekeeper = _Housekeeper(self._pb, self._serving)
-        self._watch = EngineWatch(self._serving, self._tell_all)
         self._heartbeat = Heartbeat(settings, args)
+        self._watch = EngineWatch(self._serving, self._tell_all, self._heartbeat.give_up)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine and return at once; answers come from the delivery thread."""

@@ -29,10 +29,17 @@ def _end_process() -> None:
 class EngineWatch:
     """A thread that looks once a second; `close` before the engine is shut down."""
 
-    def __init__(self, serving: ServingEngine, tell_all: Callable[[], None], end_process: Callable[[], None] = _end_process) -> None:
-        """`tell_all` ends every request under way with an error, without the engine's help."""
+    def __init__(
+        self,
+        serving: ServingEngine,
+        tell_all: Callable[[], None],
+        give_up: Callable[[str], None],
+        end_process: Callable[[], None] = _end_process,
+    ) -> None:
+        """`tell_all` ends every request under way with an error, without the engine's help; `give_up` tells a supervisor why."""
         self._serving = serving
         self._tell_all = tell_all
+        self._give_up = give_up
         self._end_process = end_process
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ernie-engine-watch", daemon=True)
@@ -52,6 +59,7 @@ class EngineWatch:
             try:
                 log.critical("the engine does not answer any more: %s; ending its process", fault)
                 self._tell_all()
+                self._give_up(fault)
                 time.sleep(LAST_WORDS_SECONDS)
             finally:  # out of memory, say
                 self._end_process()

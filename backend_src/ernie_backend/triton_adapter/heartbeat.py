@@ -1,11 +1,13 @@
 """A sign of life that `serve` can see: one file for each model's process, touched once a second. Knows nothing of what the process does.
 
 Triton 2.51 calls a model ready whatever has become of its process. A process that is stopped, or whose interpreter is held up for good,
-touches no file. Where no supervisor has made the folder for it, there is no file and no thread.
+touches no file. One that knows that it cannot go on writes why into its file. Where no supervisor has made the folder for it, there is no
+file and no thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -33,6 +35,12 @@ class Heartbeat:
         self._path.touch(mode=0o600)
         self._thread = threading.Thread(target=self._run, name="ernie-heartbeat", daemon=True)
         self._thread.start()
+
+    def give_up(self, why: str) -> None:
+        """This process will answer no more."""
+        if self._thread is not None:
+            with contextlib.suppress(OSError):
+                self._path.write_text(why, encoding="utf-8")
 
     def close(self) -> None:
         self._closing.set()
