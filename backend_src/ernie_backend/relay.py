@@ -108,8 +108,7 @@ class RelayReceiver:
             return
         log.warning("relay: the socket's file was gone and has been made anew")
         with contextlib.suppress(OSError):
-            before.shutdown(socket.SHUT_RDWR)  # wakes the reader, which goes on with the new one
-        before.close()
+            before.shutdown(socket.SHUT_RDWR)  # wakes the reader, which closes it and goes on with the new one
 
     def close(self) -> None:
         """End the thread and remove socket and folder."""
@@ -131,8 +130,10 @@ class RelayReceiver:
             except OSError:
                 if reading is self._socket:
                     return
-                continue
+                data = b""
             if not data:
+                if reading is not self._socket:
+                    reading.close()  # `restore` has shut it down
                 continue
             try:
                 self._dispatch(data.decode("ascii"))
