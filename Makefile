@@ -15,15 +15,17 @@ BIN := $(VENV)/bin
 SERVER_STAMP := $(VENV)/.installed-$(EXTRAS)
 TEST_STAMP := $(VENV)/.installed-$(EXTRAS)-test
 PERF_STAMP := .venv-perf/.installed
+AIPERF_STAMP := .venv-aiperf/.installed
 MODEL := .cache/models/random-small
 # ERNIE-4.5-0.3B's layout, small enough to write in seconds and to answer at once on two cores.
 MODEL_SIZES := num_hidden_layers=4 hidden_size=256 intermediate_size=768 num_attention_heads=4 num_key_value_heads=2 head_dim=64
 
 HAS_MODEL := $(filter --model --model=%,$(ARGS))
 MODEL_ARGS := $(if $(HAS_MODEL),,--model $(MODEL))
+RUNNING := $(filter --url --url=% --openai-url --openai-url=%,$(ARGS))
 NEED_MODEL := $(if $(HAS_MODEL),,$(MODEL)/config.json)
 
-.PHONY: help serve test lint perf bench doctor setup clean
+.PHONY: help serve test lint perf aiperf bench doctor setup clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -43,24 +45,30 @@ lint: $(TEST_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## make perf     NVIDIA's perf_analyzer against the ensemble, at 1 and 8 streams (ARGS="--url HOST:PORT": a running server)
-perf: $(SERVER_STAMP) $(PERF_STAMP) $(if $(filter --url --url=%,$(ARGS)),,$(NEED_MODEL))
-	@exec $(BIN)/ernie-triton perf $(if $(filter --url --url=%,$(ARGS)),,$(MODEL_ARGS)) $(ARGS)
+## make perf     NVIDIA's perf_analyzer against both faces, at 1 and 8 streams (ARGS="--url HOST:PORT": a running server)
+perf: $(SERVER_STAMP) $(PERF_STAMP) $(if $(RUNNING),,$(NEED_MODEL))
+	@exec $(BIN)/ernie-triton perf $(if $(RUNNING),,$(MODEL_ARGS)) $(ARGS)
+
+## make aiperf   NVIDIA's AIPerf against the front end of a running server (ARGS="--url URL --tokenizer MODEL-DIR")
+aiperf: $(AIPERF_STAMP)
+	@exec .venv-aiperf/bin/aiperf profile --model default --endpoint-type chat --streaming --use-server-token-count --ui simple \
+	  --concurrency 8 --request-count 64 --synthetic-input-tokens-mean 128 --output-tokens-mean 64 --extra-inputs ignore_eos:true \
+	  --output-artifact-dir .cache/aiperf $(ARGS)
 
 ## make bench    our path against transformers on the same random checkpoint
 bench: $(TEST_STAMP)
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
-## make doctor   what serving needs, and whether it is there
+## make doctor   what serving needs, and whether it is there (ARGS="--tritonserver PATH")
 doctor: $(SERVER_STAMP)
-	@$(BIN)/ernie-triton doctor
+	@$(BIN)/ernie-triton doctor $(ARGS)
 
 ## make setup    only install
 setup: $(TEST_STAMP) $(PERF_STAMP)
 
 ## make clean    remove what the commands above made
 clean:
-	rm -rf $(VENV) .venv-perf .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-perf .venv-aiperf .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SERVER_STAMP): pyproject.toml setup.sh
@@ -73,6 +81,10 @@ $(TEST_STAMP): $(SERVER_STAMP)
 
 $(PERF_STAMP): setup.sh
 	./setup.sh perf .venv-perf
+	@touch $@
+
+$(AIPERF_STAMP): setup.sh
+	./setup.sh aiperf .venv-aiperf
 	@touch $@
 
 $(MODEL)/config.json: | $(SERVER_STAMP)

@@ -2,6 +2,7 @@
 # Makes a virtual environment and installs into it; called by the Makefile.
 #   setup.sh venv FOLDER EXTRA,EXTRA…    this project, editable, with the extras
 #   setup.sh perf FOLDER                 NVIDIA's perf_analyzer, apart from the server's packages
+#   setup.sh aiperf FOLDER               NVIDIA's AIPerf, likewise
 # System packages that are missing are installed if the user is root and apt-get is there; otherwise one line says which.
 set -eu
 cd "$(dirname "$0")"
@@ -19,6 +20,17 @@ need_packages() {
     else
         say "missing system packages: $* ($reason). Install them (sudo apt-get install $*), then try again."
         exit 1
+    fi
+}
+
+# want_packages REASON NAME…: the same, but going on without them
+want_packages() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        (need_packages "$@") || say "went on without them"
+    else
+        reason=$1
+        shift
+        say "not there: $* ($reason); its tests will be skipped"
     fi
 }
 
@@ -61,6 +73,7 @@ case "${1:-}" in
         case ",$3," in
             *,test,*)
                 echo 'int main(void) { return 0; }' | gcc -xc - -o /dev/null 2>/dev/null || need_packages "a test builds a fake libcuda" gcc libc6-dev
+                command -v chromium >/dev/null || command -v google-chrome >/dev/null || want_packages "a test opens the status page in it" chromium
                 # First and alone: transformers would otherwise take whichever torch it finds newest.
                 $pip install "$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)"
                 ;;
@@ -74,8 +87,12 @@ case "${1:-}" in
         ldd "$2/bin/perf_analyzer" | grep -q 'libb64.*not found' && need_packages "perf_analyzer links it" libb64-0d
         exit 0
         ;;
+    aiperf)
+        make_venv "$2"
+        "$2/bin/python" -m pip --disable-pip-version-check --quiet install 'aiperf>=0.13,<0.14'
+        ;;
     *)
-        say "usage: setup.sh venv FOLDER EXTRAS | setup.sh perf FOLDER"
+        say "usage: setup.sh venv FOLDER EXTRAS | setup.sh perf FOLDER | setup.sh aiperf FOLDER"
         exit 2
         ;;
 esac

@@ -31,6 +31,10 @@ SWITCH_INTERVAL_SECONDS = 0.0005
 Python's 5 ms, and 2.1 with this."""
 
 
+CoreMaker = Callable[[EngineConfig, ModelConfig], EngineCore]
+"""From a resolved configuration to scheduler and runner."""
+
+
 class TokenTable(Protocol):
     """What grammars must know of a tokenizer (`text.tokenizer.Tokenizer`)."""
 
@@ -99,14 +103,20 @@ class _RelayToEngine:
         self.drain = engine.drain
 
 
-def build_engine(config: EngineConfig, tokens: TokenTable, end_token_ids: Callable[[ModelConfig], Sequence[int]]) -> ServingEngine:
+def build_engine(
+    config: EngineConfig,
+    tokens: TokenTable,
+    end_token_ids: Callable[[ModelConfig], Sequence[int]],
+    make_core: CoreMaker | None = None,
+) -> ServingEngine:
     """Load the model, size the cache, wire and start everything. Raises `ConfigError` or `CheckpointError`.
 
-    `tokens` and `end_token_ids`, the ids that end an answer, are for grammars.
+    `tokens` and `end_token_ids`, the ids that end an answer, are for grammars. `make_core`: another one than `build_core`'s, to measure or
+    to test what stands around it.
     """
     model_config = ModelConfig.from_folder(config.model)
     config = config.resolved(model_config)
-    core = build_core(config, model_config)
+    core = (make_core or build_core)(config, model_config)
     grammars = _grammar_compiler(tokens, end_token_ids(model_config), model_config.vocab_size)
     _share_interpreter()
     if config.step_timeout_seconds is None:
@@ -162,7 +172,9 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     """Put a core on its thread and connect it with delivery and relay."""
     listener: list[Callable[[StepOutput], None]] = []
     engine = Engine(core, lambda output: listener[0](output), max_concurrency=config.max_concurrency)
-    delivery = Delivery(config.delivery_window_responses, abort=engine.abort, stop=engine.stop)
+    delivery = Delivery(
+        config.delivery_window_responses, abort=engine.abort, stop=engine.stop, stream_interval_tokens=config.stream_interval
+    )
     listener.append(delivery.push)
     relay = RelayReceiver(_RelayToEngine(engine, delivery), config.runtime_dir)
     delivery.start()

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .log_format import LOG_FORMATS
 from .media_fields import check_sources, read_limits, read_processor_kwargs
 from .model_config import ModelConfig
+from .tracing import traces_url
 
 DEFAULT_MAX_MODEL_LEN = 4096
 """FastDeploy's 2048 would refuse its own tutorial: a prompt and `max_tokens=2048`."""
@@ -47,10 +49,15 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
-    encoder_cache_bytes: int = 2**29
-    """Of encoded images and videos, kept for the next turn about them. 1024 × 1024 pixels take 14 MB (hidden size 2560, float32)."""
-    delivery_window_responses: int = 8
-    """Most responses of one request that postprocess has not yet consumed; further tokens wait and leave together."""
+    max_encoder_cache_tokens: int = -1
+    """Of encoded images and videos, kept for the next turn about them. −1: as many as 512 MiB hold (1024 × 1024 pixels, which are 1,369
+    tokens, take 7 MB on a GPU at hidden size 2560)."""
+    max_processor_cache_gib: float = -1
+    """Of decoded images and videos, kept by each preprocess process for the next turn about them. 0 or −1: none."""
+    delivery_window_responses: int = 32
+    """Most responses of all requests together that postprocess has not yet consumed; further tokens wait and leave together."""
+    stream_interval: int | None = None
+    """Tokens of each streamed piece behind the first token. None: whatever has come while the path was busy, one token if it was not."""
     max_concurrency: int = 4096
     """Most sequences at once, running and waiting; what comes on top is answered with 429."""
     deterministic: bool = False
@@ -80,6 +87,10 @@ class EngineConfig:
     """Threads of the CPU engine. None: all cores."""
     step_timeout_seconds: float | None = None
     """A step that takes longer is taken for hung, and the engine's process ends. None: 60 on a GPU, 300 on a CPU."""
+    log_format: str = "text"
+    """`text` or `json`, one object a line."""
+    otlp_traces_endpoint: str | None = None
+    """URL that spans are sent to, by OTLP over HTTP. None: nothing is traced."""
     runtime_dir: str | None = None
     """A private folder for the relay's socket, so that `serve` can ask the engine to drain. None: a temporary one."""
 
@@ -89,8 +100,9 @@ class EngineConfig:
         _check_integer(self, "max_num_batched_tokens", 1, 2**24, optional=True)
         _check_integer(self, "block_size_tokens", 1, 1024)
         _check_integer(self, "num_blocks", 1, 2**31 - 1, optional=True)
-        _check_integer(self, "encoder_cache_bytes", 0, 2**40)
+        _check_integer(self, "max_encoder_cache_tokens", -1, 2**31 - 1)
         _check_integer(self, "delivery_window_responses", 1, 1024)
+        _check_integer(self, "stream_interval", 1, 2**20, optional=True)
         _check_integer(self, "max_concurrency", 1, 2**20)
         _check_integer(self, "seed", 0, 2**63 - 1)
         _check_integer(self, "cpu_threads", 1, 1024, optional=True)
@@ -103,10 +115,19 @@ class EngineConfig:
                 f"gpu_memory_utilization must be above 0 and at most 1, got {self.gpu_memory_utilization!r}.",
                 param="gpu_memory_utilization",
             )
+        kept = self.max_processor_cache_gib
+        if isinstance(kept, bool) or not isinstance(kept, (int, float)) or not (kept == -1 or 0 <= kept <= 1024):
+            raise ConfigError(
+                f"max_processor_cache_gib must be a number from 0 to 1024, or -1, got {kept!r}.", param="max_processor_cache_gib"
+            )
         _check_parser(self, "reasoning_parser", (*PARSERS, NO_PARSER))
         _check_parser(self, "tool_call_parser", (*PARSERS[1:], NO_PARSER))
         if self.block_size_tokens & (self.block_size_tokens - 1):
             raise ConfigError(f"block_size_tokens must be a power of two, got {self.block_size_tokens}.", param="block_size_tokens")
+        if self.log_format not in LOG_FORMATS:
+            raise ConfigError(f"log_format must be one of {', '.join(LOG_FORMATS)}, got {self.log_format!r}.", param="log_format")
+        if self.otlp_traces_endpoint is not None:
+            traces_url(self.otlp_traces_endpoint)
         if self.load_format not in LOAD_FORMATS:
             raise ConfigError(f"load_format must be one of {', '.join(LOAD_FORMATS)}, got {self.load_format!r}.", param="load_format")
         read_limits({} if self.limit_mm_per_prompt is None else self.limit_mm_per_prompt, "limit_mm_per_prompt", ConfigError)
@@ -167,6 +188,11 @@ class EngineConfig:
             )
         values = {**asdict(self), "max_model_len": max_model_len, "max_num_batched_tokens": batched}
         return EngineConfig(**values)
+
+    @property
+    def acknowledge_every_responses(self) -> int:
+        """How many responses postprocess acknowledges together: few enough that the window never waits for the last ones."""
+        return max(1, self.delivery_window_responses // 8)
 
     @property
     def blocks_per_sequence(self) -> int:

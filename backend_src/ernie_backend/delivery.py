@@ -1,22 +1,25 @@
 """Which tokens leave when: the window, merging, fairness. Runs on a thread of its own; knows no engine state, no text and no tensors.
 
-One response of the engine costs a blocking hop of 45–360 µs, so it is never sent from the engine's thread. Of each request at most
-`window_responses` may be under way to postprocess; tokens that come meanwhile wait here and leave together. The last response of a request
-leaves whatever the window says, and carries the final flag.
+One response of the engine costs a blocking hop of 45–360 µs, so it is never sent from the engine's thread. Of all requests together at most
+`window_responses` may be under way to postprocess, which is what limits the path; the choices that have more to say wait in a ring, and
+what comes for them meanwhile leaves together. So a token leaves at once while there is room, and a busy path costs larger pieces, not a
+queue. A choice's first and its last response pass the ring and the window. The last one of a request carries the final flag.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .core.outputs import StepOutput
-from .protocol import FinishReason, GenerateEvent, TokenLogprobs
+from .protocol import FinishReason, GenerateEvent, Timings, TokenLogprobs
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +27,12 @@ HEARTBEAT_SECONDS = 1.0
 """A streamed request that had nothing to send for so long sends an empty response: only by a response does postprocess, and with it the
 engine, learn that the client of a queued request has gone."""
 
-STALL_SECONDS = 10.0
-"""Postprocess acknowledges within milliseconds, however slow the client. After this long the acknowledgements are taken as lost."""
+HEARTBEATS_AT_ONCE = 8
+HEARTBEAT_PAUSE_SECONDS = 0.05
+"""Between so many of them, so that a long queue costs a busy path little: 160 a second at most."""
+
+STALL_SECONDS = 2.0
+"""Postprocess acknowledges within milliseconds. When the window has been shut for so long, the acknowledgements are taken as lost."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Response:
     """The choice's first response."""
     is_final: bool
     """The request's last response."""
+    timings: Timings | None = None
+    """With the finish reason."""
 
 
 class ResponseSink(Protocol):
@@ -57,37 +66,42 @@ StopWatch = Callable[[int, tuple[int, ...]], bool]
 
 @dataclass(eq=False)
 class _Choice:
+    stream: _Stream = field(repr=False)
+    index: int
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: GenerateEvent | None = None
     """The event with the finish reason, once it came."""
     num_sent: int = 0
+    has_spoken: bool = False
+    """Its first token left."""
     is_sent: bool = False
     """The last response left."""
+    is_waiting: bool = False
+    """It stands in the ring."""
+    is_urgent: bool = False
+    """It stands before the ring."""
 
 
 @dataclass(eq=False)
 class _Stream:
+    key: str
     sink: ResponseSink
-    choices: list[_Choice]
     streamed: bool
     stop_watch: StopWatch | None
-    num_sent: int = 0
-    num_consumed: int = 0
+    choices: list[_Choice] = field(default_factory=list)
     num_cached_tokens: int = 0
-    last_progress: float = field(default_factory=time.monotonic)
+    last_sent: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
 class _Register:
-    key: str
     stream: _Stream
 
 
 @dataclass(frozen=True)
 class _Consumed:
-    key: str
-    total: int
+    num_responses: int
 
 
 class _Close:
@@ -97,13 +111,28 @@ class _Close:
 class Delivery:
     """Carries `StepOutput`s to the sinks of their requests."""
 
-    def __init__(self, window_responses: int, *, abort: Callable[[str], None], stop: Callable[[str, int], None]) -> None:
-        """`abort(key)` is called when a sink fails, `stop(key, index)` when a stop watch fires; both must return at once."""
-        self._window = window_responses
+    def __init__(
+        self,
+        window_responses: int,
+        *,
+        abort: Callable[[str], None],
+        stop: Callable[[str, int], None],
+        stream_interval_tokens: int | None = None,
+    ) -> None:
+        """`abort(key)` is called when a sink fails, `stop(key, index)` when a stop watch fires; both must return at once.
+
+        `stream_interval_tokens`: behind a choice's first token, pieces of exactly so many (the last may be shorter). None: whatever waits.
+        """
+        self._window: float = window_responses
+        self._interval = stream_interval_tokens
         self._abort = abort
         self._stop = stop
         self._inbox: queue.SimpleQueue[StepOutput | _Register | _Consumed | _Close] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
+        self._urgent: deque[_Choice] = deque()
+        self._ring: deque[_Choice] = deque()
+        self._num_under_way = 0
+        self._last_consumed = 0.0
         self._next_watch = 0.0
         self._thread = threading.Thread(target=self._run, name="ernie-delivery", daemon=True)
 
@@ -114,13 +143,16 @@ class Delivery:
 
     def register(self, key: str, sink: ResponseSink, *, n: int, streamed: bool, stop_watch: StopWatch | None = None) -> None:
         """Before the request is submitted to the engine."""
-        self._inbox.put(_Register(key, _Stream(sink, [_Choice() for _ in range(n)], streamed, stop_watch)))
+        stream = _Stream(key, sink, streamed, stop_watch)
+        stream.choices = [_Choice(stream, index) for index in range(n)]
+        self._inbox.put(_Register(stream))
 
     def push(self, output: StepOutput) -> None:
         self._inbox.put(output)
 
-    def consumed(self, key: str, total_responses: int) -> None:
-        self._inbox.put(_Consumed(key, total_responses))
+    def consumed(self, num_responses: int) -> None:
+        """Postprocess has taken so many more responses, whosever they were."""
+        self._inbox.put(_Consumed(num_responses))
 
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Send what is there, end the thread and wait for it."""
@@ -144,13 +176,18 @@ class Delivery:
             pass
 
     def _turn(self) -> bool:
-        """Take what has come and send what may leave; False when asked to close."""
-        touched: dict[str, None] = {}
-        closing = self._read_inbox(touched)
-        for key in self._in_order(touched):
-            self._guarded(key, self._flush, key)
-        if not closing:
-            self._watch_streams()
+        """Take what has come and send one response, if one may leave; False when asked to close.
+
+        One, because sending takes as long as other tokens need to arrive: those of the same choice join it, first ones go before the ring.
+        """
+        closing = self._read_inbox()
+        if closing:
+            self._window = math.inf
+        while (choice := self._next()) is not None:
+            self._guarded(choice.stream.key, self._send, choice)
+            if not closing:
+                break
+        self._watch()
         return not closing
 
     def _guarded(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
@@ -162,107 +199,137 @@ class Delivery:
 
     def _give_up(self, key: str) -> None:
         log.exception("responses of %s could not be delivered; the request is aborted", key)
-        self._streams.pop(key, None)
+        stream = self._streams.pop(key, None)
+        for choice in stream.choices if stream is not None else ():
+            choice.is_sent = True
         self._abort(key)
 
-    def _read_inbox(self, touched: dict[str, None]) -> bool:
-        """Take all that is there into the streams; True when asked to close."""
+    def _read_inbox(self) -> bool:
+        """Take all that is there, waiting for it if nothing may leave; True when asked to close."""
         try:
-            message = self._inbox.get(timeout=HEARTBEAT_SECONDS / 2 if self._streams else None)
+            if self._may_send:
+                message = self._inbox.get_nowait()
+            else:
+                patience = max(0.0, self._next_watch - time.monotonic()) if self._streams else None
+                message = self._inbox.get(timeout=patience)
             while True:
                 if isinstance(message, _Close):
                     return True
-                self._take(message, touched)
+                self._take(message)
                 message = self._inbox.get_nowait()
         except queue.Empty:
             return False
 
-    def _take(self, message: StepOutput | _Register | _Consumed, touched: dict[str, None]) -> None:
+    def _take(self, message: StepOutput | _Register | _Consumed) -> None:
         if isinstance(message, StepOutput):
             for event in message.events:  # hundreds a step: the hot loop
                 try:
-                    if self._collect(event):
-                        touched[event.key] = None
+                    self._collect(event)
                 except Exception:
                     self._give_up(event.key)
-        elif isinstance(message, _Register):
-            assert message.key not in self._streams, "keys are minted once"
-            self._streams[message.key] = message.stream
+        elif isinstance(message, _Consumed):
+            self._num_under_way = max(0, self._num_under_way - message.num_responses)
+            self._last_consumed = time.monotonic()
         else:
-            stream = self._streams.get(message.key)
-            if stream is not None and message.total > stream.num_consumed:
-                stream.num_consumed = min(message.total, stream.num_sent)
-                stream.last_progress = time.monotonic()
-                touched[message.key] = None
+            assert message.stream.key not in self._streams, "keys are minted once"
+            self._streams[message.stream.key] = message.stream
 
-    def _collect(self, event: GenerateEvent) -> bool:
-        """Whether something may leave now; what may not waits until the window opens."""
+    def _collect(self, event: GenerateEvent) -> None:
         stream = self._streams.get(event.key)
         if stream is None:
-            return False
+            return
         choice = stream.choices[event.index]
         choice.token_ids += event.token_ids
-        choice.logprobs += event.logprobs
-        stream.num_cached_tokens = event.num_cached_tokens
+        if event.logprobs:
+            choice.logprobs += event.logprobs
         if event.finish_reason is not None:
             choice.last = event
-            return True
-        if stream.stop_watch is not None and stream.stop_watch(event.index, event.token_ids):
+        elif stream.stop_watch is not None and stream.stop_watch(event.index, event.token_ids):
             self._stop(event.key, event.index)
-        return stream.streamed and stream.num_sent - stream.num_consumed < self._window
+        if not choice.is_waiting or choice.last is not None:
+            stream.num_cached_tokens = event.num_cached_tokens
+            self._queue(choice)
 
-    def _in_order(self, touched: dict[str, None]) -> list[str]:
-        """First tokens first: a waiting person notices those."""
-        return sorted(touched, key=lambda key: key in self._streams and self._streams[key].num_sent > 0)
-
-    def _flush(self, key: str) -> None:
-        """Send what the window allows."""
-        stream = self._streams.get(key)
-        if stream is None:
+    def _queue(self, choice: _Choice) -> None:
+        """Where the choice stands from now on: nowhere, in the ring, or before it."""
+        if not self._has_piece(choice):
             return
-        choices = stream.choices
-        if len(choices) > 1:
-            choices = sorted(choices, key=lambda choice: choice.num_sent)  # fair to all of them when the window is tight
-        for choice in choices:
-            if choice.is_sent or (choice.last is None and not (stream.streamed and choice.token_ids)):
-                continue
-            if choice.last is None and stream.num_sent - stream.num_consumed >= self._window:
-                continue
-            self._send(key, stream, choice)
+        is_last = choice.last is not None and (self._interval is None or len(choice.token_ids) <= self._interval)
+        if is_last or not choice.has_spoken:
+            if not choice.is_urgent:
+                choice.is_urgent = True
+                self._urgent.append(choice)
+        elif not choice.is_waiting:
+            choice.is_waiting = True
+            self._ring.append(choice)
 
-    def _send(self, key: str, stream: _Stream, choice: _Choice) -> None:
-        last, choice.is_sent = choice.last, choice.last is not None
+    def _has_piece(self, choice: _Choice) -> bool:
+        if choice.is_sent or choice.last is not None:
+            return not choice.is_sent
+        least = 1 if self._interval is None or not choice.has_spoken else self._interval
+        return choice.stream.streamed and len(choice.token_ids) >= least
+
+    @property
+    def _may_send(self) -> bool:
+        return bool(self._urgent) or (bool(self._ring) and self._num_under_way < self._window)
+
+    def _next(self) -> _Choice | None:
+        """Whose turn it is."""
+        while self._urgent:
+            choice = self._urgent.popleft()
+            choice.is_urgent = False
+            if self._has_piece(choice):
+                return choice
+        while self._ring and self._num_under_way < self._window:
+            choice = self._ring.popleft()
+            choice.is_waiting = False
+            if self._has_piece(choice):
+                return choice
+        return None
+
+    def _send(self, choice: _Choice) -> None:
+        stream = choice.stream
+        count = len(choice.token_ids)
+        if self._interval is not None and stream.streamed:
+            count = min(count, self._interval)
+        last = choice.last if count == len(choice.token_ids) else None
+        choice.is_sent = last is not None
         response = Response(
-            key=key,
-            index=stream.choices.index(choice),
-            token_ids=tuple(choice.token_ids),
-            logprobs=tuple(choice.logprobs),
+            key=stream.key,
+            index=choice.index,
+            token_ids=tuple(choice.token_ids[:count]),
+            logprobs=tuple(choice.logprobs[:count]),
             finish_reason=last.finish_reason if last else None,
             num_cached_tokens=stream.num_cached_tokens,
             error=last.error if last else None,
             is_first=choice.num_sent == 0,
             is_final=last is not None and all(c.is_sent for c in stream.choices),
+            timings=last.timings if last else None,
         )
         choice.num_sent += 1
-        choice.token_ids, choice.logprobs = [], []
-        stream.num_sent += 1
-        stream.last_progress = time.monotonic()
+        choice.has_spoken |= count > 0
+        del choice.token_ids[:count], choice.logprobs[:count]
+        stream.last_sent = time.monotonic()
+        if self._num_under_way == 0:
+            self._last_consumed = stream.last_sent
+        self._num_under_way += 1
         if response.is_final:
-            del self._streams[key]
+            del self._streams[stream.key]
+        elif not choice.is_waiting:
+            self._queue(choice)
         stream.sink.send(response)
 
-    def _watch_streams(self) -> None:
+    def _watch(self) -> None:
         """Heartbeats, and acknowledgements that seem lost; a few times a second at most."""
         now = time.monotonic()
         if now < self._next_watch:
             return
         self._next_watch = now + HEARTBEAT_SECONDS / 2
-        for key, stream in list(self._streams.items()):
-            idle = now - stream.last_progress
-            if stream.num_sent > stream.num_consumed:
-                if idle > STALL_SECONDS:
-                    stream.num_consumed = stream.num_sent
-                    self._guarded(key, self._flush, key)
-            elif idle > HEARTBEAT_SECONDS and stream.streamed:
-                choice = next(choice for choice in stream.choices if not choice.is_sent)
-                self._guarded(key, self._send, key, stream, choice)
+        if self._num_under_way >= self._window and now - self._last_consumed > STALL_SECONDS:
+            self._num_under_way = 0
+        silent = [s for s in self._streams.values() if s.streamed and now - s.last_sent > HEARTBEAT_SECONDS]
+        for stream in silent[:HEARTBEATS_AT_ONCE]:
+            choice = next(choice for choice in stream.choices if not choice.is_sent)
+            self._guarded(stream.key, self._send, choice)
+        if len(silent) > HEARTBEATS_AT_ONCE:
+            self._next_watch = now + HEARTBEAT_PAUSE_SECONDS

@@ -20,6 +20,7 @@ from .core.outputs import StepOutput
 from .core.scheduler import SchedulerStats
 from .errors import EngineError, InvalidRequestError, OverloadedError, UnavailableError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
+from .timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Engine:
         self._alive = False
         self._step_began: float | None = None
         self._stats = core.stats()
+        self.timeline = Timeline()
         self._thread = threading.Thread(target=self._run, name="ernie-engine", daemon=True)
 
     # -- from any thread -----------------------------------------------------------------------------------------------------------
@@ -139,10 +141,10 @@ class Engine:
     def _turn(self) -> None:
         self._read_inbox()
         if not self._stopping and self._core.has_work:
-            self._step_began = time.monotonic()
+            began_at = self._step_began = time.monotonic()
             output = self._core.step()
             self._step_began = None
-            self._tell(output)
+            self._tell(output, began_at)
             if self._core.is_broken:
                 raise RuntimeError(BROKEN)
         self._enforce_drain()
@@ -180,6 +182,7 @@ class Engine:
             self._stopping = True
 
     def _add(self, request: GenerateRequest) -> None:
+        self.timeline.arrived(request)
         if self._stopping or self._drain_deadline is not None:
             self._tell(refusal(request, STOPPING.to_wire()))
         elif request.n > self._max_concurrency:  # waiting would not help
@@ -192,7 +195,7 @@ class Engine:
             try:
                 self._core.add(request)
             except Exception:
-                log.exception("request %s could not be queued", request.key)
+                log.exception("request %s could not be queued", request.key, extra={"request_id": request.request_id})
                 self._tell(refusal(request, NOT_QUEUED.to_wire()))
 
     def _enforce_drain(self) -> None:
@@ -209,7 +212,9 @@ class Engine:
             if isinstance(message, _Add):
                 self._tell(refusal(message.request, STOPPED.to_wire()))
 
-    def _tell(self, output: StepOutput) -> None:
+    def _tell(self, output: StepOutput, began_at: float | None = None) -> None:
+        """`began_at`: when the step was scheduled, if it is one."""
+        output = self.timeline.noted(output, began_at)
         if output.events:
             self._listener(output)
 

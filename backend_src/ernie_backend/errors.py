@@ -6,6 +6,7 @@
     ├── InvalidRequestError            400  a field is wrong            (param names it)
     │   └── ContextLengthError         400  prompt + max_tokens too long
     ├── AuthenticationError            401  missing or wrong API key
+    ├── PermissionDeniedError          403  a key without the scope
     ├── ModelNotFoundError             404  unknown model name
     ├── PayloadTooLargeError           413  request body beyond the limit
     ├── OverloadedError                429  queue full
@@ -71,6 +72,12 @@ class AuthenticationError(ErnieError):
     type = "authentication_error"
     code = "invalid_api_key"
     http_status = 401
+
+
+class PermissionDeniedError(ErnieError):
+    type = "permission_error"
+    code = "insufficient_scope"
+    http_status = 403
 
 
 class ModelNotFoundError(ErnieError):

@@ -66,6 +66,8 @@ class SamplingParams:
     reasoning_max_tokens: int | None = None
     """Most tokens of the thought (≥ 1); then `thought_closing_ids` follow, and the answer goes on behind them."""
     thought_closing_ids: tuple[int, ...] = ()
+    response_max_tokens: int | None = None
+    """Most tokens behind the thought (≥ 1), within `max_tokens`; only with `thought_end_id`."""
     grammar: str | None = None
     """What the answer behind the thought must follow, in llguidance's notation. A thought that it waits for cannot end the answer."""
     logprobs: int | None = None
@@ -116,6 +118,12 @@ class GenerateRequest:
     to watch answers that are not streamed for their end."""
     media: tuple[MediaItem, ...] = ()
     """In the order of their places in the prompt."""
+    request_id: str = ""
+    """What the client or the front end calls the request: for logs, and nothing is looked up by it."""
+    arrived_at: float = 0.0
+    """When preprocess got it, in seconds of CLOCK_MONOTONIC. 0: unknown."""
+    traceparent: str = ""
+    """The W3C trace context that its spans belong to. Empty: it is not traced."""
 
     def to_json(self) -> str:
         """Everything but the prompt ids and the media, which travel as tensors of their own."""
@@ -145,6 +153,20 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Timings:
+    """When what happened to one answer, in seconds of CLOCK_MONOTONIC. None: it ended before."""
+
+    arrived_at: float
+    """At preprocess."""
+    queued_at: float
+    """At the engine."""
+    started_at: float | None
+    """Its first step was scheduled."""
+    first_token_at: float | None
+    finished_at: float
+
+
 class GenerateEvent(NamedTuple):
     """One thing told about one choice of a request: new token ids, and on the last one why it ended. (A named tuple: see
     `core.outputs.ScheduledSequence`.)"""
@@ -159,6 +181,8 @@ class GenerateEvent(NamedTuple):
     """Prompt tokens that the prefix cache already held."""
     error: str | None = None
     """With `FinishReason.ERROR`: an `ErnieError` in its wire form."""
+    timings: Timings | None = None
+    """On the last event, if the engine took the request up."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The socket between postprocess and engine: consumed · stopped · cancelled (and drain, from `serve`). Knows no Triton and no engine.
 
 A Triton ensemble never tells a running decoupled step that its client has gone, and queues responses without bound. Postprocess sees every
-response, so it reports back here. Messages are datagrams of plain ASCII, idempotent, safe to repeat; a lost one costs
+response, so it reports back here. Messages are datagrams of plain ASCII; a lost one costs
 time only. The socket lies in a folder that only its owner may enter: who can write to it can end requests.
 """
 
@@ -28,7 +28,7 @@ _SEND_TIMEOUT_SECONDS = 1.0
 class RelayHandler(Protocol):
     """Who listens: called on the receiver's thread, must return at once."""
 
-    def consumed(self, key: str, total_responses: int) -> None: ...
+    def consumed(self, num_responses: int) -> None: ...
     def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
     def drain(self, seconds: float) -> None: ...
@@ -42,9 +42,9 @@ class RelaySender:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(_SEND_TIMEOUT_SECONDS)
 
-    def consumed(self, key: str, total_responses: int) -> None:
-        """So many responses of the request have been taken off the engine's hands, ever."""
-        self._send(f"consumed {key} {total_responses}")
+    def consumed(self, num_responses: int) -> None:
+        """So many more responses have been taken off the engine's hands, whosever they were."""
+        self._send(f"consumed {num_responses}")
 
     def cancelled(self, key: str) -> None:
         """The client has gone."""
@@ -143,8 +143,8 @@ class RelayReceiver:
     def _dispatch(self, text: str) -> None:
         verb, *arguments = text.split(" ")
         if verb == "consumed":
-            key, total = arguments
-            self._handler.consumed(key, int(total))
+            (count,) = arguments
+            self._handler.consumed(int(count))
         elif verb == "cancelled":
             (key,) = arguments
             self._handler.cancelled(key)

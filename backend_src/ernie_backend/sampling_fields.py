@@ -49,12 +49,16 @@ class SamplingFields:
     skip_special_tokens: bool = True
     reasoning_max_tokens: int | None = None
     """0: no thought at all."""
+    response_max_tokens: int | None = None
+    """Of the answer behind the thought; of all of it where there is none."""
     guided: tuple[str, Any] | None = None
     """What the answer must follow: (field, its value)."""
     logprobs: int | None = None
     n: int = 1
     echo: bool = False
     return_token_ids: bool = False
+    timings: bool = False
+    """Tell with the last token how long what took."""
 
 
 def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
@@ -147,6 +151,7 @@ def _guided(name: str, value: Any) -> tuple[str, Any] | None:
         "guided_regex": (str, "a regular expression"),
         "guided_choice": (list, "a list of strings"),
         "guided_grammar": (str, "a grammar in EBNF"),
+        "structural_tag": ((dict, str), "an object with structures and triggers, or its JSON"),
     }
     kind, rule = kinds[name]
     if not isinstance(value, kind):
@@ -240,9 +245,12 @@ _READERS: dict[str, tuple[str, Any]] = {
     "ignore_eos": ("ignore_eos", _boolean),
     "skip_special_tokens": ("skip_special_tokens", _boolean),
     "reasoning_max_tokens": ("reasoning_max_tokens", _integer(0, 2**31 - 1)),
-    **dict.fromkeys(("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar"), ("guided", _guided)),
+    "response_max_tokens": ("response_max_tokens", _integer(1, 2**31 - 1)),
+    **dict.fromkeys(("response_format", "guided_json", "guided_regex", "guided_choice"), ("guided", _guided)),
+    **dict.fromkeys(("guided_grammar", "structural_tag"), ("guided", _guided)),
     "logprobs": ("logprobs", _logprobs),
     "n": ("n", _integer(1, MAX_CHOICES)),
     "echo": ("echo", _boolean),
     "return_token_ids": ("return_token_ids", _boolean),
+    "timings": ("timings", _boolean),
 }

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
+from ernie_backend.api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_environment
+from ernie_backend.errors import ConfigError
+
+from .access import KeyRing
+from .observability import add_arguments, read_arguments
 from .server import run
-from .settings import DEFAULT_MAX_BODY_BYTES, FrontendSettings
+from .settings import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_PENDING_BYTES, FrontendSettings, TlsFiles
 
 
 def _positive(text: str) -> int:
@@ -27,12 +33,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--served-model-name", nargs="+", action="extend", default=[], help="names that requests may give; without it any name passes"
     )
-    parser.add_argument("--api-key", nargs="+", action="extend", default=[], help="keys that may use /v1; without it none is asked for")
+    parser.add_argument(
+        "--api-key", nargs="+", action="extend", default=[], help=f"keys that are let in, as well as those of {ENVIRONMENT_VARIABLE}"
+    )
+    parser.add_argument("--api-key-file", metavar="FILE", help="one key a line, behind it its scopes; read again when it changes")
+    parser.add_argument("--allowed-origins", nargs="+", default=[], metavar="ORIGIN", help="of web pages that may ask (default: none)")
+    parser.add_argument("--ssl-certfile", metavar="FILE")
+    parser.add_argument("--ssl-keyfile", metavar="FILE")
+    parser.add_argument("--ssl-ca-certs", metavar="FILE", help="clients must show a certificate of one of these authorities")
     parser.add_argument("--max-model-len", type=_positive, help="tokens; only shown in /v1/models")
     parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
     parser.add_argument("--outage-file", metavar="FILE", help="while it exists, /health is 503 with its text; `serve` writes it")
+    pending = "of a streamed answer that its client has not read yet; more end it"
+    parser.add_argument("--max-pending-bytes", type=_positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
     parser.add_argument("--workers", type=_positive, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
+    add_arguments(parser)
     return parser
 
 
@@ -43,12 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         triton_metrics=given.triton_metrics,
         model_name=given.model_name,
         served_model_names=tuple(given.served_model_name),
-        api_keys=tuple(given.api_key),
+        api_keys=distinct((*given.api_key, *keys_of_environment(os.environ))),
+        api_key_file=given.api_key_file,
+        allowed_origins=tuple(given.allowed_origins),
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
         outage_file=given.outage_file,
+        max_pending_bytes=given.max_pending_bytes,
+        observability=read_arguments(given),
     )
-    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds)
+    tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
+    try:
+        KeyRing(settings.api_keys, settings.api_key_file)  # each worker makes its own; here mistakes can still be told
+    except ConfigError as error:
+        print(f"ernie_openai: error: {error.message}", file=sys.stderr)
+        return 2
+    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds, tls=tls)
     return 0
 
 

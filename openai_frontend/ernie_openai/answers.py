@@ -126,6 +126,7 @@ def join_events(events: list[AnswerEvent]) -> AnswerEvent:
         finish_reason=events[-1].finish_reason,
         usage=events[-1].usage,
         prompt_token_ids=events[0].prompt_token_ids,
+        timings=events[-1].timings,
     )
 
 
@@ -145,9 +146,19 @@ class UsageMeter:
     def __init__(self, choices_per_prompt: int) -> None:
         self._choices_per_prompt = choices_per_prompt
         self._of_choice: dict[int, Usage] = {}
+        self._timings: list[dict[str, float]] = []
 
     def note(self, event: AnswerEvent) -> None:
         self._of_choice[event.index] = event.usage
+        if event.timings is not None:
+            self._timings.append(event.timings)
+
+    @property
+    def timings(self) -> dict[str, float] | None:
+        """How long what took, if the client asked; of several choices the counts add up, and of every time and rate the longest stands."""
+        if not self._timings:
+            return None
+        return {name: (sum if name.endswith("_n") else max)(each[name] for each in self._timings) for name in self._timings[0]}
 
     def total(self) -> dict[str, Any]:
         """OpenAI's usage object, with FastDeploy's image and video counts. A prompt counts once, whatever `n`."""
@@ -176,9 +187,8 @@ def _ids(plan: AnswerPlan, event: AnswerEvent) -> dict[str, Any]:
     return ids if event.prompt_token_ids is None else {"prompt_token_ids": list(event.prompt_token_ids)} | ids
 
 
-async def whole_answer(plan: AnswerPlan, style: AnswerStyle, events: AsyncIterator[AnswerEvent]) -> dict[str, Any]:
-    """The answer as one object."""
-    meter = UsageMeter(plan.choices_per_prompt)
+async def whole_answer(plan: AnswerPlan, style: AnswerStyle, events: AsyncIterator[AnswerEvent], meter: UsageMeter) -> dict[str, Any]:
+    """The answer as one object; `meter` is filled on the way."""
     of_choice: dict[int, list[AnswerEvent]] = {}
     async for event in events:
         meter.note(event)
@@ -188,7 +198,7 @@ async def whole_answer(plan: AnswerPlan, style: AnswerStyle, events: AsyncIterat
         event = join_events(of_choice[index])
         logprobs = style.logprobs(event, 0) if plan.logprobs else None
         choices.append({"index": index, **style.whole(event, _ids(plan, event), logprobs), "finish_reason": event.finish_reason})
-    return {
+    answer = {
         "id": plan.id,
         "object": style.whole_object,
         "created": plan.created,
@@ -196,15 +206,17 @@ async def whole_answer(plan: AnswerPlan, style: AnswerStyle, events: AsyncIterat
         "choices": choices,
         "usage": meter.total(),
     }
+    return answer if meter.timings is None else answer | {"timings": meter.timings}
 
 
 class ChunkMaker:
     """Makes the chunks of one streamed answer, event by event."""
 
-    def __init__(self, plan: AnswerPlan, style: AnswerStyle) -> None:
+    def __init__(self, plan: AnswerPlan, style: AnswerStyle, meter: UsageMeter) -> None:
         self._plan = plan
         self._style = style
-        self._meter = UsageMeter(plan.choices_per_prompt)
+        self._meter = meter
+        self._unfinished = len(plan.prompts) * plan.choices_per_prompt
         self._characters: dict[int, int] = {}  # choice → characters begun so far; its keys are the choices that were opened
 
     def chunks(self, event: AnswerEvent) -> Iterator[dict[str, Any]]:
@@ -225,7 +237,9 @@ class ChunkMaker:
             yield self._chunk(event.index, style.chunk(event, ids, logprobs))
         if event.finish_reason is not None:
             nothing = AnswerEvent(event.index)
-            yield self._chunk(event.index, style.chunk(nothing, {}, None), event.finish_reason)
+            last = self._chunk(event.index, style.chunk(nothing, {}, None), event.finish_reason)
+            self._unfinished -= 1
+            yield last | {"timings": self._meter.timings} if self._meter.timings and not self._unfinished else last
 
     def last(self) -> Iterator[dict[str, Any]]:
         """What follows when every choice has ended."""

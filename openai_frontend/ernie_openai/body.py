@@ -13,11 +13,13 @@ from fastapi import Request
 from ernie_backend.errors import InvalidRequestError
 from ernie_backend.json_depth import place_that_is_too_deep
 
+from .errors import UnsupportedMediaTypeError
+
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read_json_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises `InvalidRequestError` for anything else, and what the body limit raises."""
+    """The body as a JSON object. Raises `InvalidRequestError` for anything else, and what the body's limits raise."""
     _check_headers(request)
     raw = await request.body()
     try:
@@ -40,15 +42,17 @@ async def read_json_object(request: Request) -> dict[str, Any]:
 
 def _check_headers(request: Request) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise InvalidRequestError("Send the request body without Content-Encoding.")
+        raise UnsupportedMediaTypeError("Send the request body without Content-Encoding.")
     sent = request.headers.get("content-type")
-    if sent is None:  # `requests.post(url, data=json.dumps(…))` sends none
+    if sent is None and "origin" not in request.headers:  # `requests.post(url, data=json.dumps(…))` sends none
         return
+    # A page of someone else's may make a browser send a body without a type, unasked; one that says JSON the browser asks about first.
+    sent = sent or ""
     header = Message()
     header["content-type"] = sent
     charset = str(header.get_param("charset", "utf-8")).lower()
     if header.get_content_type() != "application/json" or charset not in ("utf-8", "utf8"):
-        raise InvalidRequestError(f"Content-Type must be application/json in UTF-8, got {sent[:80]!r}.")
+        raise UnsupportedMediaTypeError(f"Content-Type must be application/json in UTF-8, got {sent[:80]!r}.")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

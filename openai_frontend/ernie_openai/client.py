@@ -22,6 +22,8 @@ class EnsembleRequest:
     """Where the prompt stood in the user's request, for errors about it: `messages`, `prompt[2]`."""
     text_input: str | None = None
     """A prompt without a template."""
+    traceparent: str = ""
+    """The W3C context that its spans belong to. Empty: it is not traced."""
     chat: str | None = None
     """JSON object: `messages` and what belongs to them, or `prompt_token_ids`."""
 
@@ -44,6 +46,8 @@ class AnswerEvent:
     """Of this choice, up to and including this event."""
     prompt_token_ids: tuple[int, ...] | None = None
     """On the choice's first event, when asked for."""
+    timings: dict[str, float] | None = None
+    """On the choice's last event, when asked for: how long what took."""
 
 
 class EngineClient(Protocol):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.log_format import current_request
 
 from .client import EnsembleRequest
 from .schemas import ChatRequest, CompletionRequest
@@ -82,7 +83,7 @@ def _plan(
             param="n",
         )
     model = settings.name_to_answer_with(request.model)
-    given_id = request.request_id or uuid.uuid4().hex
+    given_id = request.request_id or current_request.get() or uuid.uuid4().hex
     answer_id = given_id if given_id.startswith(prefix) else prefix + given_id
     sampling_json = _dumps(sampling)
     return AnswerPlan(
@@ -118,6 +119,8 @@ def _prompts(request: CompletionRequest) -> list[_Prompt]:
         raise InvalidRequestError("prompt is required.", param="prompt", code="missing_required_parameter")
     if not isinstance(given, (str, list)):
         raise InvalidRequestError(f"{name} must be a string, a list of strings, a list of token ids or a list of such lists.", param=name)
+    if name == "prompt_token_ids" and (isinstance(given, str) or any(isinstance(prompt, str) for prompt in given)):
+        raise InvalidRequestError("prompt_token_ids must be a list of token ids or a list of such lists; texts go into prompt.", param=name)
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [_prompt(name, given)]
     if not 1 <= len(given) <= MAX_PROMPTS:

@@ -12,11 +12,44 @@ from starlette.requests import ClientDisconnect
 from ernie_backend.errors import EngineError, ErnieError, InvalidRequestError
 
 RETRY_AFTER_SECONDS = 1
+REQUEST_ID_HEADER = "x-request-id"
 _INTERNAL = EngineError("The server failed to answer this request. Try again; if it happens again, see the server's log.")
 
 
 class ClientDisconnectedError(Exception):
     """The client hung up; nobody reads the answer."""
+
+
+class SlowReaderError(ErnieError):
+    """The client has not read what was sent: told behind what it still reads."""
+
+    type = "slow_reader_error"
+    code = "slow_reader"
+    http_status = 408
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The body is not what it should be, or is packed."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class SlowBodyError(InvalidRequestError):
+    """Not a deadline of the answer: the request itself never came."""
+
+    code = "request_timeout"
+    http_status = 408
+
+
+class UriTooLongError(InvalidRequestError):
+    code = "uri_too_long"
+    http_status = 414
+
+
+class HeadersTooLargeError(InvalidRequestError):
+    code = "headers_too_large"
+    http_status = 431
 
 
 def error_object(error: ErnieError) -> dict[str, Any]:
@@ -50,11 +83,22 @@ def error_response(error: ErnieError, status: int | None = None) -> Response:
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, SlowBodyError):
+        headers["connection"] = "close"  # else the HTTP server would wait for the rest
     return Response(dumps(error_object(error)), status_code=status, headers=headers, media_type="application/json")
 
 
 async def _on_ernie_error(_: Request, error: Exception) -> Response:
     return error_response(as_ernie_error(error))
+
+
+async def _on_other_error(request: Request, error: Exception) -> Response:
+    """Answered outside the middleware, which has given the request its id before."""
+    response = error_response(as_ernie_error(error))
+    response.headers["x-content-type-options"] = "nosniff"
+    if "ernie.request_id" in request.scope:
+        response.headers[REQUEST_ID_HEADER] = request.scope["ernie.request_id"]
+    return response
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -64,7 +108,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     known = {404: ("There is no {}.", "not_found"), 405: ("{} is not allowed here.", "method_not_allowed")}
     text, code = known.get(status, ("{} cannot be answered.", "invalid_value"))
     response = error_response(InvalidRequestError(text.format(f"{request.method} {request.url.path}"), code=code), status)
-    response.headers.update(error.headers or {})  # Allow, with 405
+    if status == 405:  # the router's own header names the methods of one route, where a path may have several
+        methods = request.app.openapi()["paths"].get(request.url.path, {})
+        response.headers["allow"] = ", ".join(map(str.upper, methods)) or (error.headers or {}).get("allow", "")
     return response
 
 
@@ -77,4 +123,4 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnectedError, _on_disconnect)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)  # before the body was complete
-    app.add_exception_handler(Exception, _on_ernie_error)
+    app.add_exception_handler(Exception, _on_other_error)

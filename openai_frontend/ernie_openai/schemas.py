@@ -22,12 +22,10 @@ Boolean = Annotated[bool | None, SkipValidation]
 MAX_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 256
 
-_NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
+NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "structural_tag": (),
-    "response_max_tokens": (),
     "reasoning_effort": (),
     "chat_template": (),
     "completion_token_ids": ([],),
@@ -101,14 +99,19 @@ class _Request(BaseModel):
     guided_regex: Annotated[str | None, SkipValidation] = None
     guided_choice: Annotated[list[str] | None, SkipValidation] = None
     guided_grammar: Annotated[str | None, SkipValidation] = None
+    structural_tag: Annotated[dict[str, Any] | str | None, SkipValidation] = None
     reasoning_max_tokens: Integer = None
     """Most tokens of the thought; then it is closed, and the answer goes on."""
+    response_max_tokens: Integer = None
+    """Most tokens of the answer behind the thought."""
 
     # Beyond sampling, from FastDeploy.
     prompt_token_ids: Annotated[list[int] | list[list[int]] | None, SkipValidation] = None
     """The prompt as ids; takes the place of `messages` or `prompt`."""
     return_token_ids: bool = False
     """Each choice gets `prompt_token_ids` and `completion_token_ids`."""
+    timings: bool = False
+    """How long what took, in the answer or in its last chunk."""
     max_streaming_response_tokens: int = Field(default=1, ge=1)
     """Hold chunks back until they bring this many tokens."""
     request_id: str | None = Field(default=None, min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS, pattern=r"^[!-~]+$")
@@ -204,30 +207,38 @@ _SAMPLING_FIELDS = (
     "ignore_eos",
     "skip_special_tokens",
     "return_token_ids",
+    "timings",
     "response_format",
     "guided_json",
     "guided_regex",
     "guided_choice",
     "guided_grammar",
+    "structural_tag",
     "reasoning_max_tokens",
+    "response_max_tokens",
 )
 
 
 def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     """The body as a `kind`. A field that is null counts as not given. Raises `InvalidRequestError` naming the first field at fault."""
-    known = set(kind.model_fields) | set(_NOT_SUPPORTED_YET)
+    known = set(kind.model_fields) | set(NOT_SUPPORTED_YET)
     fields = {name: value for name, value in given.items() if value is not None or name not in known}
     metadata = fields.get("metadata")
     if isinstance(metadata, dict):
         parameters = known - _NOT_IN_METADATA
         fields = {name: value for name, value in metadata.items() if name in parameters and value is not None} | fields
-    for name, harmless in _NOT_SUPPORTED_YET.items():
-        if name in fields and fields.pop(name) not in harmless:
+    for name, harmless in NOT_SUPPORTED_YET.items():
+        if name in fields and not _is_among(fields.pop(name), harmless):
             raise InvalidRequestError(f"{name} is not supported yet. Remove it from the request.", param=name)
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise _first_error(error) from None
+
+
+def _is_among(value: Any, harmless: tuple[Any, ...]) -> bool:
+    """As JSON sees it: false is not 0."""
+    return any(type(value) is type(other) and value == other for other in harmless)
 
 
 def _first_error(error: ValidationError) -> InvalidRequestError:

@@ -6,26 +6,64 @@ SIGTERM or SIGINT: no new connections, answers under way get the grace time, the
 from __future__ import annotations
 
 import functools
+import logging
+import resource
 import signal
+import socket
+import ssl
+import tempfile
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
+from ernie_backend import log_format
+from ernie_backend.tracing import Tracer, check_installed, traces_url
+
 from .app import create_app
-from .settings import FrontendSettings
+from .http_metrics import shared_by_workers
+from .http_protocol import GuardedProtocol
+from .observing import access_log
+from .settings import FrontendSettings, TlsFiles
 from .triton_client import TritonClient
 
+PROCESS_NAME = "frontend"
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_SEND_BUFFER_BYTES = 128 * 1024
+"""Of a connection, in the kernel (Linux takes it twice). Else it grows to megabytes, and a slow client is noticed late."""
+_UNREAD_SECONDS = 300
+"""A client that has taken nothing for so long, while there was something for it, is cut off."""
 
 
 def worker_app(settings: FrontendSettings) -> FastAPI:
     """Called in each worker, inside its event loop, which the gRPC channels belong to."""
-    return create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics))
+    set_up_logs(settings)
+    endpoint = settings.observability.otlp_traces_endpoint
+    tracer = None
+    if endpoint is not None:
+        check_installed()
+        tracer = Tracer(traces_url(endpoint), PROCESS_NAME)
+    return create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics), tracer)
 
 
-def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace_seconds: int) -> None:
+def set_up_logs(settings: FrontendSettings) -> None:
+    """The form of this process's lines; those of the requests are told, others from warnings on."""
+    log_format.install(settings.observability.log_format, PROCESS_NAME)
+    access_log.setLevel(logging.INFO)
+
+
+def _bound_what_waits(listening: socket.socket) -> None:
+    """Every connection inherits it: the kernel keeps little of what its client does not read, and not for ever."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1000)
+
+
+def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace_seconds: int, tls: TlsFiles | None = None) -> None:
     """Serves until a signal ends it. Exits with a status above 0 if the address cannot be had."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is one; the usual 1024 are soon taken
+    set_up_logs(settings)
     config = uvicorn.Config(
         functools.partial(worker_app, settings),
         factory=True,
@@ -33,14 +71,22 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
         port=port,
         workers=workers,
         log_level="warning",
+        log_config=None,  # its lines go the way of all others
         access_log=False,
         server_header=False,
+        http=GuardedProtocol,
         ws="none",
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        ssl_ca_certs=tls.client_authorities if tls else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authorities else ssl.CERT_NONE,
         timeout_graceful_shutdown=grace_seconds,
     )
     listening = config.bind_socket()
+    _bound_what_waits(listening)
     if workers > 1:
-        Multiprocess(config, sockets=[listening]).run()
+        with tempfile.TemporaryDirectory(prefix="ernie-openai-metrics-") as folder, shared_by_workers(folder):
+            Multiprocess(config, sockets=[listening]).run()
     else:
         server = uvicorn.Server(config)
         # uvicorn raises the signal again when it has drained, for whoever handled it before; by default that would end the process

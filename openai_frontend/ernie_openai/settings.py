@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ernie_backend.errors import ModelNotFoundError
 
+from .observability import Observability
+
 DEFAULT_MAX_BODY_BYTES = 16 * 2**20
+DEFAULT_MAX_PENDING_BYTES = 2**20
 
 _NAMES_OF_ANY_MODEL = ("", "null", "default")  # what clients written for FastDeploy send when they mean "the one you serve"
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files for listening with TLS."""
+
+    certificate: str
+    """With its chain."""
+    key: str | None = None
+    """None: it stands in the file of the certificate."""
+    client_authorities: str | None = None
+    """Clients must show a certificate of one of these."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +40,17 @@ class FrontendSettings:
     served_model_names: tuple[str, ...] = ()
     """Names that requests may give. Empty: any name passes."""
     api_keys: tuple[str, ...] = ()
-    """Empty: no key is asked for."""
+    """With those of the file: who may come in. Without keys and file none is asked for."""
+    api_key_file: str | None = None
+    """Read again when it changes."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages of these origins may ask from a browser; `*`: of all."""
     max_model_len: int | None = None
     """Tokens; only shown, the engine checks it."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
+    """Of one streamed answer that its client has not read yet; more end it."""
+    observability: Observability = field(default_factory=Observability)
     outage_file: str | None = None
     """While it exists, no request can be answered; it says why."""
 

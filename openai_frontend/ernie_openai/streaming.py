@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from ernie_backend.errors import ErnieError, InvalidRequestError, UnavailableError
 
-from .answers import AnswerStyle, ChunkMaker, hold_back, numbered
+from .answers import AnswerStyle, ChunkMaker, UsageMeter, hold_back, numbered
+from .backlog import Backlog
 from .client import AnswerEvent, EngineClient, EnsembleRequest
 from .convert import AnswerPlan
 from .errors import ClientDisconnectedError, as_ernie_error, dumps, error_object, renamed
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_LAST_WORD_SECONDS = 1.0
+"""To tell a client that the server stops: one that does not read must not keep it from doing so."""
 _QUEUED_EVENTS = 64  # of all prompts of a request together; beyond it their gRPC streams wait
 
 
@@ -71,10 +74,13 @@ async def answer_events(plan: AnswerPlan, client: EngineClient) -> AsyncGenerato
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def answer_lines(plan: AnswerPlan, style: AnswerStyle, client: EngineClient) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events, up to `[DONE]`."""
-    maker = ChunkMaker(plan, style)
-    async with aclosing(answer_events(plan, client)) as events:
+async def answer_lines(
+    plan: AnswerPlan, style: AnswerStyle, client: EngineClient, meter: UsageMeter, max_pending_bytes: int
+) -> AsyncGenerator[bytes, None]:
+    """The answer as server-sent events, up to `[DONE]`; `meter` is filled on the way. However slowly they are taken, the engine's events do
+    not wait."""
+    maker = ChunkMaker(plan, style, meter)
+    async with aclosing(Backlog(answer_events(plan, client), max_pending_bytes).events()) as events:
         async for event in hold_back(events, plan.tokens_per_chunk) if plan.tokens_per_chunk > 1 else events:
             for chunk in maker.chunks(event):
                 yield _line(chunk)
@@ -120,11 +126,13 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, lines: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes, None], on_error: Callable[[ErnieError], object]) -> None:
+        """`on_error` hears of what fails when the status can no longer tell."""
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._lines = lines
+        self._on_error = on_error
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,6 +164,8 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_error(self, send: Send, error: Exception) -> None:
-        line = _line(error_object(as_ernie_error(error)))
-        with suppress(OSError):
-            await send({"type": "http.response.body", "body": line, "more_body": False})
+        told = as_ernie_error(error)
+        self._on_error(told)
+        message = {"type": "http.response.body", "body": _line(error_object(told)), "more_body": False}
+        with suppress(OSError, TimeoutError):
+            await asyncio.wait_for(send(message), _LAST_WORD_SECONDS if isinstance(error, UnavailableError) else None)

@@ -123,6 +123,8 @@ def _infer_request(request: EnsembleRequest) -> Any:
     """ModelInferRequest; always streamed, so that stop strings and hang-ups end the work early."""
     message = service_pb2.ModelInferRequest(model_name=ENSEMBLE, id=request.request_id)
     message.parameters["triton_enable_empty_final_response"].bool_param = True
+    if request.traceparent:
+        message.parameters["traceparent"].string_param = request.traceparent
     _add_input(message, "sampling_parameters", "BYTES", _bytes_element(request.sampling_parameters))
     _add_input(message, "stream", "BOOL", b"\x01")
     if request.text_input is not None:
@@ -164,6 +166,7 @@ def _event(reply: Any) -> AnswerEvent | None:
         return None
     usage = _json(outputs, "usage", {})
     prompt_token_ids = usage.pop("prompt_token_ids", None)
+    timings = usage.pop("timings", None)
     return AnswerEvent(
         index=struct.unpack("<i", outputs["index"])[0],
         text=text,
@@ -174,6 +177,7 @@ def _event(reply: Any) -> AnswerEvent | None:
         finish_reason=finish_reason or None,
         usage=Usage(**usage),
         prompt_token_ids=None if prompt_token_ids is None else tuple(prompt_token_ids),
+        timings=timings,
     )
 
 

@@ -6,26 +6,31 @@ import pytest
 
 from tests.architecture.sources import OURS, ROOT, imports, is_within, module_files
 
-BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "metrics", "protocol", "errors", "config")
+BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "timeline", "metrics", "protocol", "errors", "config")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "ernie_openai": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.json_depth"),
+    "ernie_openai": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "json_depth", "log_format", "tracing", "api_keys")),
     "ernie_backend": (),
     "ernie_backend.errors": (),
     "ernie_backend.protocol": (),
     "ernie_backend.relay": (),
     "ernie_backend.json_depth": (),
+    "ernie_backend.api_keys": ("ernie_backend.errors",),
+    "ernie_backend.log_format": (),
+    "ernie_backend.metrics": (),
+    "ernie_backend.tracing": ("ernie_backend.errors",),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
     "ernie_backend.model_config": ("ernie_backend.errors", "ernie_backend.json_reader"),
-    "ernie_backend.config": ("ernie_backend.errors", "ernie_backend.model_config", "ernie_backend.media_fields"),
+    "ernie_backend.config": tuple(f"ernie_backend.{name}" for name in ("errors", "model_config", "media_fields", "log_format", "tracing")),
     "ernie_backend.media_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
     "ernie_backend.sampling_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
     "ernie_backend.core": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
-    "ernie_backend.metrics": ("ernie_backend.core", "ernie_backend.protocol"),
-    "ernie_backend.engine": ("ernie_backend.core", "ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.metrics"),
+    "ernie_backend.timeline": tuple(f"ernie_backend.{name}" for name in ("core.outputs", "protocol", "errors", "metrics")),
+    "ernie_backend.engine_metrics": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "config", "metrics", "timeline")),
+    "ernie_backend.engine": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "errors", "timeline")),
     "ernie_backend.delivery": ("ernie_backend.core.outputs", "ernie_backend.relay", "ernie_backend.protocol"),
     "ernie_backend.text": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config", "ernie_backend.media_fields"),
-    "ernie_backend.media": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.media_fields"),
+    "ernie_backend.media": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "media_fields", "metrics")),
     "ernie_backend.execution": (
         "ernie_backend.core.outputs",
         "ernie_backend.config",
@@ -36,7 +41,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ernie_backend.build": (*(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD), "ernie_kernels.xp"),
     "ernie_backend.triton_adapter": (
-        *(f"ernie_backend.{name}" for name in ("build", "text", "media", "engine", "delivery", "relay", "metrics")),
+        *(f"ernie_backend.{name}" for name in ("build", "text", "media", "engine", "delivery", "relay")),
+        *(f"ernie_backend.{name}" for name in ("engine_metrics", "metrics", "log_format", "tracing")),
         *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "media_fields", "json_depth", "errors", "config")),
     ),
     "ernie_backend.checkpoint_writer": (
@@ -53,6 +59,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ernie_backend.cli.bench_server": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
     "ernie_backend.benchmark.load_client": (),
+    "ernie_backend.benchmark.process_usage": (),
+    "ernie_backend.benchmark.clock": ("ernie_backend.core", "ernie_backend.config", "ernie_backend.errors"),
+    "ernie_backend.benchmark.naive": ("ernie_backend.benchmark.clock",),
+    "ernie_backend.benchmark.path_bench": ("ernie_backend.benchmark", "ernie_backend.text.tokenizer", "ernie_backend.errors"),
+    "ernie_backend.cli.bench_path": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
     "ernie_backend.benchmark.server_bench": ("ernie_backend.benchmark.load_client", "ernie_backend.errors"),
     "ernie_backend.cli.bench_engine": (
         "ernie_backend.cli.flags",
@@ -63,7 +74,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ernie_kernels.xp",
     ),
     "ernie_backend.cli": (
-        *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "checkpoint_writer", "execution.safetensors_file")),
+        *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "api_keys", "checkpoint_writer", "execution.safetensors_file")),
+        *(f"ernie_backend.{name}" for name in ("log_format", "tracing")),
     ),
     "ernie_kernels": (),
     "ernie_kernels.xp": (),
@@ -92,7 +104,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 """Package or module → what of ours it may import besides itself; the longest matching key decides."""
 
-_WITH_NUMPY = ("execution", "triton_adapter", "media", "checkpoint_writer")
+_WITH_NUMPY = ("execution", "triton_adapter", "media", "checkpoint_writer", "benchmark.naive")
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "paddle": ("ernie_kernels.xp._paddle",),
@@ -115,6 +127,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "llguidance": ("ernie_backend.text.grammar_worker", "ernie_backend.execution.constraint"),
     "sentencepiece": ("ernie_backend.text", "ernie_backend.checkpoint_writer"),
     "triton_python_backend_utils": (),
+    "opentelemetry": ("ernie_backend.tracing",),
+    "prometheus_client": ("ernie_openai",),
     "PIL": ("ernie_backend.media",),
     "av": ("ernie_backend.media",),
     "httpcore2": ("ernie_backend.media",),

@@ -116,7 +116,7 @@ def test_defaults() -> None:
         "--triton-grpc-port": ("127.0.0.1", 8001),
         "--metrics-port": ("127.0.0.1", 8002),
     }
-    assert (options.served_model_name, options.model_name, options.api_keys) == (None, "ERNIE-4.5-0.3B-PT", ())
+    assert (options.served_model_name, options.model_name, options.security.api_keys) == (None, "ERNIE-4.5-0.3B-PT", ())
     assert (options.engine.enable_prefix_caching, options.engine.enable_chunked_prefill, options.engine.block_size_tokens) == (
         True,
         True,
@@ -152,7 +152,12 @@ def test_media_flags_reach_their_fields(tmp_path: Path) -> None:
     assert (engine.limit_mm_per_prompt, engine.mm_processor_kwargs) == ({"image": 10, "video": 3}, {"video_max_frames": 30})
     assert (engine.allow_private_media, engine.allowed_media_domains) == (True, ["a.com", ".b.org", "c.net"])
     assert engine.allowed_local_media_path == str(tmp_path)
+    assert read("--model m --max-encoder-cache 5000").engine.max_encoder_cache_tokens == 5000
+    assert read("--model m --max-encoder-cache -1").engine.max_encoder_cache_tokens == -1
+    assert read("--model m --max-processor-cache 0.5").engine.max_processor_cache_gib == 0.5
+    assert read("--model m --max-processor-cache -1").engine.max_processor_cache_gib == -1
     default = read("--model m").engine
+    assert (default.max_encoder_cache_tokens, default.max_processor_cache_gib) == (-1, -1)
     assert (default.allow_private_media, default.allowed_media_domains, default.allowed_local_media_path) == (False, None, None)
 
 
@@ -161,7 +166,7 @@ def test_other_flags() -> None:
         "--served-model-name ernie --api-key a --api-key=--b --triton-metrics-port 9002 --triton-host 0.0.0.0 --timeout-graceful-shutdown 5"
     )
     options = read(f"--model m {line}")
-    assert (options.model_name, options.served_model_name, options.api_keys) == ("ernie", "ernie", ("a", "--b"))
+    assert (options.model_name, options.served_model_name, options.security.api_keys) == ("ernie", "ernie", ("a", "--b"))
     assert (options.metrics_port, options.triton_host, options.shutdown_grace_seconds) == (9002, "0.0.0.0", 5.0)
 
 
@@ -182,6 +187,9 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
         ('--mm-processor-kwargs \'{"video_fps": "2"}\'', "--mm-processor-kwargs: mm_processor_kwargs.video_fps must be a number"),
         ("--allowed-media-domains https://a.com", "--allowed-media-domains: allowed_media_domains must be names of hosts"),
         ("--port 8001", "--port and --triton-grpc-port are both 8001. Give each a port of its own."),
+        ("--max-encoder-cache -2", "--max-encoder-cache: max_encoder_cache_tokens must be an integer from -1"),
+        ("--max-processor-cache -0.5", "--max-processor-cache: max_processor_cache_gib must be a number from 0 to 1024, or -1"),
+        ("--max-processor-cache nan", "--max-processor-cache: max_processor_cache_gib must be a number"),
         ("--load-format pt", "--load-format: load_format must be one of auto, dummy, got 'pt'."),
         ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
     ],

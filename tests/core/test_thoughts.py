@@ -1,4 +1,5 @@
-"""The thought's budget, and sequences whose next token decides what may follow: what is appended, when, and who waits for whom."""
+"""The thought's budget, the bound of what follows it, and sequences whose next token decides what may follow: what is appended, when, and
+who waits for whom."""
 
 from __future__ import annotations
 
@@ -57,6 +58,24 @@ def test_the_closing_has_the_room_that_is_left(max_tokens: int, kept: int) -> No
     assert driver.reasons["a", 0] is FinishReason.LENGTH
 
 
+@pytest.mark.parametrize("steps_ahead", [0, 1])
+@pytest.mark.parametrize("bound", [1, 2, 7, 40])
+def test_an_answer_is_bounded_behind_its_thought(steps_ahead: int, bound: int) -> None:
+    """Behind one that ends by itself, with and without a budget, and behind one that is closed; by max_tokens if that is less."""
+    end = expected_tokens(PROMPT, 3)[2]
+    driver = Driver(steps_ahead=steps_ahead)
+    thinking = {"thought_closing_ids": CLOSING, "response_max_tokens": bound}
+    driver.core.add(request("ends", PROMPT, 12, thought_end_id=end, **thinking))
+    driver.core.add(request("in time", PROMPT, 12, thought_end_id=end, reasoning_max_tokens=5, **thinking))
+    driver.core.add(request("closed", PROMPT, 12, thought_end_id=NEVER, reasoning_max_tokens=4, **thinking))
+    driver.core.add(request("endless", PROMPT, 12, thought_end_id=NEVER, **thinking))
+    driver.run()
+    assert driver.tokens["ends", 0] == driver.tokens["in time", 0] == expected_tokens(PROMPT, min(12, 3 + bound))
+    assert driver.tokens["closed", 0] == with_budget(4, min(12, 4 + len(CLOSING) + bound))
+    assert driver.tokens["endless", 0] == expected_tokens(PROMPT, 12)
+    assert set(driver.reasons.values()) == {FinishReason.LENGTH}
+
+
 def test_appended_ids_have_log_probabilities() -> None:
     driver = Driver()
     driver.core.add(request("a", PROMPT, 8, logprobs=0, thought_end_id=NEVER, reasoning_max_tokens=2, thought_closing_ids=CLOSING))
@@ -71,13 +90,14 @@ def test_appended_ids_have_log_probabilities() -> None:
 def test_preempted_and_crowded_sequences_say_the_same(steps_ahead: int) -> None:
     """A small pool and a small step: closings are cut into chunks, sequences preempted between closing and computing it."""
     rng = random.Random(3)
-    driver = Driver(num_blocks=18, steps_ahead=steps_ahead, max_num_batched_tokens=4)
+    driver = Driver(num_blocks=12, steps_ahead=steps_ahead, max_num_batched_tokens=4)
     expected = {}
     for i in range(30):
-        budget, count = rng.randint(1, 12), rng.randint(4, 30)
+        budget, count, bound = rng.randint(1, 12), rng.randint(4, 30), rng.choice([None, 1, 5])
         thinking = {"thought_end_id": NEVER, "reasoning_max_tokens": budget, "thought_closing_ids": CLOSING * 3}
-        driver.core.add(request(f"r{i}", PROMPT, count, **thinking))
-        expected[f"r{i}", 0] = with_budget(budget, count, CLOSING * 3)
+        driver.core.add(request(f"r{i}", PROMPT, count, response_max_tokens=bound, **thinking))
+        most = count if bound is None else min(count, budget + 3 * len(CLOSING) + bound)
+        expected[f"r{i}", 0] = with_budget(budget, most, CLOSING * 3)
     driver.run()
     assert driver.tokens == expected
     assert driver.scheduler.stats().preemptions_total > 0

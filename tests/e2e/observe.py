@@ -12,11 +12,15 @@ IDLE_GAUGES = ("ernie_kv_blocks_used", "ernie_sequences_running", "ernie_sequenc
 
 
 def metric(server: RunningServer, name: str) -> float:
-    """The sum of a metric's series. Published once a second: the truth of a moment ago."""
-    text = httpx.get(server.metrics_url, timeout=10).text
-    values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
-    assert values, f"{name} is not among the metrics"
-    return sum(values)
+    """The sum of a metric's series. Published once a second: the truth of a moment ago; the first time some seconds after the start."""
+    deadline = time.monotonic() + 10
+    while True:
+        text = httpx.get(server.metrics_url, timeout=10).text
+        values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        if values:
+            return sum(values)
+        assert time.monotonic() < deadline, f"{name} is not among the metrics"
+        time.sleep(0.2)
 
 
 def wait_until_idle(server: RunningServer, seconds: float = 20.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,6 +97,11 @@ class TestThinking:
         ids = choice.message.completion_token_ids
         assert [ids[6], ids[8], ids[9]] == [closing[0], closing[2], closing[3]]
         assert answer.usage.completion_tokens_details.reasoning_tokens == 8, "six of its own, a newline and the end marker"
+
+    def test_the_answer_behind_the_thought_is_bounded(self, client: openai.Client) -> None:
+        answer = ask(client, max_tokens=40, extra={"response_max_tokens": 3, "ignore_eos": True})
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.completion_tokens == 6 + 4 + 3, "the budget, what closes the thought, the bound"
 
     @pytest.mark.parametrize("route", [{"enable_thinking": False}, {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}])
     def test_off(self, client: openai.Client, route: dict[str, Any]) -> None:
@@ -208,6 +214,14 @@ class TestWhatAnAnswerMustKeepTo:
     def test_guided(self, client: openai.Client, field: str, value: Any, holds: Any) -> None:
         choice = ask(client, extra={field: value}, temperature=1.0).choices[0]
         assert holds(choice.message.content) and choice.finish_reason == "stop"
+
+    def test_text_is_free_until_a_trigger_is_said(self, client: openai.Client) -> None:
+        """As FastDeploy's documents write it, but with triggers that random text is full of."""
+        digit = {"type": "integer", "minimum": 0, "maximum": 9}
+        structures = [{"begin": letter, "schema": digit, "end": ";"} for letter in "aeiou"]
+        tags = {"type": "structural_tag", "structures": structures, "triggers": [*"aeiou"]}
+        content = ask(client, max_tokens=120, temperature=1.0, extra={"response_format": tags}).choices[0].message.content
+        assert re.fullmatch(r"([^aeiou]|[aeiou]\d;)*([aeiou]\d?)?", content) and re.search(r"[aeiou]\d;", content), content
 
     def test_the_clients_own_way(self, client: openai.Client) -> None:
         from pydantic import BaseModel, Field

@@ -68,7 +68,7 @@ def test_the_window_holds_tokens_back_and_merges_them() -> None:
         wait_for(lambda: harness.delivery._inbox.empty(), "inbox read")
         time.sleep(0.005)
     assert len(sink.responses) == 2, "two under way, the rest waits"
-    harness.delivery.consumed("k", 1)
+    harness.delivery.consumed(1)
     wait_for(lambda: len(sink.responses) == 3, "an acknowledgement opens the window")
     assert sink.responses[2].token_ids == (2, 3, 4, 5), "what waited leaves together"
     harness.push(token("k", 6), token("k", 7, last=FinishReason.STOP))
@@ -155,10 +155,10 @@ def test_a_broken_sink_aborts_its_request_only() -> None:
 def test_events_of_unknown_keys_and_late_acknowledgements_are_harmless() -> None:
     harness, sink = Harness(), Sink()
     harness.push(token("nobody", 1))
-    harness.delivery.consumed("nobody", 5)
+    harness.delivery.consumed(5)
     harness.delivery.register("k", sink, n=1, streamed=True)
     harness.push(token("k", 1, last=FinishReason.STOP))
-    harness.delivery.consumed("k", 1)
+    harness.delivery.consumed(1)
     harness.close()
     assert sink.ids() == [1]
 
@@ -168,7 +168,7 @@ def test_choices_share_a_tight_window() -> None:
     harness.delivery.register("k", sink, n=4, streamed=True)
     for round_number in range(40):
         harness.push(*(token("k", round_number, index) for index in range(4)))
-        harness.delivery.consumed("k", len(sink.responses))
+        harness.delivery.consumed(1)
         wait_for(lambda: harness.delivery._inbox.empty(), "inbox read")
         time.sleep(0.002)
     counts = [sum(r.index == index for r in sink.responses) for index in range(4)]
@@ -185,11 +185,77 @@ def test_a_silent_stream_sends_a_heartbeat_and_a_whole_answer_none(monkeypatch: 
     harness.delivery.register("w", whole, n=1, streamed=False)
     wait_for(lambda: streamed.responses, "heartbeat")
     assert streamed.responses[0].token_ids == () and streamed.responses[0].is_first
-    time.sleep(0.2)
-    assert len(streamed.responses) == 1, "the next one only after this one was consumed"
+    wait_for(lambda: len(streamed.responses) > 3, "one after another, whatever the window says: a busy path must not hide a hang-up")
     harness.push(token("s", 1, last=FinishReason.STOP), token("w", 1, last=FinishReason.STOP))
     harness.close()
-    assert streamed.ids() == [1] and [r.token_ids for r in whole.responses] == [(1,)]
+    assert streamed.ids() == [1] and not streamed.responses[1].is_first and [r.token_ids for r in whole.responses] == [(1,)]
+
+
+def test_a_first_token_behind_a_heartbeat_is_still_urgent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "HEARTBEAT_SECONDS", 0.02)
+    harness, talker, queued = Harness(window=1), Sink(), Sink()
+    harness.delivery.register("queued", queued, n=1, streamed=True)
+    wait_for(lambda: queued.responses, "heartbeat")
+    monkeypatch.setattr(delivery_module, "HEARTBEAT_SECONDS", 60.0)
+    harness.delivery.register("talker", talker, n=1, streamed=True)
+    harness.push(token("talker", 0))
+    wait_for(lambda: talker.ids() == [0], "its own first token")
+    harness.push(token("talker", 1))
+    harness.push(token("queued", 5))
+    wait_for(lambda: queued.ids() == [5], "the window is shut, and the first token passes it")
+    assert talker.ids() == [0], "later tokens wait"
+    harness.close()
+
+
+def test_a_few_heartbeats_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(delivery_module, "HEARTBEAT_PAUSE_SECONDS", 60.0)
+    harness, sink = Harness(window=2), Sink()
+    for i in range(3 * delivery_module.HEARTBEATS_AT_ONCE):
+        harness.delivery.register(f"k{i}", sink, n=1, streamed=True)
+    wait_for(lambda: sink.responses, "heartbeats")
+    time.sleep(0.05)
+    assert len(sink.responses) == delivery_module.HEARTBEATS_AT_ONCE
+    harness.close()
+
+
+def test_streams_take_turns_when_the_window_is_tight() -> None:
+    harness, sink = Harness(window=1), Sink()
+    for i in range(8):
+        harness.delivery.register(f"k{i}", sink, n=1, streamed=True)
+    for step in range(100):
+        harness.push(*(token(f"k{i}", step) for i in range(8)))
+        harness.delivery.consumed(1)
+        wait_for(lambda: harness.delivery._inbox.empty(), "inbox read")
+        time.sleep(0.001)
+    counts = [sum(r.key == f"k{i}" for r in sink.responses) for i in range(8)]
+    assert min(counts) >= max(counts) - 2 > 5, counts
+    harness.push(*(token(f"k{i}", 100, last=FinishReason.STOP) for i in range(8)))
+    harness.close()
+    for i in range(8):
+        assert [t for r in sink.responses if r.key == f"k{i}" for t in r.token_ids] == list(range(101))
+
+
+def test_an_interval_cuts_pieces_of_one_size() -> None:
+    sink = Sink()
+    delivery = Delivery(1, abort=lambda key: None, stop=lambda key, index: None, stream_interval_tokens=4)
+    delivery.start()
+    delivery.register("k", sink, n=1, streamed=True)
+    whole = Sink()
+    delivery.register("whole", whole, n=1, streamed=False)
+    delivery.push(StepOutput((token("k", 0), token("whole", 0))))
+    wait_for(lambda: sink.responses, "the first token")
+    for i in range(1, 30):
+        delivery.push(StepOutput((token("k", i), token("whole", i))))
+    wait_for(lambda: delivery._inbox.empty(), "inbox read")
+    assert [len(r.token_ids) for r in sink.responses] == [1], "the window is shut, and what waits is not merged"
+    delivery.push(StepOutput((token("k", 30, last=FinishReason.LENGTH), token("whole", 30, last=FinishReason.LENGTH))))
+    for _ in range(6):
+        delivery.consumed(1)
+    delivery.close()
+    assert [len(r.token_ids) for r in sink.responses] == [1, *[4] * 7, 2] and sink.ids() == list(range(31))
+    assert [r.is_final for r in sink.responses] == [False] * 8 + [True]
+    assert [len(r.token_ids) for r in whole.responses] == [31]
 
 
 def test_an_impossible_event_ends_its_request_only() -> None:

@@ -106,7 +106,7 @@ def test_an_image_is_encoded_once_for_all_its_chunks_and_turns(folder) -> None:
 
 
 def test_a_cache_of_no_bytes_still_serves_the_chunks_of_one_request(folder) -> None:
-    seeing = Seeing(folder, max_num_batched_tokens=7, enable_prefix_caching=False, encoder_cache_bytes=0)
+    seeing = Seeing(folder, max_num_batched_tokens=7, enable_prefix_caching=False, max_encoder_cache_tokens=0)
     prompt = make_prompt(1, [3, (1, 8, 8), 4, (1, 4, 4), 2])
     seeing.answer("a", prompt)
     assert seeing.encoded == [one.content_hash for one in prompt.media] and seeing.media.cache.num_bytes == 0
@@ -114,15 +114,25 @@ def test_a_cache_of_no_bytes_still_serves_the_chunks_of_one_request(folder) -> N
     assert len(seeing.encoded) == 4
 
 
+def test_so_many_tokens_are_kept_as_the_configuration_says(folder) -> None:
+    assert Seeing(folder).media.cache.capacity_bytes == 2**29
+    seeing = Seeing(folder, max_encoder_cache_tokens=16 + 4, enable_prefix_caching=False)
+    large, small, other = (make_prompt(seed, [3, grid, 4]) for seed, grid in enumerate([(1, 8, 8), (1, 4, 4), (1, 2, 4)]))
+    for key, prompt in enumerate([large, small, large, small, other, large]):
+        seeing.answer(str(key), prompt)
+    images = [prompt.media[0].content_hash for prompt in (large, small, other, large)]
+    assert seeing.encoded == images, "16 and 4 tokens fit; the 2 of the third image take the place of the first"
+
+
 def test_a_prefix_hit_behind_the_image_does_not_encode_it(folder) -> None:
-    seeing = Seeing(folder, encoder_cache_bytes=0)
+    seeing = Seeing(folder, max_encoder_cache_tokens=0)
     for key in "ab":
         seeing.answer(key, make_prompt(1, [3, (1, 4, 4), 40]))
     assert len(seeing.encoded) == 1
 
 
 def test_the_same_image_twice_in_a_prompt_is_encoded_once(folder) -> None:
-    seeing = Seeing(folder, max_num_batched_tokens=5, encoder_cache_bytes=0)
+    seeing = Seeing(folder, max_num_batched_tokens=5, max_encoder_cache_tokens=0)
     prompt = make_prompt(1, [3, (1, 4, 4), 2, (1, 4, 4), 5])
     first, second = prompt.media
     prompt.media = (first, replace(first, start=second.start))
@@ -151,7 +161,7 @@ def test_warming_up_sees_and_leaves_nothing(folder) -> None:
 
 
 def test_an_abandoned_request_lets_go_of_its_image(folder) -> None:
-    seeing = Seeing(folder, max_num_batched_tokens=8, encoder_cache_bytes=0)
+    seeing = Seeing(folder, max_num_batched_tokens=8, max_encoder_cache_tokens=0)
     prompt = make_prompt(1, [3, (1, 8, 8), 4])
     seeing.core.add(GenerateRequest("a", tuple(prompt.token_ids), SamplingParams(4), media=prompt.media))
     seeing.core.step()

@@ -87,6 +87,10 @@ class InferenceRequest:
     sender: ResponseSender = field(default_factory=ResponseSender)
 
     request_parameters: dict[str, Any] = field(default_factory=dict)
+    id: str = "r-1"
+
+    def request_id(self) -> str:
+        return self.id
 
     def parameters(self) -> str:
         return json.dumps(self.request_parameters)

@@ -52,14 +52,15 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 NOT_YET: list[tuple[str, Any]] = [
-    ("structural_tag", "{}"),
-    ("response_max_tokens", 10),
+    ("reasoning_effort", "high"),
     ("chat_template", "{{ messages }}"),
     ("logits_processors_args", {"a": 1}),
     ("prompt_logprobs", 0),
     ("completion_token_ids", [1]),
     ("service_tier", "flex"),
     ("best_of", 2),
+    ("best_of", True),
+    ("priority", False),
     ("suffix", "end"),
 ]
 
@@ -72,7 +73,7 @@ async def test_faulty_chat_fields(fields: dict[str, Any], param: str, text: str)
     assert client.requests == []
 
 
-@pytest.mark.parametrize(("name", "value"), NOT_YET, ids=[name for name, _ in NOT_YET])
+@pytest.mark.parametrize(("name", "value"), NOT_YET, ids=str)
 async def test_fields_of_later_versions_are_named(name: str, value: Any) -> None:
     async with http(FakeClient(words(["a"]))) as front:
         assert_error(await front.post(CHAT, json=HELLO | {name: value}), 400, param=name, code="invalid_value", text="not supported yet")
@@ -88,6 +89,9 @@ async def test_fields_of_later_versions_are_named(name: str, value: Any) -> None
         ({"prompt": ["a", 1]}, "prompt[1]", "non-empty string"),
         ({"prompt": [None]}, "prompt[0]", "non-empty string"),
         ({"prompt_token_ids": []}, "prompt_token_ids", "1 to 256 prompts"),
+        ({"prompt_token_ids": "a"}, "prompt_token_ids", "texts go into prompt"),
+        ({"prompt_token_ids": ["a"]}, "prompt_token_ids", "texts go into prompt"),
+        ({"prompt_token_ids": [[1], "a"]}, "prompt_token_ids", "texts go into prompt"),
         ({"prompt": [[1], []]}, "prompt[1]", "non-empty"),
         ({"prompt": {"a": 1}}, "prompt", "list of strings"),
         ({"prompt": "a", "messages": []}, "messages", "Unknown field"),
@@ -153,9 +157,12 @@ async def test_an_escaped_surrogate_pair_is_a_character() -> None:
     [
         ({}, 200),
         ({"content-type": "application/json; charset=UTF-8"}, 200),
-        ({"content-type": "application/x-www-form-urlencoded"}, 400),
-        ({"content-type": "application/json; charset=gbk"}, 400),
-        ({"content-type": "application/json", "content-encoding": "gzip"}, 400),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": "application/json; charset=gbk"}, 415),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
+        ({"origin": "https://page.example"}, 415),
+        ({"origin": "https://page.example", "content-type": "text/plain"}, 415),
+        ({"origin": "https://page.example", "content-type": "application/json"}, 200),
     ],
 )
 async def test_content_types(headers: dict[str, str], status: int) -> None:
@@ -184,31 +191,6 @@ async def test_a_body_at_the_limit_passes() -> None:
     async with http(FakeClient(words(["a"])), max_body_bytes=len(body)) as front:
         assert (await front.post(CHAT, content=body)).status_code == 200
         assert (await front.post(CHAT, content=body + b" ")).status_code == 413
-
-
-WRONG_KEYS = ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer secret-1x", "Basic secret-1", "secret-1", "Bearer secret-1 secret-2"]
-
-
-@pytest.mark.parametrize("header", WRONG_KEYS)
-@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1"), ("GET", "/v1/nope"), ("DELETE", CHAT)])
-async def test_no_path_below_v1_answers_without_a_key(header: str, method: str, path: str) -> None:
-    client = FakeClient(words(["a"]))
-    async with http(client, api_keys=("secret-1", "secret-2")) as front:
-        response = await front.request(method, path, json=HELLO, headers={"authorization": header} if header else {})
-    assert_error(response, 401, param=None, code="invalid_api_key", kind="authentication_error")
-    assert response.headers["www-authenticate"] == "Bearer" and "secret" not in response.text
-    assert client.requests == []
-
-
-@pytest.mark.parametrize("header", ["Bearer secret-1", "bearer secret-2", "Bearer  schlüssel"])
-async def test_any_of_the_keys_opens(header: str) -> None:
-    async with http(FakeClient(words(["a"])), api_keys=("secret-1", "secret-2", "schlüssel")) as front:
-        assert (await front.post(CHAT, json=HELLO, headers={"authorization": header.encode()})).status_code == 200
-
-
-async def test_health_and_metrics_need_no_key() -> None:
-    async with http(FakeClient(words(["a"])), api_keys=("secret-1",)) as front:
-        assert [(await front.get(path)).status_code for path in ("/health", "/ping", "/metrics")] == [200, 200, 200]
 
 
 ENGINE_ERRORS = [
@@ -270,4 +252,5 @@ async def test_unknown_paths_and_methods() -> None:
         wrong = await front.get(CHAT)
         assert_error(wrong, 405, param=None, code="method_not_allowed")
         assert wrong.headers["allow"] == "POST"
-        assert (await front.get("/docs")).status_code == 404 and (await front.get("/openapi.json")).status_code == 404
+        assert set((await front.delete("/ping")).headers["allow"].split(", ")) == {"GET", "POST"}
+        assert (await front.get("/docs")).status_code == 404

@@ -186,7 +186,8 @@ async def test_every_sampling_field_reaches_the_ensemble() -> None:
         {"guided_regex": "a+"},
         {"guided_choice": ["a"]},
         {"guided_grammar": "root ::= x"},
-        {"reasoning_max_tokens": 10},
+        {"structural_tag": {"structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}], "triggers": ["<a>"]}},
+        {"reasoning_max_tokens": 10, "response_max_tokens": 5},
     ],
 )
 async def test_what_the_answer_must_keep_to_reaches_preprocess_as_given(fields: dict[str, object]) -> None:
@@ -253,9 +254,9 @@ async def test_parameters_in_metadata_act_unless_given_themselves() -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         await front.post(CHAT, json=HELLO | {"temperature": 0.5, "metadata": {"temperature": 0.1, "top_k": 4, "model": "x", "tag": 1}})
-        refused = await front.post(CHAT, json=HELLO | {"metadata": {"structural_tag": {}}})
+        refused = await front.post(CHAT, json=HELLO | {"metadata": {"reasoning_effort": "low"}})
     assert client.sampling() == {"temperature": 0.5, "top_k": 4}
-    assert refused.json()["error"]["param"] == "structural_tag"
+    assert refused.json()["error"]["param"] == "reasoning_effort"
 
 
 @pytest.mark.parametrize("body", [{"prompt_token_ids": [1, 2]}, {"messages": [], "prompt_token_ids": [1, 2]}, {"messages": [1, 2]}])

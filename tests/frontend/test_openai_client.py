@@ -5,40 +5,21 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
 import requests
-import uvicorn
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from ernie_backend.errors import ContextLengthError, EngineError, OverloadedError, UnavailableError
-from ernie_openai.app import create_app
 
-from .fakes import HELLO, FakeClient, logprob, settings, words
-
-
-@asynccontextmanager
-async def serving(client: FakeClient, **fields: Any) -> AsyncIterator[str]:
-    """The base URL of a front end in this event loop."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings(**fields), client), log_level="critical", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    task = asyncio.ensure_future(server.serve(sockets=[listening]))
-    while not server.started:
-        await asyncio.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
+from .fakes import HELLO, FakeClient, logprob, words
+from .http_server import serving
 
 
 def openai_client(url: str, **options: Any) -> openai.AsyncOpenAI:

@@ -118,35 +118,6 @@ async def test_a_server_that_stops_says_so(stream: bool, events_before: int) -> 
     assert len(client.abandoned) == 1
 
 
-async def test_a_slow_reader_slows_its_own_stream_only() -> None:
-    """While a send is held up, no further event is asked for."""
-    produced = 0
-
-    class Counting(FakeClient):
-        async def generate(self, request):
-            nonlocal produced
-            async for event in super().generate(request):
-                produced += 1
-                yield event
-
-    held = asyncio.Event()
-
-    class SlowCall(AsgiCall):
-        async def _send(self, message):
-            await super()._send(message)
-            if '"t3"' in self.text:
-                await held.wait()
-
-    call = SlowCall(app(Counting(words([f"t{i}" for i in range(100)]))), CHAT, HELLO | {"stream": True})
-    await until(lambda: '"t3"' in call.text)
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert produced == 4
-    held.set()
-    await call.task
-    assert produced == 100
-
-
 async def test_64_streams_at_once_stay_apart() -> None:
     class Echo(FakeClient):
         async def generate(self, request):
@@ -183,10 +154,11 @@ async def test_health_tells_of_an_outage_that_triton_knows_nothing_of(tmp_path: 
         assert (await front.get("/health")).status_code == 200
 
 
-async def test_metrics_are_the_servers_own() -> None:
+async def test_metrics_are_the_servers_and_the_front_ends() -> None:
     async with http(FakeClient()) as front:
         response = await front.get("/metrics")
-    assert response.text == "nv_inference_count 3\n" and response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert response.text.startswith("nv_inference_count 3\n") and "\nernie_http_requests_under_way 1.0\n" in response.text
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
 async def test_models() -> None:

@@ -66,21 +66,24 @@ class World:
     def routed(self, token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The peer's experts [layers, T, k], sorted, and the lead of the last chosen one's score over the next, as a share of the larger of
         their probabilities."""
-        probabilities: list[torch.Tensor] = []
-        scores: list[torch.Tensor] = []
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-        def note(gate: torch.nn.Module, given: object, found: tuple[torch.Tensor, ...]) -> None:
-            probabilities.append(torch.softmax(found[0], dim=-1))
-            scores.append(gate.moe_statics(probabilities[-1]))
+        def note(gate: torch.nn.Module, given: object, output: tuple[torch.Tensor, ...]) -> None:
+            found.append(choices(gate, output[0], self.config.experts_per_token))
 
         hooks = [module.register_forward_hook(note) for name, module in self.peer.named_modules() if name.endswith("mlp.gate")]
         self.expected(token_ids)
         for hook in hooks:
             hook.remove()
-        best = torch.stack(scores).topk(self.config.experts_per_token + 1)
-        larger = torch.stack(probabilities).gather(-1, best.indices[..., -2:]).amax(-1)
-        lead = (best.values[..., -2] - best.values[..., -1]) / larger
-        return best.indices[..., :-1].sort().values, lead
+        return torch.stack([experts for experts, _ in found]), torch.stack([lead for _, lead in found])
+
+
+def choices(gate: torch.nn.Module, logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a gate of the peer chose from its logits [T, experts], and how clearly, as `World.routed` says it of a layer."""
+    probabilities = torch.softmax(logits, dim=-1)
+    best = gate.moe_statics(probabilities).topk(k + 1)
+    larger = probabilities.gather(-1, best.indices[..., -2:]).amax(-1)
+    return best.indices[..., :-1].sort().values, (best.values[..., -2] - best.values[..., -1]) / larger
 
 
 def _take(peer: torch.nn.Module, config: ModelConfig):
@@ -150,10 +153,11 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return noted
 
 
-def same_experts(world: World, token_ids: list[int], ours: torch.Tensor) -> torch.Tensor:
-    """Which of the last tokens went to the peer's experts in every layer; `ours` [layers, tokens, k]. The others must be few, and the peer
-    itself undecided where they part: by less than eight steps of bfloat16 (2⁻⁸ each), in which everything before the router is rounded."""
-    expected, lead = (x[:, -ours.shape[1] :] for x in world.routed(token_ids))
+def same_experts(routed: tuple[torch.Tensor, torch.Tensor], ours: torch.Tensor) -> torch.Tensor:
+    """Which of the last tokens went to the peer's experts (`World.routed`) in every layer; `ours` [layers, tokens, k]. The others must be
+    few, and the peer itself undecided where they part: by less than eight steps of bfloat16 (2⁻⁸ each), in which everything before the
+    router is rounded."""
+    expected, lead = (x[:, -ours.shape[1] :] for x in routed)
     same = (ours.long().sort().values == expected).all(-1)
     alike_before = torch.cat([torch.ones_like(same[:1]), same.cumprod(0)[:-1].bool()])
     parting = lead[~same & alike_before]
@@ -176,7 +180,7 @@ def test_logits_of_a_prompt(world: World, chosen: list[torch.Tensor], length: in
     batch = build_input_batch(output, runner.states, runner.block_size)
     chosen.clear()
     ours = runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin))
-    check_logits(ours, world.expected(prompt), same_experts(world, prompt, torch.stack(chosen)) if chosen else None)
+    check_logits(ours, world.expected(prompt), same_experts(world.routed(prompt), torch.stack(chosen)) if chosen else None)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -196,7 +200,7 @@ def test_logits_of_decode_steps(world: World, chosen: list[torch.Tensor], batch:
     row_of = {state.sequence_id: row for row, state in enumerate(graphs.rows.seat([runner.states[i] for i in range(batch)]).states)}
     for i in range(batch):
         row, tokens = row_of[i], hand.tokens[i][:-1]
-        same = same_experts(world, tokens, torch.stack([step[:, row] for step in routed], dim=1)) if chosen else None
+        same = same_experts(world.routed(tokens), torch.stack([step[:, row] for step in routed], dim=1)) if chosen else None
         check_logits(torch.stack([step[row] for step in collected]), world.expected(tokens)[-12:], same)
 
 

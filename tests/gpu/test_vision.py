@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from ernie_backend.core.outputs import SchedulerOutput
 from ernie_backend.execution.input_batch import build_input_batch
 from ernie_backend.execution.model_runner import ModelRunner
 from ernie_backend.execution.weights import load_model
+from ernie_kernels import ops
 from ernie_kernels.triton import vision_attention
 from tests.execution.hand_scheduler import HandScheduler
 from tests.gpu.attention_cases import DEVICE, poisoned, relative_error
-from tests.gpu.test_engine import check_logits
+from tests.gpu.test_engine import check_logits, choices, chosen, same_experts
 from tests.parity.vision_checkpoints import TOKEN_IDS, Prompt, make_prompt
+
+__all__ = ["chosen"]
 
 CASES: dict[str, dict[str, Any]] = {
     "vl": {
@@ -35,8 +39,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["chosen", "plain"])
 @pytest.mark.parametrize(("frames", "patches", "head_dim"), [(1, 5476, 80), (6, 1564, 80), (1, 1000, 72), (2, 4, 80)])
-def test_vision_attention(frames: int, patches: int, head_dim: int) -> None:
+def test_vision_attention(frames: int, patches: int, head_dim: int, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if plain:  # what older GPUs run
+        monkeypatch.setattr(vision_attention.hopper, "can_serve", lambda *sizes: False)
     heads, half = 16, head_dim // 2
     qkv = torch.randn(frames * patches, 3 * heads * head_dim, device=DEVICE).bfloat16()
     angles = torch.rand(patches, half, device=DEVICE) * 6
@@ -74,8 +81,8 @@ class World:
         engine = EngineConfig("random", max_model_len=8192, max_num_seqs=8, max_num_batched_tokens=4096).resolved(self.config)
         return ModelRunner(self.model, self.config, engine, num_blocks=256)
 
-    def expected(self, prompt: Prompt, extra: list[int] | None = None) -> torch.Tensor:
-        given = {name: tensor.to(DEVICE) for name, tensor in prompt.theirs(extra or []).items()}
+    def expected(self, prompt: Prompt, extra: tuple[int, ...] = ()) -> torch.Tensor:
+        given = {name: tensor.to(DEVICE) for name, tensor in prompt.theirs(list(extra)).items()}
         if self.name == "ocr":
             del given["moe_mm_token_type_ids"]
             given |= {name: pixels.reshape(-1, 3, 14, 14) for name, pixels in given.items() if name == "pixel_values"}
@@ -83,14 +90,60 @@ class World:
         with torch.no_grad():
             return self.peer(**given).logits[0]
 
+    def routed(self, prompt: Prompt, extra: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `test_engine.World.routed`; a layer has a gate for tokens of text, and one for those of what is seen."""
+        visual = prompt.theirs(list(extra))["moe_mm_token_type_ids"][0].bool().to(DEVICE)
+        layers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        hooks = []
+        for name, module in self.peer.named_modules():
+            if found := re.search(r"(.*)\.mlp\.(text|vision)_moe\.gate$", name):
+                nowhere = visual.new_full([len(visual), self.config.experts_per_token], -1, dtype=torch.long)
+                layer = layers.setdefault(found[1], (nowhere, visual.new_full([len(visual)], torch.nan, dtype=torch.float32)))
+                rows = visual if found[2] == "vision" else ~visual
+                hooks.append(module.register_forward_hook(partial(self._note, layer, rows)))
+        self.expected(prompt, extra)
+        for hook in hooks:
+            hook.remove()
+        experts, lead = (torch.stack(tensors) for tensors in zip(*layers.values(), strict=True))
+        assert bool((experts >= 0).all())
+        return experts, lead
+
+    def _note(
+        self,
+        layer: tuple[torch.Tensor, torch.Tensor],
+        rows: torch.Tensor,
+        gate: torch.nn.Module,
+        given: object,
+        output: tuple[torch.Tensor, ...],
+    ) -> None:
+        for target, values in zip(layer, choices(gate, output[0], self.config.experts_per_token), strict=True):
+            target[rows] = values
+
 
 @pytest.fixture(scope="module", params=list(CASES))
 def world(request, tmp_path_factory) -> World:
     return World(request.param, tmp_path_factory.mktemp(request.param))
 
 
+@pytest.fixture
+def chosen_by_kind(chosen: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """`chosen`, of layers that route what is seen apart too."""
+    moe_by_modality = ops.moe_by_modality
+
+    def note(x: torch.Tensor, rows: tuple[torch.Tensor, ...], routed: tuple[ops.RoutedExperts, ...], k: int, norm_min: float) -> object:
+        experts = torch.full([len(x), k], -1, dtype=torch.int32, device=x.device)
+        for where, group in zip(rows, routed, strict=True):
+            if len(where):
+                experts[where.long()] = ops.route(x[where.long()], group.gate, group.bias, k, norm_min)[1]
+        chosen.append(experts)
+        return moe_by_modality(x, rows, routed, k, norm_min)
+
+    monkeypatch.setattr(ops, "moe_by_modality", note)
+    return chosen
+
+
 @pytest.mark.parametrize("parts", [[5, (1, 4, 6), 9], [7, (1, 38, 50), 3, (1, 16, 12), 30]], ids=["small", "large"])
-def test_logits_of_a_prompt_with_images(world: World, parts: list[int | tuple[int, int, int]]) -> None:
+def test_logits_of_a_prompt_with_images(world: World, chosen_by_kind: list[torch.Tensor], parts: list[int | tuple[int, int, int]]) -> None:
     runner, prompt = world.runner(), make_prompt(1, parts)
     hand = HandScheduler(runner, [prompt.token_ids], media=[prompt.media])
     output = hand.output({0: len(prompt.token_ids)})
@@ -99,20 +152,30 @@ def test_logits_of_a_prompt_with_images(world: World, parts: list[int | tuple[in
     assert runner.media is not None
     step = SchedulerOutput((), output.scheduled, ())
     batch = build_input_batch(step, runner.states, runner.block_size, runner.media.prepare(step, runner.states))
-    check_logits(runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin)), world.expected(prompt))
+    chosen_by_kind.clear()
+    ours = runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin))
+    same = same_experts(world.routed(prompt), torch.stack(chosen_by_kind)) if chosen_by_kind else None
+    check_logits(ours, world.expected(prompt), same)
 
 
-def test_logits_of_decode_steps_behind_images(world: World) -> None:
-    """Prefill in chunks that cut the images, then 12 greedy steps as graphs: positions go on where the images leave them."""
+def test_logits_of_decode_steps_behind_images(world: World, chosen_by_kind: list[torch.Tensor]) -> None:
+    """Prefill in chunks that cut the images, then 12 greedy steps: positions go on where the images leave them."""
     prompts = [make_prompt(seed, parts) for seed, parts in enumerate([[5, (1, 20, 30), 9], [40], [3, (1, 8, 8), 2, (1, 10, 6), 7]])]
     runner = world.runner()
+    graphs = runner.graphs
+    assert graphs is not None
+    graphs.decode = lambda bucket, *, truncated: graphs._decode(bucket, truncated)  # what a graph repeats, so that the experts can be seen
     hand = HandScheduler(runner, [p.token_ids for p in prompts], media=[p.media for p in prompts])
     hand.run(1, chunk=70)
-    collected = []
+    collected, routed = [], []
     for _ in range(12):
+        chosen_by_kind.clear()
         hand.step({i: 1 for i in range(len(prompts))})
-        assert runner.graphs is not None
-        collected.append(runner.graphs.sampler.logits[: len(prompts)].clone())
+        collected.append(graphs.sampler.logits[: len(prompts)].clone())
+        routed.append(torch.stack(chosen_by_kind)[:, : len(prompts)] if chosen_by_kind else None)
+    row_of = {state.sequence_id: row for row, state in enumerate(graphs.rows.seat([runner.states[i] for i in range(3)]).states)}
     for i, prompt in enumerate(prompts):
-        expected = world.expected(prompt, hand.outputs(i)[:-1])[-12:]
-        check_logits(torch.stack([step[i] for step in collected]), expected)
+        row, answer = row_of[i], tuple(hand.outputs(i)[:-1])
+        ours = torch.stack([step[:, row] for step in routed if step is not None], dim=1) if chosen_by_kind else None
+        same = None if ours is None else same_experts(world.routed(prompt, answer), ours)
+        check_logits(torch.stack([step[row] for step in collected]), world.expected(prompt, answer)[-12:], same)

@@ -21,6 +21,18 @@ def test_from_numpy_and_to_numpy_copy():
     np.testing.assert_array_equal(xp.to_numpy(tensor), np.arange(6, dtype=np.float32).reshape(2, 3))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rows", [1, 2**20], ids=["small", "large"])
+def test_from_numpy_takes_memory_of_every_kind(rows):
+    """Of another order, reversed, without an axis, empty, and such that may not be written, as a mapped file's."""
+    array = np.arange(6 * rows, dtype=np.float32).reshape(2 * rows, 3)
+    array.flags.writeable = False
+    for given in (array, array.T, array[:, ::-1], array[1:, 1], array[0, 0].reshape(()), array[:0]):
+        tensor = xp.from_numpy(given)
+        assert tuple(tensor.shape) == given.shape and tensor.is_contiguous()
+        np.testing.assert_array_equal(xp.to_numpy(tensor), given)
+
+
 @pytest.mark.parametrize("rows", [2, 2**19])
 def test_host_view_is_the_tensors_memory(rows):
     tensor = xp.zeros([rows, 3], "float32")

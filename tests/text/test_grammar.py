@@ -13,7 +13,7 @@ import pytest
 from ernie_backend.errors import InvalidRequestError
 from ernie_backend.text import helper_process
 from ernie_backend.text.answer_format import AnswerFormat
-from ernie_backend.text.grammar import Body, answer_grammar, choice_grammar, json_grammar
+from ernie_backend.text.grammar import Body, Tag, answer_grammar, choice_grammar, json_grammar, tags_grammar
 from ernie_backend.text.grammar_process import REMEMBERED, GrammarProcess
 from ernie_backend.text.tokenizer import Tokenizer
 
@@ -58,6 +58,11 @@ CHOICE = choice_grammar(["yes", 'no "never"'])
 CALL = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
 WEATHER_CALL = '<tool_call>\n{"name": "get_\\"weather\\"", "arguments": {"city": "北京"}}\n</tool_call>'
 TOOLS = [WEATHER, TIME]
+TAGS: list[Tag] = [
+    {"trigger": "<function=", "begin": "<function=city>", "schema": CITY, "end": "</function>"},
+    {"trigger": "<function=", "begin": "<function=wait>", "schema": {"type": "integer"}, "end": "</function>"},
+    {"trigger": '"now"', "begin": '"now"', "schema": {"type": "null"}, "end": ""},
+]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,14 @@ TOOLS = [WEATHER, TIME]
         (CHOICE, [], AnswerFormat(), "yes", True),
         (CHOICE, [], AnswerFormat(), "\nyes", None),
         ({"lark_grammar": "start: /(.|\\n)*/"}, [], X1, "<response>\nany\nthing\n</response>", True),
+        (tags_grammar(TAGS), [], AnswerFormat(), "", True),
+        (tags_grammar(TAGS), [], AnswerFormat(), "free text,\nand <functio", True),
+        (tags_grammar(TAGS), [], VL, '\n\nsay <function=city>{"city": "北京"}</function>, "now"null<function=wait>5</function>.', True),
+        (tags_grammar(TAGS), [], X1, "\n\n<response>\na <function=wait>5</function> b\n</response>\n", True),
+        (tags_grammar(TAGS), [], AnswerFormat(), "say <function=wait>5", False),
+        (tags_grammar(TAGS), [], AnswerFormat(), "say <function=when>", None),
+        (tags_grammar(TAGS), [], AnswerFormat(), 'say <function=city>{"city": "上', None),
+        (tags_grammar(TAGS), [], AnswerFormat(), 'say "now"1', None),
         (None, TOOLS, X1, f"\n\n\n{CALL}\n\n{WEATHER_CALL}\n", True),
         (None, TOOLS, X1, "\n\n<response>", None),
         (None, TOOLS, X1, CALL.replace("time", "tame"), None),
@@ -101,6 +114,7 @@ class TestTryingOut:
             Body("regex", "(a|b)+\\d", "p"),
             Body("choice", ["a", "多云", 'with "quotes"\nand lines'], "p"),
             Body("ebnf", 'root ::= "a" item+\nitem ::= [0-9] | "b"', "p"),
+            Body("tags", TAGS, "p"),
             Body("ebnf", 'start: "a" B\nB: /b+/', "p"),
         ],
     )
@@ -116,6 +130,7 @@ class TestTryingOut:
             (Body("json", {"$ref": "http://127.0.0.1/x"}, "p"), "http"),
             (Body("json", {"type": "string", "pattern": "("}, "p"), "unclosed group"),
             (Body("regex", "(?=a)b", "p"), "look-ahead"),
+            (Body("tags", [{**TAGS[0], "schema": {"uniqueItems": True}}], "p"), "uniqueItems"),
             (Body("regex", "(" * 4000 + "a" + ")" * 4000, "p"), "p cannot be followed"),
             (Body("ebnf", "root ::= (", "p"), "p cannot be followed"),
             (Body("ebnf", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000, "p"), "recursion"),

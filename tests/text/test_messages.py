@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ernie_backend.errors import InvalidRequestError
-from ernie_backend.text.messages import normalize_messages
+from ernie_backend.text.messages import MAX_MESSAGES, normalize_messages
 
 
 def test_roles_and_parts() -> None:
@@ -39,6 +39,7 @@ def user(content: Any, **more: Any) -> list[Any]:
         (None, "messages", "missing"),
         ("hi", "messages", "must be a list"),
         ([], "messages", "empty list"),
+        ([{"role": "user", "content": "a"}] * (MAX_MESSAGES + 1), "messages", f"at most {MAX_MESSAGES} messages"),
         (["hi"], "messages[0]", "must be an object"),
         ([{"content": "x"}], "messages[0].role", "must be one of system, user, assistant, got null"),
         ([{"role": "wizard", "content": "x"}], "messages[0].role", "got 'wizard'"),

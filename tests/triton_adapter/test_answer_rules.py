@@ -19,6 +19,7 @@ from tests.triton_adapter.conftest import write_model
 from tests.triton_adapter.test_preprocess import USER, answered, context, make
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
+STRUCTURE = {"begin": "<a>", "schema": {}, "end": "</a>"}
 VL_TEMPLATE = (
     "{% for m in messages %}User: {{ m.content }}{% endfor %}\nAssistant: "
     "{% if enable_thinking %}<think>{% else %}<think>\n\n</think>\n\n{% endif %}"
@@ -74,7 +75,15 @@ class TestAnswerFormat:
             begin = context(request).answer_format.begins_in
             return begin, tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False).partition("Assistant: ")[2]
 
+        def budget(**sampling: Any) -> int | None:
+            inputs = RequestInputs(chat=json.dumps({"messages": USER}), sampling_parameters=json.dumps(sampling))
+            return answered(preprocessor, inputs).sampling.reasoning_max_tokens
+
         assert answer() == answer(enable_thinking=True) == ("thought", "<think>")
+        assert [budget(max_tokens=most) for most in (1, 2, 20)] == [1, 1, 16], "four fifths, as FastDeploy"
+        assert (budget(max_tokens=20, reasoning_max_tokens=20), budget(max_tokens=20, reasoning_max_tokens=0)) == (20, None)
+        sampling = answered(preprocessor, RequestInputs(chat=json.dumps({"messages": USER}))).sampling
+        assert sampling.reasoning_max_tokens == sampling.max_tokens * 4 // 5 and sampling.thought_closing_ids
         assert answer(metadata={"enable_thinking": False}) == ("content", "<think>\n\n</think>\n\n")
         with pytest.raises(InvalidRequestError, match="takes no tools"):
             answer(tools=TOOLS)
@@ -106,6 +115,17 @@ class TestWhatAnAnswerMustKeepTo:
         assert tokenizer.decode(off.prompt_token_ids, skip_special_tokens=False).endswith("<think>\n\n</think>\n\n")
         assert off.sampling.reasoning_max_tokens is None
 
+    def test_a_bound_of_what_follows_the_thought(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        given = json.dumps({"response_max_tokens": 5, "max_tokens": 50})
+        sampling = x1(chat={"messages": USER}, sampling_parameters=given).sampling
+        assert (sampling.max_tokens, sampling.response_max_tokens, sampling.reasoning_max_tokens) == (50, 5, None)
+        assert sampling.thought_end_id == tokenizer.token_id("</think>")
+        for off in (
+            x1(chat={"messages": USER, "enable_thinking": False}, sampling_parameters=given).sampling,
+            x1(text_input="Once upon", sampling_parameters=given).sampling,
+        ):
+            assert (off.max_tokens, off.response_max_tokens, off.thought_end_id) == (5, None, None)
+
     def test_a_grammar_waits_for_the_thought(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
         guided = json.dumps({"guided_choice": ["a"]})
         request = x1(chat={"messages": USER}, sampling_parameters=guided)
@@ -113,6 +133,17 @@ class TestWhatAnAnswerMustKeepTo:
         assert GenerateRequest.from_json(request.to_json(), request.prompt_token_ids).sampling == request.sampling
         off = x1(chat={"messages": USER, "enable_thinking": False}, sampling_parameters=guided).sampling
         assert off.grammar and off.thought_end_id is None
+
+    def test_structural_tags(self, x1: Callable[..., GenerateRequest]) -> None:
+        """As FastDeploy's documents write them, and as its field of that name."""
+        tags = {
+            "structures": [{"begin": f"<f={name}>", "schema": {"type": "object"}, "end": "</f>"} for name in "ab"],
+            "triggers": ["<f=a>", "<f="],
+        }
+        given = [{"response_format": {"type": "structural_tag", **tags}}, {"structural_tag": tags}, {"structural_tag": json.dumps(tags)}]
+        found = {x1(chat={"messages": USER}, sampling_parameters=json.dumps(fields)).sampling.grammar for fields in given}
+        (grammar,) = found
+        assert "a>" in str(grammar) and "<f=a>" not in str(grammar), "the shortest trigger is said first"
 
     def test_a_demanded_call(self, x1: Callable[..., GenerateRequest]) -> None:
         tools = [{"name": "f"}, {"name": "g"}]
@@ -140,6 +171,29 @@ class TestWhatAnAnswerMustKeepTo:
             ({}, {"guided_choice": []}, "guided_choice", "1 to 1024 strings"),
             ({}, {"guided_choice": ["a", ""]}, "guided_choice", "not empty"),
             ({}, {"guided_choice": ["a" * 70_000]}, "guided_choice", "characters altogether"),
+            ({}, {"structural_tag": "{"}, "structural_tag", "not valid JSON"),
+            ({}, {"structural_tag": []}, "structural_tag", "with structures and triggers"),
+            ({}, {"structural_tag": {"structures": [STRUCTURE]}}, "structural_tag.triggers", "list of 1 to 64 strings"),
+            ({}, {"structural_tag": {"triggers": ["<"], "structures": []}}, "structural_tag.structures", "list of 1 to 64 objects"),
+            ({}, {"structural_tag": {"triggers": [">"], "structures": [STRUCTURE]}}, "structural_tag.structures[0].begin", "triggers"),
+            (
+                {},
+                {"response_format": {"type": "structural_tag", "triggers": ["<"], "structures": [{**STRUCTURE, "end": None}]}},
+                "response_format.structures[0]",
+                "a begin, a schema and an end",
+            ),
+            (
+                {},
+                {"structural_tag": {"triggers": ["<"], "structures": [{**STRUCTURE, "schema": {"type": "x"}}]}},
+                "structural_tag.structures[0].schema.type",
+                "must be one of",
+            ),
+            (
+                {},
+                {"structural_tag": {"triggers": ["<"], "structures": [{**STRUCTURE, "begin": "<" * 2000}]}},
+                "structural_tag.structures[0]",
+                "1024",
+            ),
             ({}, {"guided_regex": ""}, "guided_regex", "1 to 8192"),
             ({}, {"guided_regex": "a" * 9_000}, "guided_regex", "1 to 8192"),
             ({}, {"guided_regex": ["a"]}, "guided_regex", "a regular expression"),
@@ -149,6 +203,8 @@ class TestWhatAnAnswerMustKeepTo:
             ({}, {"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "combined with guided_regex"),
             ({}, {"guided_regex": "a", "bad_words": ["x"]}, "bad_words", "combined with guided_regex"),
             ({}, {"reasoning_max_tokens": -1}, "reasoning_max_tokens", "from 0"),
+            ({}, {"response_max_tokens": 0}, "response_max_tokens", "from 1"),
+            ({"enable_thinking": False}, {"response_max_tokens": 2, "min_tokens": 3}, "min_tokens", "the 2 tokens"),
             ({"tools": TOOLS, "tool_choice": "required"}, {"guided_regex": "a"}, "guided_regex", "one or the other"),
             ({"tools": TOOLS, "tool_choice": "required"}, {"min_tokens": 2}, "min_tokens", "combined with tool_choice"),
             (

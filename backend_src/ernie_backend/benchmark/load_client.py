@@ -6,12 +6,15 @@ Per response it costs the machine as little as it can: on gRPC the length of one
 from __future__ import annotations
 
 import asyncio
+import bisect
+import itertools
 import json
 import random
+import resource
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,6 +45,9 @@ class Job:
     tokens: int
     """Of every answer."""
     seed: int
+    token_texts: tuple[str, ...] = ()
+    """What the server answers, token by token and over again, if that is known: then each response's tokens are counted on HTTP, too, by
+    its text. Without characters that JSON escapes."""
 
 
 @dataclass
@@ -52,9 +58,20 @@ class Answer:
     times: list[float] = field(default_factory=list)
     """When each response with tokens came."""
     tokens: list[float] = field(default_factory=list)
-    """How many each brought (HTTP: of the whole answer's, in equal parts)."""
+    """How many each brought (HTTP without known texts: of the whole answer's, in equal parts)."""
     error: str | None = None
     """Why it does not count."""
+    prompt: Sequence[int] = ()
+
+
+@dataclass
+class ClientResult:
+    """What one process has to tell."""
+
+    answers: list[Answer]
+    cpu_seconds: float = 0.0
+    """Between the barrier and the last answer."""
+    peak_bytes: int = 0
 
 
 class _Client(Protocol):
@@ -70,51 +87,50 @@ class GrpcClient:
 
     def __init__(self, address: str) -> None:
         import grpc
-        from tritonclient.grpc import service_pb2, service_pb2_grpc
+        from tritonclient.grpc import service_pb2_grpc
 
-        self._request_type = service_pb2.ModelInferRequest
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def answer(self, prompt: Sequence[int], tokens: int, answer: Answer) -> None:
-        call = self._stub.ModelStreamInfer(iter([self._request(prompt, tokens)]))
-        names: list[str] = []
+        call = self._stub.ModelStreamInfer(iter([ensemble_request(prompt, _sampling(tokens))]))
         async for reply in call:
             now = time.monotonic()
             if reply.error_message:
                 answer.error = reply.error_message
-            raw = reply.infer_response.raw_output_contents
-            if not raw:
-                continue
-            names = names or [output.name for output in reply.infer_response.outputs]
-            count = len(raw[names.index("token_ids")]) // 4
-            if count:
-                answer.times.append(now)
-                answer.tokens.append(count)
-            elif len(raw[names.index("error")]) > 4:
-                answer.error = raw[names.index("error")][4:].decode()
-
-    def _request(self, prompt: Sequence[int], tokens: int) -> Any:
-        message = self._request_type(model_name="ernie")
-        inputs = {"chat": {"prompt_token_ids": list(prompt)}, "sampling_parameters": _sampling(tokens)}
-        for name, value in inputs.items():
-            data = json.dumps(value).encode()
-            message.inputs.add(name=name, datatype="BYTES", shape=[1])
-            message.raw_input_contents.append(struct.pack("<I", len(data)) + data)
-        message.inputs.add(name="stream", datatype="BOOL", shape=[1])
-        message.raw_input_contents.append(b"\x01")
-        return message
+            for output, raw in zip(reply.infer_response.outputs, reply.infer_response.raw_output_contents, strict=False):
+                if output.name == "token_ids" and raw:
+                    answer.times.append(now)
+                    answer.tokens.append(len(raw) // 4)
+                elif output.name == "error" and len(raw) > 4:
+                    answer.error = raw[4:].decode()
 
     async def close(self) -> None:
         await self._channel.close()
 
 
+def ensemble_request(prompt: Sequence[int], sampling: Mapping[str, Any]) -> Any:
+    """The ModelInferRequest of a streamed answer."""
+    from tritonclient.grpc import service_pb2
+
+    message = service_pb2.ModelInferRequest(model_name="ernie")
+    inputs = {"chat": {"prompt_token_ids": list(prompt)}, "sampling_parameters": dict(sampling)}
+    for name, value in inputs.items():
+        data = json.dumps(value).encode()
+        message.inputs.add(name=name, datatype="BYTES", shape=[1])
+        message.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+    message.inputs.add(name="stream", datatype="BOOL", shape=[1])
+    message.raw_input_contents.append(b"\x01")
+    return message
+
+
 class HttpClient:
     """One connection for each stream, kept open."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token_texts: Sequence[str] = ()) -> None:
         import aiohttp
 
+        self._ends = list(itertools.accumulate(map(len, token_texts)))
         self._url = f"http://{address}/v1/completions"
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(None))
 
@@ -124,7 +140,7 @@ class HttpClient:
             if response.status != 200:
                 answer.error = f"status {response.status}: {(await response.text())[:300]}"
                 return
-            total = 0
+            total, characters = 0, 0
             async for line in response.content:
                 if not line.startswith(b"data: {"):
                     continue
@@ -134,9 +150,17 @@ class HttpClient:
                     answer.error = line[6:300].decode(errors="replace").strip()
                 elif b'"finish_reason":null' in line:  # the chunk with the reason brings no token
                     answer.times.append(time.monotonic())
-        if total:
+                    if self._ends:
+                        begin = line.index(b'"text":"') + 8
+                        before, characters = characters, characters + line.index(b'"', begin) - begin
+                        answer.tokens.append(self._tokens_in(characters) - self._tokens_in(before))
+        if total and not self._ends:
             answer.times = answer.times or [time.monotonic()]  # tokens without text, such as half a character, come without a chunk
             answer.tokens = [total / len(answer.times)] * len(answer.times)
+
+    def _tokens_in(self, characters: int) -> int:
+        rounds, rest = divmod(characters, self._ends[-1])
+        return rounds * len(self._ends) + bisect.bisect_right(self._ends, rest)
 
     async def close(self) -> None:
         await self._session.close()
@@ -149,7 +173,7 @@ def _sampling(tokens: int) -> dict[str, Any]:
 
 async def _ask(client: _Client, prompt: Sequence[int], tokens: int) -> Answer:
     """One request; whatever goes wrong stands in the answer."""
-    answer = Answer(time.monotonic())
+    answer = Answer(time.monotonic(), prompt=prompt)
     try:
         await client.answer(prompt, tokens, answer)
     except Exception as error:
@@ -159,8 +183,8 @@ async def _ask(client: _Client, prompt: Sequence[int], tokens: int) -> Answer:
     return answer
 
 
-async def _run(job: Job, barrier: Any, done: Any) -> list[Answer]:
-    client: _Client = GrpcClient(job.address) if job.protocol == "grpc" else HttpClient(job.address)
+async def _run(job: Job, barrier: Any, done: Any) -> ClientResult:
+    client: _Client = GrpcClient(job.address) if job.protocol == "grpc" else HttpClient(job.address, job.token_texts)
     rng = random.Random(job.seed)
     answers: list[Answer] = []
 
@@ -174,13 +198,15 @@ async def _run(job: Job, barrier: Any, done: Any) -> list[Answer]:
         first = await _ask(client, rng.choices(_PROMPT_IDS, k=job.prompt), min(2, job.tokens))  # connects, outside the measurement
         if first.error is not None:
             barrier.abort()
-            return [first]
+            return ClientResult([first])
         prompts = [[rng.choices(_PROMPT_IDS, k=job.prompt) for _ in range(job.requests)] for _ in range(job.streams)]
         await asyncio.to_thread(barrier.wait, _READY_SECONDS)
+        cpu_before = time.process_time()
         await asyncio.gather(*map(stream, prompts))
+        cpu_seconds = time.process_time() - cpu_before
     finally:
         await client.close()
-    return answers
+    return ClientResult(answers, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def run_client(job: Job, barrier: Any, done: Any, results: Any) -> None:
@@ -188,7 +214,7 @@ def run_client(job: Job, barrier: Any, done: Any, results: Any) -> None:
     try:
         results.put(asyncio.run(_run(job, barrier, done)))
     except threading.BrokenBarrierError:  # another process could not start, and says why
-        results.put([])
+        results.put(ClientResult([]))
     except Exception as error:
         barrier.abort()
-        results.put([Answer(time.monotonic(), error=f"{type(error).__name__}: {error}")])
+        results.put(ClientResult([Answer(time.monotonic(), error=f"{type(error).__name__}: {error}")]))

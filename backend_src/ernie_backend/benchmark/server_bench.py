@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import EngineError
-from .load_client import Answer, Job, run_client
+from .load_client import Answer, ClientResult, Job, run_client
 
 _POLL_SECONDS = 0.2
 
@@ -39,8 +39,14 @@ class ServerRow:
 
 def load(job: Job, processes: int, progress: Callable[[int], None]) -> ServerRow:
     """`job.streams` streams on `processes` processes; `progress(n)` is told of n more finished requests now and then."""
-    context = multiprocessing.get_context("spawn")
     processes = min(processes, job.streams)
+    results = run_clients(job, processes, progress)
+    return summary([answer for result in results for answer in result.answers], job.streams, processes)
+
+
+def run_clients(job: Job, processes: int, progress: Callable[[int], None]) -> list[ClientResult]:
+    """What each of the processes saw, with the streams spread over them."""
+    context = multiprocessing.get_context("spawn")
     barrier, done, results = context.Barrier(processes), context.Value("i", 0), context.Queue()
     clients = []
     for i in range(processes):
@@ -48,11 +54,11 @@ def load(job: Job, processes: int, progress: Callable[[int], None]) -> ServerRow
         clients.append(context.Process(target=run_client, args=(share, barrier, done, results), daemon=True))
     for client in clients:
         client.start()
-    answers: list[Answer] = []
+    found: list[ClientResult] = []
     told, missing = 0, processes
     while missing:
         try:
-            answers += results.get(timeout=_POLL_SECONDS)
+            found.append(results.get(timeout=_POLL_SECONDS))
             missing -= 1
         except queue.Empty:
             if not any(client.is_alive() for client in clients) and results.empty():
@@ -61,7 +67,7 @@ def load(job: Job, processes: int, progress: Callable[[int], None]) -> ServerRow
         told = done.value
     for client in clients:
         client.join()
-    return summary(answers, job.streams, processes)
+    return found
 
 
 def summary(answers: Sequence[Answer], streams: int, processes: int) -> ServerRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import bench_engine, bench_server
+from . import bench_engine, bench_path, bench_server
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -13,3 +13,4 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     kinds = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
     bench_engine.add_parser(kinds)
     bench_server.add_parser(kinds)
+    bench_path.add_parser(kinds)

@@ -35,13 +35,16 @@ def find_model_repository(given: str | None) -> Path:
 def triton_command(options: ServeOptions, installation: Installation, folder: PrivateFolder, *, on_gpu: bool) -> list[str]:
     """tritonserver on loopback, all models loaded at the start and none changed later, administration locked away."""
     backends = assemble_backends(installation, folder.path / "backends")
-    nobody = f"{_ADMINISTRATION}:ernie-administration={secrets.token_hex(16)}"
+    # Everyone on this machine can read the secret off the process list; the line end is what no HTTP or gRPC header can hold.
+    nobody = f"{_ADMINISTRATION}:ernie-administration={secrets.token_hex(16)}\n"
     command = {
         "model-repository": find_model_repository(options.model_repository),
         "backend-directory": backends,
         "backend-config": f"python,shm-region-prefix-name={folder.shared_memory_prefix}",
         "disable-auto-complete-config": None,
         "model-control-mode": "none",
+        "allow-sagemaker": "false",  # both are ways around the restrictions below, and an environment variable opens the second
+        "allow-vertex-ai": "false",
         "exit-timeout-secs": TRITON_EXIT_SECONDS,
         "http-address": options.triton_host,
         "http-port": options.triton_http_port,
@@ -53,6 +56,7 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
         "grpc-restricted-protocol": nobody,
         "log-info": "true" if options.verbose else "false",
     }
+    command |= options.observability.triton_flags
     if not on_gpu:
         command |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
     flags = [f"--{name}" if value is None else f"--{name}={value}" for name, value in command.items()]
@@ -61,7 +65,7 @@ def triton_command(options: ServeOptions, installation: Installation, folder: Pr
 
 def triton_environment(options: ServeOptions, installation: Installation, folder: PrivateFolder, config_file: Path) -> dict[str, str]:
     threads = options.engine.cpu_threads or len(os.sched_getaffinity(0))
-    return server_environment(installation) | {
+    return server_environment(installation, options.security.environment(os.environ, with_keys=False)) | {
         "ERNIE_CONFIG": str(config_file),
         "OMP_NUM_THREADS": str(threads),
         "TMPDIR": str(folder.path),  # what a killed stub leaves behind goes with the folder
@@ -75,9 +79,11 @@ def front_end_command(options: ServeOptions, max_model_len: int, outage_file: Pa
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
     command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
     command += ["--outage-file", str(outage_file)]
+    command += ["--max-pending-bytes", str(options.max_pending_bytes)]
+    command += options.observability.front_end_arguments
     if options.served_model_name is not None:
         command.append(f"--served-model-name={options.served_model_name}")
-    return command + [f"--api-key={key}" for key in options.api_keys]
+    return command + options.security.front_end_arguments()
 
 
 def client_host(host: str) -> str:

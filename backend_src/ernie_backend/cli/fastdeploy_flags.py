@@ -36,8 +36,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[str, ...]] = {
     "kvcache-storage-backend": (),
     "write-policy": ("write_through",),
     # images and video
-    "max-encoder-cache": ("-1",),
-    "max-processor-cache": ("-1",),
     "disable-chunked-mm-input": ("false",),
     "enable-mm-output": ("false",),
     # what comes out
@@ -83,7 +81,6 @@ WITHOUT_MEANING: dict[str, str] = {
     "trust-remote-code": "no code of a model folder is ever run",
     "revision": "--model is a folder, nothing is downloaded",
     "tokenizer-base-url": "the tokenizer runs in the server",
-    "max-log-len": "prompts and answers are not logged",
     "use-cudagraph": "the engine decides about CUDA graphs by itself",
     "graph-optimization-config": "the engine decides about CUDA graphs by itself",
     "use-warmup": "the engine always warms up before it is ready",

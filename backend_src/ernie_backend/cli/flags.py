@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
+from . import observability_flags, security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
+from .observability_flags import ObservabilityOptions
+from .security_flags import SecurityOptions, read_security
 
 DEFAULT_METRICS_PORT = 8002
 
@@ -27,12 +31,23 @@ _ENGINE_FLAGS = {
     "block_size_tokens": ("--block-size", int, "tokens of a KV-cache block (default: 64)"),
     "num_blocks": ("--num-gpu-blocks-override", int, "KV-cache blocks (default: what fits and is needed)"),
     "gpu_memory_utilization": ("--gpu-memory-utilization", float, "share of the GPU's memory to use (default: 0.9)"),
+    "stream_interval": ("--stream-interval", int, "tokens of each streamed piece (default: one, more while the path is busy)"),
     "seed": ("--seed", int, "seeds requests that give none (default: 0)"),
     "chat_template": ("--chat-template", str, "a jinja file, or the template itself (default: the checkpoint's own)"),
     "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
     "tool_call_parser": ("--tool-call-parser", str, f"{', '.join(PARSERS[1:])} or none (default: by the chat template)"),
     "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
     "step_timeout_seconds": ("--step-timeout", float, "seconds after which a step is taken for hung (default: 60 on a GPU, 300 on a CPU)"),
+    "max_encoder_cache_tokens": (
+        "--max-encoder-cache",
+        int,
+        "tokens of encoded images and videos to keep for the next turn; 0: none (default: -1, 512 MiB of them)",
+    ),
+    "max_processor_cache_gib": (
+        "--max-processor-cache",
+        float,
+        "GiB of decoded images and videos that each of the two preprocess processes keeps for the next turn (default: -1, none)",
+    ),
     "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
 }
 """`EngineConfig` field → flag, type, help."""
@@ -58,19 +73,23 @@ class ServeOptions:
     port: int
     workers: int
     served_model_name: str | None
-    api_keys: tuple[str, ...]
+    security: SecurityOptions
     triton_host: str
     triton_http_port: int
     triton_grpc_port: int
     metrics_port: int
     tritonserver: str | None
     model_repository: str | None
+    max_pending_bytes: int
     shutdown_grace_seconds: float
     max_restarts: int
     """Of tritonserver within ten minutes, and of the front end."""
     verbose: bool
+    observability: ObservabilityOptions
     notes: tuple[str, ...]
     """One line for each flag that was accepted without a meaning here."""
+    warnings: tuple[str, ...]
+    """One line for each thing that is left open to others."""
 
     @property
     def model_name(self) -> str:
@@ -105,10 +124,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--port", type=_port, default=8180, help="port of the OpenAI front end (default: %(default)s)")
     serving.add_argument("--workers", type=_positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
     serving.add_argument("--served-model-name", metavar="NAME", help="the model's name; other names in requests are then refused")
-    serving.add_argument("--api-key", action="append", default=[], metavar="KEY", help="requests need one of the keys (repeatable)")
     serving.add_argument(
         "--max-concurrency", type=_positive, metavar="N", help="answers at once (n per request), running and waiting; more get 429"
     )
+    pending = "of a streamed answer that its client has not read yet; more end it with an error (default: %(default)s)"
+    serving.add_argument("--max-pending-bytes", type=_positive, default=2**20, metavar="N", help=pending)
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
     restarts = "restarts of what has died or hangs within ten minutes; then, or with 0, serve ends (default: %(default)s)"
@@ -131,6 +151,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         engine.add_argument(f"--no-enable-{name}", dest=field, action="store_false", default=None, help=argparse.SUPPRESS)
 
     _add_media_arguments(parser.add_argument_group("images and videos"))
+    security_flags.add_arguments(parser.add_argument_group("security"))
+    observability_flags.add_arguments(parser.add_argument_group("logs and traces"))
 
     triton = parser.add_argument_group("Triton")
     triton.add_argument(
@@ -164,13 +186,15 @@ def _add_media_arguments(media: argparse._ArgumentGroup) -> None:
 def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
     """`ConfigError` for a flag of a later feature, a wrong value or colliding ports. `on_gpu` decides which flags mean nothing."""
     _refuse_later_features(args)
+    security = read_security(args, os.environ)
+    observability = observability_flags.read_arguments(args)
     options = ServeOptions(
-        engine=_engine_config(args),
+        engine=_engine_config(args, observability),
         host=args.host,
         port=args.port,
         workers=args.workers,
         served_model_name=args.served_model_name,
-        api_keys=tuple(args.api_key),
+        security=security,
         triton_host=args.triton_host,
         triton_http_port=args.triton_http_port,
         triton_grpc_port=args.triton_grpc_port,
@@ -178,10 +202,13 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         metrics_port=args.metrics_port if args.metrics_port != args.port else DEFAULT_METRICS_PORT,
         tritonserver=args.tritonserver,
         model_repository=args.model_repository,
+        max_pending_bytes=args.max_pending_bytes,
         shutdown_grace_seconds=args.shutdown_grace_seconds,
         max_restarts=args.max_restarts,
         verbose=args.verbose,
+        observability=observability,
         notes=tuple(_notes(args, on_gpu)),
+        warnings=tuple(security.warnings(args.host, args.triton_host)),
     )
     _check_distinct(options.ports)
     return options
@@ -204,10 +231,11 @@ def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
     return notes
 
 
-def _engine_config(args: argparse.Namespace) -> EngineConfig:
+def _engine_config(args: argparse.Namespace, observability: ObservabilityOptions) -> EngineConfig:
     names = (*_ENGINE_FLAGS, *_MEDIA_FLAGS, "deterministic", "enable_prefix_caching", "enable_chunked_prefill")
     names = (*names, *_MEDIA_SOURCES[1:])
     values: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    values |= observability.engine_values
     if args.allowed_media_domains is not None:
         values["allowed_media_domains"] = [name for names in args.allowed_media_domains for name in names]
     if "chat_template" in values:

@@ -1,4 +1,4 @@
-"""`ernie-triton perf`: NVIDIA's perf_analyzer against the ensemble, with inputs it accepts; measures nothing itself."""
+"""`ernie-triton perf`: NVIDIA's perf_analyzer against both faces, with inputs it accepts; measures nothing itself."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _PROMPT = "Tell me about the history of the Yangtze river and the cities that li
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("perf", help="load the server with NVIDIA's perf_analyzer", allow_abbrev=False)
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--url", metavar="HOST:PORT", help="Triton's gRPC address of a running server")
-    target.add_argument("--model", metavar="DIR", help="serve this model folder for the measurement")
+    parser.add_argument("--url", metavar="HOST:PORT", help="Triton's gRPC address of a running server: measure the KServe face")
+    parser.add_argument("--openai-url", metavar="HOST:PORT", help="front end of a running server: measure the OpenAI face")
+    parser.add_argument("--api-key", metavar="KEY", help="of the front end")
+    parser.add_argument("--model", metavar="DIR", help="serve this model folder for the measurement, of both faces")
     parser.add_argument(
         "--perf-analyzer", metavar="PATH", help="the program (default: the one in .venv-perf, which `make perf` makes, else on PATH)"
     )
@@ -35,23 +36,53 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """perf_analyzer's table on standard output and its exit status."""
+    """perf_analyzer's tables on standard output; its exit status, the first that is not 0."""
+    running = args.url or args.openai_url
+    if bool(running) == bool(args.model):
+        raise ConfigError("Give --model DIR, or --url or --openai-url (or both) of a running server.", param="url")
     program, environment = find_perf_analyzer(args.perf_analyzer)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ernie-perf-")))
-        url = args.url or stack.enter_context(running_server(args.model)).triton_grpc
-        data = folder / "inputs.json"
-        data.write_text(input_data(args.prompt, args.max_tokens), encoding="utf-8")
-        command = [str(program), "-m", "ernie", "-u", url, "-i", "grpc", "--streaming", "--input-data", str(data)]
-        command += ["--stability-percentage", str(args.stability_percent)]
-        command += ["--concurrency-range", args.concurrency_range, "--measurement-interval", str(args.measurement_interval_ms)]
-        return subprocess.run(command, env=environment, check=False).returncode
+        grpc, openai = args.url, args.openai_url
+        if not running:
+            server = stack.enter_context(running_server(args.model))
+            grpc, openai = server.triton_grpc, server.openai_url.partition("://")[2]
+        window = ["--stability-percentage", str(args.stability_percent), "--concurrency-range", args.concurrency_range]
+        window += ["--measurement-interval", str(args.measurement_interval_ms)]
+        status = 0
+        for face, url, data, flags in (
+            ("KServe (Triton, gRPC)", grpc, input_data(args.prompt, args.max_tokens), _KSERVE_FLAGS),
+            ("OpenAI (front end, HTTP)", openai, openai_input_data(args.prompt, args.max_tokens), _openai_flags(args.api_key)),
+        ):
+            if url and not status:
+                file = folder / "inputs.json"
+                file.write_text(data, encoding="utf-8")
+                print(f"== {face}, {url}", flush=True)
+                command = [str(program), "-u", url, "--input-data", str(file), *flags, *window]
+                status = subprocess.run(command, env=environment, check=False).returncode
+        return status
+
+
+_KSERVE_FLAGS = ["-m", "ernie", "-i", "grpc", "--streaming"]
+
+
+def _openai_flags(api_key: str | None) -> list[str]:
+    """Without --streaming, which is gRPC's; the payload asks for a stream, and a request ends with its last chunk."""
+    flags = ["-m", "ernie", "--service-kind", "openai", "--endpoint", "v1/chat/completions", "--async"]
+    return flags + (["-H", f"Authorization:Bearer {api_key}"] if api_key else [])
 
 
 def input_data(prompt: str, max_tokens: int) -> str:
     """One request in perf_analyzer's JSON: every answer has exactly `max_tokens` tokens, so that runs can be compared."""
     sampling = {"max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
     return json.dumps({"data": [{"text_input": [prompt], "stream": [True], "sampling_parameters": [json.dumps(sampling)]}]})
+
+
+def openai_input_data(prompt: str, max_tokens: int) -> str:
+    """The same request as a body for the OpenAI face."""
+    messages = [{"role": "user", "content": prompt}]
+    payload = {"model": "default", "messages": messages, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0, "stream": True}
+    return json.dumps({"data": [{"payload": [payload]}]})
 
 
 def find_perf_analyzer(given: str | None) -> tuple[Path, dict[str, str]]:

@@ -33,6 +33,11 @@ class PrivateFolder:
     def shared_memory_prefix(self) -> str:
         return f"{self.path.name}-"
 
+    def close_shared_memory(self) -> None:
+        """Prompts and answers pass through it, and tritonserver makes it readable for everyone on this machine, whatever the umask."""
+        for region in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+            region.chmod(0o600)
+
     def remove_shared_memory(self) -> None:
         """What a killed tritonserver of ours has left; no process of it may live."""
         _remove_shared_memory(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 
 _TIMEOUT_SECONDS = 2.0
 _UNDER_WAY = re.compile(r"^ernie_sequences_(?:running|waiting)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -13,6 +14,23 @@ def http_status(host: str, port: int, path: str) -> int | None:
     """The status of a GET; None when nobody answers in time."""
     answer = _get(host, port, path)
     return answer[0] if answer else None
+
+
+def front_end_answers(host: str, port: int, *, tls: bool, asks_for_certificate: bool = False) -> bool:
+    """Whether the front end is healthy. Where it asks its clients for a certificate, which we have not, that it speaks TLS must do."""
+    if not tls:
+        return http_status(host, port, "/health") == 200
+    connection = http.client.HTTPSConnection(host.strip("[]"), port, timeout=_TIMEOUT_SECONDS, context=ssl._create_unverified_context())
+    try:
+        connection.connect()
+        if asks_for_certificate:
+            return True
+        connection.request("GET", "/health", headers={"Connection": "close"})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def sequences_under_way(host: str, metrics_port: int) -> int | None:

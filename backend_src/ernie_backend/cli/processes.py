@@ -43,12 +43,14 @@ class Child:
         keep: Callable[[str], bool],
         inherited_files: Sequence[int] = (),
         stack_bytes: int | None = None,
+        rewrite: Callable[[str], str] = str,
     ) -> None:
-        """`stack_bytes`: raise the stack limit of its threads to this, as far as we may."""
+        """`rewrite`: what to show of a line that is kept. `stack_bytes`: raise the stack limit of its threads to this, as far as we may."""
         self.name = name
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         """The last lines it wrote, those too that `keep` refused."""
         self._keep = keep
+        self._rewrite = rewrite
         parent, libc = os.getpid(), ctypes.CDLL(None)
 
         def before_exec() -> None:
@@ -116,7 +118,7 @@ class Child:
         if line.strip():
             self.tail.append(line.rstrip())
         if self._keep(line):
-            sys.stderr.write(line)
+            sys.stderr.write(self._rewrite(line))
             sys.stderr.flush()
 
 

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import math
 import os
 import re
 import shutil
 import signal
 import socket
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from .. import log_format
 from ..config import HEARTBEATS, EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
 from .commands import DRAIN_MARGIN_SECONDS, TRITON_EXIT_SECONDS, client_host, front_end_command, triton_command, triton_environment
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
+from .log_lines import line_writer
 from .private_folder import PrivateFolder
-from .probes import http_status, sequences_under_way
+from .probes import front_end_answers, http_status, sequences_under_way
 from .processes import Child, adopt_orphans, reap_adopted, reap_all
 from .restarts import WINDOW_SECONDS, Outage, RestartBudget
 from .triton_watch import TritonWatch, all_alive
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
+
+log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _FATAL_GRACE_SECONDS = 3.0
@@ -79,10 +83,14 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C. 0: stopped as asked; 1: the model or a process failed; `ConfigError`: a flag is wrong."""
     on_gpu = bool(gpu_names())
     options = read_options(args, on_gpu=on_gpu)
+    log_format.install(options.observability.log_format, "serve", text="ernie-triton: {message}")
+    log.setLevel(logging.INFO)
     for note in options.notes:
         _say(note)
     options, max_model_len = _check_model(options)
     _check_ports(options)
+    for warning in options.warnings:  # behind what ends the start, so that an error stands alone
+        _say(warning)
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
         raise ConfigError("The front end's packages are missing. Install the [frontend] extra (pip install 'ernie-triton[frontend]').")
     return _Server(options, max_model_len, on_gpu=on_gpu).run()
@@ -178,12 +186,14 @@ class _Server:
         shutil.rmtree(signs_of_life, ignore_errors=True)
         signs_of_life.mkdir(mode=0o700)
         command, environment = self._triton_command, self._triton_environment
-        self._triton = Child("tritonserver", command, environment, self._wanted, [self._folder.lock], TRITON_STACK_BYTES)
+        writer = line_writer(self._options.observability.log_format, "tritonserver")
+        self._triton = Child("tritonserver", command, environment, self._wanted, [self._folder.lock], TRITON_STACK_BYTES, writer)
         host, port = client_host(self._options.triton_host), self._options.triton_http_port
         started, stuck_looks = time.monotonic(), 0
         while self._first_signal is None:
             self._check_started(self._triton)
             if http_status(host, port, "/v2/health/ready") == 200 and http_status(host, port, "/v2/models/ernie/ready") == 200:
+                self._folder.close_shared_memory()
                 self._load_seconds = min(self._load_seconds, time.monotonic() - started)
                 self._watched = TritonWatch(self._triton.pid, signs_of_life, host, port)
                 return
@@ -194,23 +204,25 @@ class _Server:
 
     def _start_front_end(self) -> None:
         command = front_end_command(self._options, self._max_model_len, self._outage.path)
-        self._front_end = Child("The front end", command, os.environ, lambda _: True)
+        environment = self._options.security.environment(os.environ, with_keys=True)
+        writer = line_writer(self._options.observability.log_format, "frontend")
+        self._front_end = Child("The front end", command, environment, lambda _: True, rewrite=writer)
 
     def _await_front_end(self) -> None:
         assert self._front_end is not None
-        host, port = client_host(self._options.host), self._options.port
+        host, port, security = client_host(self._options.host), self._options.port, self._options.security
         while self._first_signal is None:
             self._check_started(self._front_end)
-            if http_status(host, port, "/health") == 200:
+            if front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None):
                 print(self._ready_line(), flush=True)
                 return
             time.sleep(_POLL_SECONDS)
 
     def _ready_line(self) -> str:
         options = self._options
-        triton = client_host(options.triton_host)
+        triton, scheme = client_host(options.triton_host), "https" if options.security.uses_tls else "http"
         return (
-            f"Ready: {options.model_name} · OpenAI http://{client_host(options.host)}:{options.port}/v1 · Triton HTTP http://{triton}:"
+            f"Ready: {options.model_name} · OpenAI {scheme}://{client_host(options.host)}:{options.port}/v1 · Triton HTTP http://{triton}:"
             f"{options.triton_http_port} · gRPC {triton}:{options.triton_grpc_port} · metrics http://{triton}:{options.metrics_port}/metrics"
         )
 
@@ -322,4 +334,4 @@ def _describe(exit_code: int | None) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"ernie-triton: {text}", file=sys.stderr, flush=True)
+    log.info("%s", text)

@@ -64,14 +64,15 @@ class EngineCore:
         """
         try:
             output = self.scheduler.schedule()
+            started, batch_size = tuple(new.choice for new in output.new_sequences), len(output.scheduled)
             self._in_flight.append((output, self.runner.launch(output)))
             if output.scheduled and len(self._in_flight) <= self.runner.steps_ahead:
-                return StepOutput(())
+                return StepOutput((), started, batch_size)
             events = self._book_oldest()
             if not output.scheduled:
                 while self._in_flight:
                     events += self._book_oldest()
-            return StepOutput(events)
+            return StepOutput(events, started, batch_size)
         except Exception:
             log.exception("a step failed; its requests end with an error")
             self._in_flight.clear()

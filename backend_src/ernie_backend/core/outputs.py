@@ -24,6 +24,8 @@ class NewSequence:
     """Images and videos of the prompt, in the order of their places."""
     matcher: Any = None
     """The compiled grammar of `sampling.grammar`; the core passes it on and knows nothing of it."""
+    choice: tuple[str, int] = ("", 0)
+    """Its request's key and its number there: how the outside calls it. Nothing to the runner."""
 
 
 class ScheduledSequence(NamedTuple):
@@ -69,3 +71,7 @@ class StepOutput:
     """What one step has to tell the outside."""
 
     events: tuple[GenerateEvent, ...]
+    started: tuple[tuple[str, int], ...] = ()
+    """(key, index) of those that were scheduled for the first time."""
+    batch_size: int = 0
+    """Sequences in the step that was scheduled."""

@@ -16,7 +16,7 @@ class Sequence:
     index: int
     """The choice, from 0."""
     max_num_tokens: int
-    """Prompt and output together: by then it has ended, by `max_tokens` or by the context."""
+    """Prompt and output together: by then it has ended, by `max_tokens`, by the context or by what may follow the thought."""
     waits_at: int = field(init=False)
     """With so many known tokens, a pending one must be told before the next step: it is the last one, or spends the thought's budget."""
     num_tokens: int = field(init=False)
@@ -35,16 +35,16 @@ class Sequence:
     num_remembered_blocks: int = 0
     """How many of `block_ids`, from the front, the prefix cache knows of."""
     watches_thought: bool = False
-    """The answer is in a thought that has a budget."""
+    """The answer is in a thought that has a budget, or behind which a bound begins."""
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
         self.num_tokens = self.num_prompt_tokens
         self.waits_at = self.max_num_tokens
-        budget = self.group.request.sampling.reasoning_max_tokens
-        if budget is not None:
-            self.watches_thought = True
-            self.waits_at = min(self.num_tokens + budget, self.max_num_tokens)
+        sampling = self.group.request.sampling
+        self.watches_thought = sampling.reasoning_max_tokens is not None or sampling.response_max_tokens is not None
+        if sampling.reasoning_max_tokens is not None:
+            self.waits_at = min(self.num_tokens + sampling.reasoning_max_tokens, self.max_num_tokens)
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:

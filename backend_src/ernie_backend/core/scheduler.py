@@ -217,7 +217,8 @@ class Scheduler:
         request = sequence.group.request
         sampling = request.sampling
         seed = None if sampling.seed is None else (sampling.seed + sequence.index) & (2**63 - 1)
-        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, request.media, request.matcher)
+        choice = (request.key, sequence.index)
+        return NewSequence(sequence.sequence_id, sequence.prompt_token_ids, sampling, seed, request.media, request.matcher, choice)
 
     @staticmethod
     def _grant(sequence: Sequence, count: int) -> ScheduledSequence:
@@ -246,7 +247,8 @@ class Scheduler:
             token_id = result.sampled.get(granted.sequence_id)
             if token_id is None:
                 why = result.failed.get(granted.sequence_id, "the runner returned no token")
-                log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why)
+                of_request = {"request_id": sequence.group.request.request_id}
+                log.error("sampling failed for %s[%d]: %s", sequence.group.request.key, sequence.index, why, extra=of_request)
                 self.kv.forget(sequence)
                 error = TOO_COMPLEX if why == GRAMMAR_TOO_COMPLEX else STEP_FAILED
                 events.append(self._end(sequence, FinishReason.ERROR, error=error))
@@ -267,7 +269,8 @@ class Scheduler:
         return StepOutput(tuple(events))
 
     def _watch_thought(self, sequence: Sequence, token_id: int, logprobs: tuple[TokenLogprobs, ...]) -> GenerateEvent:
-        """The token of a thought with a budget. When that is spent, the closing ids become known as a prompt is, if there is room."""
+        """The token of a thought with a budget, or before an answer with a bound. When the budget is spent, the closing ids become known as
+        a prompt is, if there is room; behind the thought the bound begins."""
         sampling = sequence.group.request.sampling
         closing: tuple[int, ...] = ()
         if token_id != sampling.thought_end_id:
@@ -279,6 +282,9 @@ class Scheduler:
             self._appended[sequence.sequence_id] = closing
             self._totals["generation"] += len(closing)
         sequence.watches_thought = False
+        if sampling.response_max_tokens is not None:  # at least 1, and no more is pending
+            told = sequence.num_tokens - sequence.num_pending_tokens
+            sequence.max_num_tokens = min(sequence.max_num_tokens, told + sampling.response_max_tokens)
         sequence.waits_at = sequence.max_num_tokens
         ids, all_logprobs = (token_id, *closing), logprobs and logprobs + (_CERTAIN,) * len(closing)
         if closing and sequence.num_tokens >= sequence.max_num_tokens:

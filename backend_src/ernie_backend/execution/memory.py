@@ -8,12 +8,15 @@ from ernie_kernels import xp
 
 from ..config import EngineConfig, ModelConfig
 from ..model_config import VisionConfig
+from .kv_cache import BYTES_PER_ELEMENT
 from .models.vision_tower import PATCHES_AT_ONCE
 
 CPU_CACHE_SHARE = 0.5
 """Of the memory that is still free once the model is loaded: the rest is for activations, the other processes and the page cache."""
 _GPU_RESERVE_BYTES = 2**30
 """For loaded kernels, graphs and what the framework's allocator loses between blocks."""
+_ENCODER_CACHE_BYTES = 2**29
+"""Unless the configuration says otherwise."""
 
 
 def cache_budget_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
@@ -24,7 +27,7 @@ def cache_budget_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
     used = total - xp.free_memory_bytes()
     needed = step_bytes(config, model_config) + _GPU_RESERVE_BYTES
     if model_config.vision is not None:
-        needed += encoder_bytes(model_config.vision) + config.encoder_cache_bytes
+        needed += encoder_bytes(model_config.vision) + encoder_cache_bytes(config, model_config)
     return int(total * config.gpu_memory_utilization) - used - needed
 
 
@@ -47,6 +50,13 @@ def encoder_bytes(vision: VisionConfig) -> int:
     qkv, attended, residual, normed, resampler = 3, 1, 2, 1, 6
     widths = (qkv + attended + residual + normed + resampler) * vision.hidden_size + 2 * vision.intermediate_size
     return 2 * widths * PATCHES_AT_ONCE
+
+
+def encoder_cache_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
+    """What encoded images and videos may take that nobody is reading."""
+    if config.max_encoder_cache_tokens < 0:
+        return _ENCODER_CACHE_BYTES
+    return config.max_encoder_cache_tokens * model_config.hidden_size * BYTES_PER_ELEMENT
 
 
 def _free_host_bytes() -> int:

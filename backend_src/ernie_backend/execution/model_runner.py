@@ -16,6 +16,7 @@ from .encoder_cache import EncoderCache
 from .input_batch import InputBatch, build_input_batch
 from .kv_cache import BYTES_PER_ELEMENT, allocate_kv_cache
 from .media_inputs import MediaInputs
+from .memory import encoder_cache_bytes
 from .models import LanguageModel
 from .models.vision_language import VisionLanguageModel
 from .sampler import sample
@@ -43,8 +44,8 @@ class ModelRunner:
         self.model_config = model_config
         self.media: MediaInputs | None = None
         if isinstance(model, VisionLanguageModel):
-            row_bytes = model_config.hidden_size * BYTES_PER_ELEMENT
-            self.media = MediaInputs(model.encode, EncoderCache(engine_config.encoder_cache_bytes, row_bytes))
+            kept = EncoderCache(encoder_cache_bytes(engine_config, model_config), model_config.hidden_size * BYTES_PER_ELEMENT)
+            self.media = MediaInputs(model.encode, kept)
         self.cpu_threads = engine_config.cpu_threads
         self.block_size = engine_config.block_size_tokens
         self.num_blocks = num_blocks

@@ -17,6 +17,7 @@ from ..media_fields import MediaPart, ProcessorKwargs
 from .loader import MediaLoader
 from .network import stopping
 from .patches import LoadedMedia
+from .usage import MediaUsage
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,11 @@ class MediaPool:
         self._max_items = max_items
         self._lock = threading.Lock()
         self._num_items = 0
+
+    @property
+    def usage(self) -> MediaUsage:
+        """What loading has cost so far."""
+        return self._loader.usage
 
     def load(self, parts: Sequence[MediaPart], settings: ProcessorKwargs, done: Done) -> None:
         """`done` is called once: with the loaded items in order, or with the error of the first one at fault.

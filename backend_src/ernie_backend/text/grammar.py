@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from .answer_format import AnswerFormat
 from .markers import END_RESPONSE, END_TOOL_CALL, RESPONSE, TOOL_CALL
@@ -21,11 +21,11 @@ end."""
 
 @dataclass(frozen=True)
 class Body:
-    """What is said. `kind`: json, regex, choice or ebnf."""
+    """What is said. `kind`: json, regex, choice, ebnf or tags."""
 
     kind: str
     value: Any
-    """A schema, an expression, a list of strings, a grammar in EBNF (GBNF or Lark)."""
+    """A schema, an expression, a list of strings, a grammar in EBNF (GBNF or Lark), a list of `Tag`s."""
     place: str
     """The field that it comes from."""
 
@@ -37,6 +37,32 @@ def json_grammar(schema: dict[str, Any]) -> dict[str, Any]:
 
 def choice_grammar(choices: Sequence[str]) -> dict[str, Any]:
     return {"lark_grammar": f"start: {' | '.join(map(_literal, choices))}"}
+
+
+class Tag(TypedDict):
+    """Once `trigger` has been said, it must become `begin`, JSON after `schema` and `end`: of one of the tags with this trigger."""
+
+    trigger: str
+    begin: str
+    """Starts with the trigger."""
+    schema: dict[str, Any]
+    end: str
+
+
+def tags_grammar(tags: Sequence[Tag]) -> dict[str, Any]:
+    """Any text, with tags in it."""
+    of_trigger: dict[str, list[int]] = {}
+    rules = []
+    for i, tag in enumerate(tags):
+        of_trigger.setdefault(tag["trigger"], []).append(i)
+        schema = json.dumps(json_grammar(tag["schema"])["json_schema"], ensure_ascii=False)
+        before, behind = (_literal(text) if text else "" for text in (tag["begin"][len(tag["trigger"]) :], tag["end"]))
+        rules.append(f"form_{i}: {before} %json {schema} {behind}")
+    for i, (trigger, forms) in enumerate(of_trigger.items()):
+        rules.append(f"seen_{i}[lazy]: TEXT {_literal(trigger)}")  # lazy: text ends with the first trigger in it
+        rules.append(f"tag_{i}: seen_{i} ({' | '.join(f'form_{j}' for j in forms)})")
+    start = f"start: ({' | '.join(f'tag_{i}' for i in range(len(of_trigger)))})* TEXT"
+    return {"lark_grammar": "\n".join([start, *rules, "TEXT: /(.|\\n)*/"])}
 
 
 def arguments_schema(tool: dict[str, Any]) -> dict[str, Any]:

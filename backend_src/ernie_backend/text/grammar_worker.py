@@ -14,7 +14,7 @@ from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import any_to_lark
 
 from ..protocol import GRAMMAR_LIMITS
-from .grammar import choice_grammar, json_grammar
+from .grammar import choice_grammar, json_grammar, tags_grammar
 from .limited import CpuLimit, limit_memory, send
 
 MAX_ERROR_CHARACTERS = 300
@@ -26,6 +26,8 @@ def llguidance_grammar(kind: str, value: Any) -> dict[str, Any]:
         return json_grammar(value)
     if kind == "choice":
         return choice_grammar(value)
+    if kind == "tags":
+        return tags_grammar(value)
     if kind == "regex":
         return json.loads(LLMatcher.grammar_from_regex(value))["grammars"][0]
     return {"lark_grammar": any_to_lark(value)}

@@ -19,6 +19,9 @@ _TOOL_ROLES = ("tool", "function")
 _OTHER_TYPES = ("image", "input_image", "video", "input_audio", "audio_url", "file")
 """Of parts that other APIs know."""
 
+MAX_MESSAGES = 16_384
+"""A message is some eight tokens at least: more fit into no context, and checking and rendering them would take seconds."""
+
 Message = dict[str, Any]
 
 
@@ -34,6 +37,8 @@ def normalize_messages(given: Any, media: list[MediaPart] | None = None, *, take
         raise InvalidRequestError(f"messages must be a list of messages, got {json_kind(given)}.", param="messages")
     if not given:
         raise InvalidRequestError("messages must not be an empty list.", param="messages")
+    if len(given) > MAX_MESSAGES:
+        raise InvalidRequestError(f"messages may hold at most {MAX_MESSAGES} messages, got {len(given)}.", param="messages")
     messages = [_message(message, f"messages[{i}]", media, takes_tools) for i, message in enumerate(given)]
     check_tool_results(messages)
     return messages

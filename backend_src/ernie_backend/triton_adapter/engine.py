@@ -11,29 +11,35 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import astuple
+from functools import partial
 from typing import Any
 
-from ..build import ServingEngine, build_engine
+from ..build import CoreMaker, ServingEngine, build_engine
 from ..delivery import Response, StopWatch
 from ..engine import STOPPED, refusal
+from ..engine_metrics import engine_metrics
 from ..errors import EngineError, ErnieError
-from ..metrics import ENGINE_METRICS
+from ..metrics import Histogram, histogram_metrics
 from ..protocol import GenerateRequest
 from ..text.tokenizer import Tokenizer
+from ..tracing import Tracer
 from .defaults import end_token_ids
+from .engine_spans import record_answer
 from .engine_watch import EngineWatch
 from .heartbeat import Heartbeat
 from .media_tensors import read_media
 from .post_context import PostContext
+from .publisher import FIRST_SECONDS, INTERVAL_SECONDS, Publisher
 from .seal import SIGNATURE_LENGTH, Seal, is_same
-from .settings import load_settings
+from .settings import load_settings, set_up_process
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
 
 log = logging.getLogger(__name__)
 
-METRICS_INTERVAL_SECONDS = 1.0
-"""Each metric update is a round trip on the same channel as the tokens: once a second, and never per token."""
+_TOKENS_PER_RESPONSE = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 
 NOT_FOR_CLIENTS = EngineError("The engine takes requests only from the ensemble `ernie`. Send them there.")
 
@@ -41,21 +47,28 @@ NOT_FOR_CLIENTS = EngineError("The engine takes requests only from the ensemble 
 class EngineModel:
     """What `ernie_engine/1/model.py` offers Triton."""
 
-    def __init__(self, pb_utils: Any) -> None:
+    def __init__(self, pb_utils: Any, make_core: CoreMaker | None = None) -> None:
+        """`make_core`: in place of the model's (`build.build_engine`)."""
         self._pb = pb_utils
+        self._make_core = make_core
+        self._tracer: Tracer | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; an `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
             settings = load_settings(args)
+            self._tracer = set_up_process(settings, "engine")
             self._seal = Seal.of_server(args)
             self._tokenizer = Tokenizer.from_folder(settings.model)
             tokenizer = self._tokenizer
-            self._serving: ServingEngine = build_engine(settings, tokenizer, lambda model: end_token_ids(settings.model, model, tokenizer))
+            self._serving: ServingEngine = build_engine(
+                settings, tokenizer, lambda model: end_token_ids(settings.model, model, tokenizer), self._make_core
+            )
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._requests: dict[str, GenerateRequest] = {}
-        self._housekeeper = _Housekeeper(self._pb, self._serving)
+        self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
+        self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response)
         self._heartbeat = Heartbeat(settings, args)
         self._watch = EngineWatch(self._serving, self._tell_all, self._heartbeat.give_up)
 
@@ -84,6 +97,8 @@ class EngineModel:
             self._housekeeper.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _submit(self, request: Any, sender: Any) -> None:
         ids = read_ids(self._pb, request, "prompt_token_ids")
@@ -96,9 +111,22 @@ class EngineModel:
         if generate.key in self._requests:  # preprocess' answer, sent twice
             raise NOT_FOR_CLIENTS
         self._requests[generate.key] = generate
-        sink = _TritonSink(self._pb, sender, self._first_response(generate), lambda: self._requests.pop(generate.key, None))
+        forget = partial(self._requests.pop, generate.key, None)
+        sink = _TritonSink(self._pb, sender, self._first_response(generate), forget, self._sent(generate))
         self._serving.delivery.register(generate.key, sink, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
         self._serving.submit(generate)
+
+    def _sent(self, generate: GenerateRequest) -> Callable[[Response], object]:
+        """What is to be noted of each response that has left."""
+        tracer, tokens_per_response = self._tracer, self._tokens_per_response
+
+        def note(response: Response) -> None:
+            if response.token_ids:
+                tokens_per_response.observe(len(response.token_ids))
+            if tracer is not None and response.finish_reason is not None:
+                record_answer(tracer, generate, response)
+
+        return note
 
     def _first_response(self, generate: GenerateRequest) -> dict[str, Any]:
         """What only a choice's first response carries."""
@@ -133,11 +161,14 @@ class _TritonSink:
     Whatever happens, there is exactly one final flag: if a response cannot be made or sent, an error takes its place and ends the request.
     """
 
-    def __init__(self, pb_utils: Any, sender: Any, first: dict[str, Any], on_end: Callable[[], object]) -> None:
+    def __init__(
+        self, pb_utils: Any, sender: Any, first: dict[str, Any], on_end: Callable[[], object], on_sent: Callable[[Response], object]
+    ) -> None:
         self._pb = pb_utils
         self._sender = sender
         self._first = first
         self._on_end = on_end
+        self._on_sent = on_sent
 
     def send(self, response: Response) -> None:
         """Send one response; raises if it could not be sent, and then the request has ended."""
@@ -149,6 +180,7 @@ class _TritonSink:
             error = EngineError("The server could not deliver this answer. Try again; if it happens again, see the server's log.")
             self._sender.send(error_response(self._pb, error), flags=final)
             raise
+        self._on_sent(response)
         if response.is_final:
             self._on_end()
 
@@ -161,6 +193,7 @@ class _TritonSink:
             "error": response.error,
             "logprobs": [[p.logprob, p.top_token_ids, p.top_logprobs] for p in response.logprobs] or None,
             "final": response.is_final,
+            "timings": astuple(response.timings) if response.timings else None,
             **(self._first if response.is_first else dict.fromkeys(self._first)),
         }
         ids = ids_tensor(self._pb, "new_token_ids", response.token_ids)
@@ -170,38 +203,22 @@ class _TritonSink:
 class _Housekeeper:
     """Copies the engine's counts into Triton's /metrics once a second."""
 
-    def __init__(self, pb_utils: Any, serving: ServingEngine) -> None:
+    def __init__(self, pb_utils: Any, serving: ServingEngine, tokens_per_response: Histogram) -> None:
         self._serving = serving
-        kinds = {"counter": pb_utils.MetricFamily.COUNTER, "gauge": pb_utils.MetricFamily.GAUGE}
-        help_and_kind = {m.name: (m.help, kinds[m.kind]) for m in ENGINE_METRICS}
-        self._families = {
-            name: pb_utils.MetricFamily(name=name, description=text, kind=kind) for name, (text, kind) in help_and_kind.items()
-        }
-        self._metrics = [self._families[m.name].Metric(labels=m.labels) for m in ENGINE_METRICS]
-        self._published = [0.0] * len(ENGINE_METRICS)
+        engine = serving.engine
+        merged = histogram_metrics("ernie_response_tokens", "Tokens that left the engine in one response", tokens_per_response)
+        self._publisher = Publisher(pb_utils, [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ernie-housekeeper", daemon=True)
-        self._publish()
         self._thread.start()
 
     def close(self) -> None:
         self._closing.set()
         self._thread.join(5)
-        self._metrics.clear()
-        self._families.clear()
+        self._publisher.close()
 
     def _run(self) -> None:
-        while not self._closing.wait(METRICS_INTERVAL_SECONDS):
-            self._publish()
-
-    def _publish(self) -> None:
-        stats = self._serving.engine.stats
-        for i, (metric, triton_metric) in enumerate(zip(ENGINE_METRICS, self._metrics, strict=True)):
-            value = float(metric.read(stats))
-            if value == self._published[i]:
-                continue
-            if metric.kind == "counter":
-                triton_metric.increment(value - self._published[i])
-            else:
-                triton_metric.set(value)
-            self._published[i] = value
+        first = time.monotonic() + FIRST_SECONDS
+        while not self._closing.wait(INTERVAL_SECONDS):
+            if time.monotonic() >= first:
+                self._publisher.publish()

@@ -7,12 +7,14 @@ from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from ..sampling_fields import SamplingFields
-from ..text.grammar import Body
+from ..text.grammar import Body, Tag
 from ..text.schema_check import check_schema
 
 MAX_REGEX_CHARACTERS = 8192
 MAX_GRAMMAR_CHARACTERS = 2**16
 MAX_CHOICES = 1024
+MAX_TAGS = 64
+MAX_TAG_CHARACTERS = 1024
 
 
 def read_guided(fields: SamplingFields) -> Body | None:
@@ -24,6 +26,8 @@ def read_guided(fields: SamplingFields) -> Body | None:
         return _response_format(value)
     if name == "guided_json":
         return Body("json", _schema(_parsed(value, name), name), name)
+    if name == "structural_tag":
+        return Body("tags", _tags(_parsed(value, name), name), name)
     if name == "guided_choice":
         return Body("choice", _choices(value, name), name)
     most = MAX_REGEX_CHARACTERS if name == "guided_regex" else MAX_GRAMMAR_CHARACTERS
@@ -45,10 +49,12 @@ def _response_format(given: dict[str, Any]) -> Body | None:
     kind = given.get("type")
     if kind == "json_object":
         return Body("json", {"type": "object"}, "response_format")
+    if kind == "structural_tag":
+        return Body("tags", _tags(given, "response_format"), "response_format")
     if kind != "json_schema":
         shown = repr(kind[:40]) if isinstance(kind, str) else json_kind(kind)
         raise InvalidRequestError(
-            f"response_format.type must be text, json_object or json_schema, got {shown}.", param="response_format.type"
+            f"response_format.type must be text, json_object, json_schema or structural_tag, got {shown}.", param="response_format.type"
         )
     place = "response_format.json_schema"
     described = given.get("json_schema")
@@ -71,6 +77,33 @@ def _schema(value: Any, place: str) -> dict[str, Any]:
         raise InvalidRequestError(f"{place} must be a JSON Schema, which is an object, got {json_kind(value)}.", param=place)
     check_schema(value, place)
     return value
+
+
+def _tags(value: Any, place: str) -> list[Tag]:
+    """Each structure with the trigger that its beginning starts with."""
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{place} must be an object with structures and triggers, got {json_kind(value)}.", param=place)
+    structures, triggers = value.get("structures"), value.get("triggers")
+    if not isinstance(triggers, list) or not 1 <= len(triggers) <= MAX_TAGS or not all(isinstance(t, str) and t for t in triggers):
+        raise InvalidRequestError(
+            f"{place}.triggers must be a list of 1 to {MAX_TAGS} strings that are not empty.", param=f"{place}.triggers"
+        )
+    if not isinstance(structures, list) or not 1 <= len(structures) <= MAX_TAGS:
+        raise InvalidRequestError(f"{place}.structures must be a list of 1 to {MAX_TAGS} objects.", param=f"{place}.structures")
+    tags = []
+    for i, structure in enumerate(structures):
+        here = f"{place}.structures[{i}]"
+        given = structure if isinstance(structure, dict) else {}
+        begin, end = given.get("begin"), given.get("end")
+        if not isinstance(begin, str) or not isinstance(end, str) or "schema" not in given:
+            raise InvalidRequestError(f"{here} must be an object with a begin, a schema and an end.", param=here)
+        if len(begin) + len(end) > MAX_TAG_CHARACTERS:
+            raise InvalidRequestError(f"{here}: begin and end may have at most {MAX_TAG_CHARACTERS} characters together.", param=here)
+        trigger = min((trigger for trigger in triggers if begin.startswith(trigger)), key=len, default=None)  # it is said first
+        if trigger is None:
+            raise InvalidRequestError(f"{here}.begin must start with one of the triggers.", param=f"{here}.begin")
+        tags.append(Tag(trigger=trigger, begin=begin, schema=_schema(given["schema"], f"{here}.schema"), end=end))
+    return tags
 
 
 def _choices(value: list[Any], place: str) -> list[str]:

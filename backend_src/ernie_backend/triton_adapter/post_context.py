@@ -29,6 +29,12 @@ class PostContext:
     prompt_token_ids: tuple[int, ...] | None = None
     """When the client wants them back."""
     answer_format: AnswerFormat = PLAIN
+    timings: bool = False
+    """The client wants to know how long what took."""
+    request_id: str = ""
+    """For logs."""
+    traceparent: str = ""
+    """The trace that postprocess's span belongs to."""
 
     def reader(self, tokenizer: Tokenizer) -> AnswerReader:
         """Of one choice's answer."""

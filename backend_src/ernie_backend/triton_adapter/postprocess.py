@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from ..errors import EngineError
 from ..protocol import FinishReason, Usage
 from ..text.answer import AnswerDelta, AnswerReader
 from ..text.tokenizer import Tokenizer
+from ..tracing import Tracer
+from .answer_timings import answer_timings
 from .post_context import PostContext
 from .seal import Seal, is_same
 
@@ -27,7 +30,7 @@ _FAILED = EngineError("The server could not put this answer into words. Try agai
 class Relay(Protocol):
     """The way back to the engine (`relay.RelaySender`): never raises, never blocks for long."""
 
-    def consumed(self, key: str, total_responses: int) -> None: ...
+    def consumed(self, num_responses: int) -> None: ...
     def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
     def close(self) -> None: ...
@@ -64,15 +67,33 @@ class _Choice:
 @dataclass
 class _Request:
     choices: dict[int, _Choice] = field(default_factory=dict)
-    num_responses: int = 0
     failed: bool = False
+    request_id: str = ""
+    traceparent: str = ""
+    began_at: float = 0.0
+    """CLOCK_MONOTONIC, seconds, if it is traced; so are the next."""
+    busy_seconds: float = 0.0
+    num_responses: int = 0
 
 
 class Postprocessor:
     """One model's postprocessing, for one thread. `len()`: choices that it holds state of."""
 
-    def __init__(self, tokenizer: Tokenizer, connect: Callable[[str], Relay], seal: Seal) -> None:
-        """`connect` opens the relay at a path that the engine names, and `seal` tells that it was the engine."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        connect: Callable[[str], Relay],
+        seal: Seal,
+        acknowledge_every: int = 1,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """`connect` opens the relay at a path that the engine names, and `seal` tells that it was the engine.
+
+        `acknowledge_every`: so many responses are acknowledged together.
+        """
+        self._acknowledge_every = acknowledge_every
+        self._num_unacknowledged = 0
+        self._tracer = tracer
         self._seal = seal
         self._tokenizer = tokenizer
         self._connect = connect
@@ -93,6 +114,7 @@ class Postprocessor:
     def process(self, event_json: bytes, token_ids: Sequence[int], *, cancelled: bool = False) -> PostOutputs:
         """The outputs for one engine response. `cancelled`: its client has gone. Never raises."""
         event: dict[str, Any] = {}
+        began_at = time.monotonic() if self._tracer is not None else 0.0
         try:
             given = json.loads(event_json)
             if not isinstance(given, dict):
@@ -100,8 +122,10 @@ class Postprocessor:
             event = given
             outputs = self._process(event, token_ids)
         except Exception:
-            log.exception("An engine response could not be turned into outputs.")
+            log.exception("An engine response could not be turned into outputs.", extra={"request_id": self._request_id(event)})
             outputs = self._fail(event)
+        if self._tracer is not None:
+            self._trace(self._tracer, event, began_at, outputs)
         self._report(event, cancelled)
         return outputs
 
@@ -120,7 +144,10 @@ class Postprocessor:
         if not is_same(event["seal"], expected):
             raise PermissionError("a first response that the engine has not sealed")
         self._open_relay(event["relay"])
-        self._requests.setdefault(event["key"], _Request()).choices[event["index"]] = self._new_choice(event["post"])
+        choice = self._new_choice(event["post"])
+        request = self._requests.setdefault(event["key"], _Request())
+        request.request_id, request.traceparent = choice.context.request_id, choice.context.traceparent
+        request.choices[event["index"]] = choice
 
     def _answer(self, event: dict[str, Any], choice: _Choice, ids: list[int]) -> PostOutputs:
         context, reader = choice.context, choice.reader
@@ -139,7 +166,7 @@ class Postprocessor:
             finish_reason=finish or "",
             token_ids=tuple(ids),
             logprobs=self._logprobs(ids, event["logprobs"]) if context.logprobs else "",
-            usage=_usage(choice),
+            usage=_usage(choice, event.get("timings")),
             error=(event["error"] or _FAILED.to_wire()) if finish == FinishReason.ERROR else "",
         )
         choice.is_first = False
@@ -153,15 +180,45 @@ class Postprocessor:
         delta, used = choice.reader.push(shown, finish is not None)
         return delta, ids[:used] if choice.reader.stopped else ids
 
+    def _request_id(self, event: dict[str, Any]) -> str:
+        request = self._requests.get(event.get("key", ""))
+        return request.request_id if request is not None else ""
+
+    def _trace(self, tracer: Tracer, event: dict[str, Any], began_at: float, outputs: PostOutputs) -> None:
+        """One span for the request, from its first response to its last; most of that time it waits for the engine."""
+        request = self._requests.get(event.get("key", ""))
+        if request is None or not request.traceparent:
+            return
+        now = time.monotonic()
+        request.began_at = request.began_at or began_at
+        request.busy_seconds += now - began_at
+        request.num_responses += 1
+        if event.get("final") is True:
+            attributes: dict[str, str | int | float] = {
+                "ernie.request_id": request.request_id,
+                "ernie.responses": request.num_responses,
+                "ernie.busy_seconds": request.busy_seconds,
+                "gen_ai.usage.output_tokens": sum(choice.num_tokens for choice in request.choices.values()),
+            }
+            error = outputs.error if outputs.finish_reason == FinishReason.ERROR else None
+            tracer.record("postprocess", request.began_at, now, request.traceparent, attributes, error=error)
+
     def _report(self, event: dict[str, Any], cancelled: bool) -> None:
-        """Tell the engine what became of its response, and forget the request behind its last one."""
+        """Tell the engine what became of its response."""
+        self._tell_of(event, cancelled)
+        self._num_unacknowledged += 1
+        if self._relay is not None and self._num_unacknowledged >= self._acknowledge_every:
+            self._relay.consumed(self._num_unacknowledged)
+            self._num_unacknowledged = 0
+
+    def _tell_of(self, event: dict[str, Any], cancelled: bool) -> None:
+        """Whether anybody still waits for the request's tokens. It is forgotten behind its last response."""
         key = event.get("key")
         request = self._requests.get(key) if isinstance(key, str) else None
         if request is None or not isinstance(key, str):
             if self._relay is not None and isinstance(key, str) and key.isalnum():
                 self._relay.cancelled(key)  # nobody could read its answer
             return
-        request.num_responses += 1
         final = event.get("final") is True
         if final:
             del self._requests[key]
@@ -172,7 +229,6 @@ class Postprocessor:
             self._relay.cancelled(key)
         elif not final and choice is not None and choice.reader.stopped and not choice.ended:
             self._relay.stopped(key, event["index"])
-        self._relay.consumed(key, request.num_responses)
 
     def _fail(self, event: dict[str, Any]) -> PostOutputs:
         key = event.get("key")
@@ -227,7 +283,7 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _usage(choice: _Choice) -> str:
+def _usage(choice: _Choice, times: Sequence[float | None] | None) -> str:
     usage = Usage(
         prompt_tokens=choice.context.num_prompt_tokens,
         completion_tokens=choice.num_tokens,
@@ -239,4 +295,11 @@ def _usage(choice: _Choice) -> str:
     fields = {name: getattr(usage, name) for name in Usage.__dataclass_fields__}
     if choice.is_first and choice.context.prompt_token_ids is not None:
         fields["prompt_token_ids"] = choice.context.prompt_token_ids
+    if times is not None and choice.context.timings:
+        fields["timings"] = answer_timings(
+            times,
+            num_prompt_tokens=usage.prompt_tokens,
+            num_cached_tokens=usage.cached_tokens,
+            num_tokens=usage.completion_tokens,
+        )
     return json.dumps(fields, separators=(",", ":"))

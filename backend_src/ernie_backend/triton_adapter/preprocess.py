@@ -142,6 +142,7 @@ class Preprocessor:
             echo=self._echo(prompt, fields) if echo else "",
             prompt_token_ids=tuple(prompt.token_ids) if fields.return_token_ids else None,
             answer_format=prompt.answer_format,
+            timings=fields.timings,
         )
         return GenerateRequest(
             key=uuid.uuid4().hex,
@@ -255,6 +256,10 @@ class Preprocessor:
                 f"{self._max_model_len} tokens: at most {left} are left. Lower max_tokens or shorten the prompt.",
                 param="max_tokens",
             )
+        if prompt.answer_format.begins_in != "thought":
+            max_tokens = min(max_tokens, _given(fields.response_max_tokens, max_tokens))
+        elif fields.reasoning_max_tokens is None and self._parsers.reasoning in THINKS_BY_DEFAULT:
+            rules = {**rules, **self._rules.default_budget(max_tokens)}
         if fields.min_tokens > max_tokens:
             raise InvalidRequestError(
                 f"min_tokens ({fields.min_tokens}) must not exceed the {max_tokens} tokens that the answer may have.", param="min_tokens"

@@ -10,15 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import EngineConfig, ModelConfig
 from ..errors import ConfigError, EngineError, ErnieError, InvalidRequestError
+from ..log_format import current_request
 from ..media.patches import LoadedMedia
 from ..protocol import GenerateRequest
 from ..text.helper_process import find_python
 from .heartbeat import Heartbeat
 from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
+from .preprocess_metrics import Origin, PreprocessWatch
+from .publisher import PublishingThread
 from .seal import Seal
-from .settings import load_settings
-from .tensors import error_response, ids_tensor, read_bool, read_int, read_parameters, read_text, read_texts, text_tensor
+from .settings import load_settings, set_up_process
+from .tensors import (
+    error_response,
+    ids_tensor,
+    read_bool,
+    read_int,
+    read_parameters,
+    read_text,
+    read_texts,
+    read_trace_context,
+    text_tensor,
+)
 
 if TYPE_CHECKING:
     from ..media.pool import MediaPool
@@ -50,29 +63,38 @@ class PreprocessModel:
         self._preprocessor: Preprocessor | None = None
         self._pool: MediaPool | None = None
         self._heartbeat: Heartbeat | None = None
+        self._metrics: PublishingThread | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
         try:
             config = load_settings(args)
+            self._watch = PreprocessWatch(set_up_process(config, "preprocess"))
             self._preprocessor = Preprocessor(config, ModelConfig.from_folder(config.model))
             self._pool = _media_pool(config, self._preprocessor)
             self._seal = Seal.of_server(args)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._heartbeat = Heartbeat(config, args)
+        usage = None if self._pool is None else self._pool.usage
+        self._metrics = PublishingThread(self._pb, self._watch.metrics(usage), "ernie-preprocess-metrics")
 
     def execute(self, requests: list[Any]) -> None:
         """Each request gets its one response from its own sender; a refused one touches no other."""
         for request in requests:
             sender = request.get_response_sender()
-            self._answer(sender, partial(self._begin, request, sender))
+            origin = self._watch.arrived(request.request_id(), read_trace_context(request) if self._watch.traces else {})
+            self._answer(sender, origin, partial(self._begin, request, sender, origin))
 
     def finalize(self) -> None:
-        """End heartbeat, downloads and the helper processes of template and grammars."""
+        """End heartbeat, metrics, downloads and the helper processes of template and grammars."""
         if self._heartbeat is not None:
             self._heartbeat.close()
             self._heartbeat = None
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+            self._watch.close()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -80,7 +102,7 @@ class PreprocessModel:
             self._preprocessor.close()
             self._preprocessor = None
 
-    def _begin(self, request: Any, sender: Any) -> GenerateRequest | None:
+    def _begin(self, request: Any, sender: Any, origin: Origin) -> GenerateRequest | None:
         """The request for the engine; None if it waits for its media."""
         assert self._preprocessor is not None
         preprocessor = self._preprocessor
@@ -94,21 +116,27 @@ class PreprocessModel:
                 raise loaded
             return preprocessor.finish(prepared, loaded)
 
-        self._pool.load(prepared.media, prepared.media_settings, lambda loaded: self._answer(sender, lambda: end(loaded)))
+        self._pool.load(prepared.media, prepared.media_settings, lambda loaded: self._answer(sender, origin, lambda: end(loaded)))
         return None
 
-    def _answer(self, sender: Any, make: Callable[[], GenerateRequest | None]) -> None:
+    def _answer(self, sender: Any, origin: Origin, make: Callable[[], GenerateRequest | None]) -> None:
         """Send the one response: what `make` returns or raises; nothing yet if it returns None."""
+        current_request.set(origin.request_id)
+        refusal: ErnieError | None = None
+        generate: GenerateRequest | None = None
         try:
             generate = make()
             if generate is None:
                 return
-            response = self._pb.InferenceResponse(output_tensors=self._outputs(generate))
+            response = self._pb.InferenceResponse(output_tensors=self._outputs(origin.mark(generate)))
         except ErnieError as error:
-            response = error_response(self._pb, error)
+            refusal = error
         except Exception:
             log.exception("A request could not be prepared.")
-            response = error_response(self._pb, EngineError("The server could not prepare this request. See the server's log."))
+            refusal = EngineError("The server could not prepare this request. See the server's log.")
+        if refusal is not None:
+            response = error_response(self._pb, refusal)
+        self._watch.answered(origin, generate, refusal)
         final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         try:
             sender.send(response, flags=final)
@@ -156,4 +184,4 @@ def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool |
 
     policy = FetchPolicy(tuple(config.allowed_media_domains or ()), config.allow_private_media, config.allowed_local_media_path)
     decoders = DecodeProcesses(find_python(), preprocessor.media.config, preprocessor.max_model_len)
-    return MediaPool(MediaLoader(Fetcher(policy), decoders))
+    return MediaPool(MediaLoader(Fetcher(policy), decoders, int(config.max_processor_cache_gib * 2**30)))

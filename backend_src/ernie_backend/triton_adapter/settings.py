@@ -8,11 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import log_format
 from ..config import EngineConfig
 from ..errors import ConfigError
+from ..tracing import Tracer, check_installed, traces_url
 
 ENVIRONMENT_VARIABLE = "ERNIE_CONFIG"
 ENGINE_MODEL = "ernie_engine"
+
+
+def set_up_process(settings: EngineConfig, process: str) -> Tracer | None:
+    """What every process of ours does before it works: its logs get their form. What its spans go to, if they go anywhere.
+
+    Raises `ConfigError` if spans are wanted and their library is missing.
+    """
+    log_format.install(settings.log_format, process)
+    if settings.otlp_traces_endpoint is None:
+        return None
+    check_installed()
+    return Tracer(traces_url(settings.otlp_traces_endpoint), process)
 
 
 def load_settings(args: Mapping[str, str]) -> EngineConfig:

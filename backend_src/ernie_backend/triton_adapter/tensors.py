@@ -12,6 +12,7 @@ from ..errors import ErnieError, InvalidRequestError
 
 _TRITON_PREFIXES = ("triton_", "sequence_")
 _TRITON_PARAMETERS = frozenset(("priority", "timeout", "headers", "binary_data_output"))
+_TRACE_PARAMETERS = ("traceparent", "tracestate")
 _TRITON_CODES = {400: "INVALID_ARG", 401: "INVALID_ARG", 404: "NOT_FOUND", 413: "INVALID_ARG", 429: "UNAVAILABLE", 503: "UNAVAILABLE"}
 
 
@@ -59,7 +60,14 @@ def read_bool(pb_utils: Any, request: Any, name: str) -> bool | None:
 def read_parameters(request: Any) -> dict[str, Any]:
     """The request's parameters without those that are Triton's own."""
     given = json.loads(request.parameters() or "{}")
-    return {name: value for name, value in given.items() if name not in _TRITON_PARAMETERS and not name.startswith(_TRITON_PREFIXES)}
+    reserved = _TRITON_PARAMETERS.union(_TRACE_PARAMETERS)
+    return {name: value for name, value in given.items() if name not in reserved and not name.startswith(_TRITON_PREFIXES)}
+
+
+def read_trace_context(request: Any) -> dict[str, str]:
+    """The W3C headers of the request's trace, which the front end or a client gave as parameters."""
+    given = json.loads(request.parameters() or "{}")
+    return {name: given[name] for name in _TRACE_PARAMETERS if isinstance(given.get(name), str)}
 
 
 def read_ids(pb_utils: Any, request: Any, name: str) -> tuple[int, ...]:

@@ -13,11 +13,13 @@ import triton.language as tl
 
 from .. import launch
 from ..launch import Argument as Tensor
+from . import vision_attention_hopper as hopper
 
 _ROWS = 128
 """Queries of a program."""
-_KEYS = 64
-"""Keys of a tile."""
+_KEYS = 32
+"""Keys of a tile. With 64 or 128, in two products, triton 3.6 gives wrong values on Hopper (errors of 3 to 7 %, once NaN)."""
+_STAGES = 4
 _LEAST = 16
 """The shortest side of a tensor core's product."""
 
@@ -41,6 +43,9 @@ def vision_attention(qkv: Tensor, cos_sin: Tensor, scale: float, out: Tensor) ->
         HEAD_BLOCK=triton.next_power_of_2(2 * num_heads),
         HALF_BLOCK=triton.next_power_of_2(head_dim // 2),
     )
+    if launch.runs_on_hopper(_vision_attention_kernel) and hopper.can_serve(head_dim, width):
+        hopper.launch_vision_attention(qkv, scale, out, patches, head_dim)
+        return
     first = max(_LEAST, 1 << (head_dim.bit_length() - 1))
     rest = max(0, head_dim - first)
     launch.run(
@@ -48,7 +53,7 @@ def vision_attention(qkv: Tensor, cos_sin: Tensor, scale: float, out: Tensor) ->
         (triton.cdiv(patches, _ROWS), num_heads, rows // patches),
         *(qkv, out, patches, scale / math.log(2)),
         num_warps=8,
-        num_stages=3,
+        num_stages=_STAGES,
         HEADS=num_heads,
         HEAD_DIM=head_dim,
         FIRST=first,
@@ -112,33 +117,63 @@ def _vision_attention_kernel(
     q_rest, acc_rest = q, acc
     if REST:
         columns_rest = FIRST + tl.arange(0, REST)
-        is_rest = (columns_rest < HEAD_DIM)[None, :]
-        q_rest = tl.load(q_at + columns_rest[None, :], mask=is_row & is_rest, other=0.0)
+        q_rest = tl.load(q_at + columns_rest[None, :], mask=is_row & (columns_rest < HEAD_DIM)[None, :], other=0.0)
         acc_rest = tl.zeros([ROWS, REST], tl.float32)
-    for start in range(0, patches, KEYS):
-        keys = start + tl.arange(0, KEYS)
-        is_key = keys < patches
-        k_at = base + HEADS * HEAD_DIM + keys[:, None] * ROW
-        v_at = k_at + HEADS * HEAD_DIM
-        k = tl.load(k_at + columns[None, :], mask=is_key[:, None] & is_column, other=0.0)
-        v = tl.load(v_at + columns[None, :], mask=is_key[:, None] & is_column, other=0.0)
-        scores = tl.dot(q, tl.trans(k))
-        if REST:
-            k_rest = tl.load(k_at + columns_rest[None, :], mask=is_key[:, None] & is_rest, other=0.0)
-            scores = tl.dot(q_rest, tl.trans(k_rest), scores)
-        scores = tl.where(is_key[None, :], scores * scale_log2, -float("inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - new_largest[:, None])
-        keep = tl.exp2(largest - new_largest)
-        weight_sum = weight_sum * keep + tl.sum(weights, axis=1)
-        weights = weights.to(v.dtype)
-        acc = tl.dot(weights, v, acc * keep[:, None])
-        if REST:
-            v_rest = tl.load(v_at + columns_rest[None, :], mask=is_key[:, None] & is_rest, other=0.0)
-            acc_rest = tl.dot(weights, v_rest, acc_rest * keep[:, None])
-        largest = new_largest
+    state = largest, weight_sum, acc, acc_rest
+    whole = patches // KEYS * KEYS
+    for start in range(0, whole, KEYS):
+        state = _attend_tile(q, q_rest, state, base, start, patches, scale_log2, HEADS, HEAD_DIM, FIRST, REST, KEYS, False)
+    if whole < patches:
+        state = _attend_tile(q, q_rest, state, base, whole, patches, scale_log2, HEADS, HEAD_DIM, FIRST, REST, KEYS, True)
+    largest, weight_sum, acc, acc_rest = state
     out_at = out_ptr + (frame + queries[:, None]) * HEADS * HEAD_DIM + head * HEAD_DIM
     tl.store(out_at + columns[None, :], (acc / weight_sum[:, None]).to(out_ptr.dtype.element_ty), mask=is_row & is_column)
     if REST:
+        columns_rest = FIRST + tl.arange(0, REST)
         rest = (acc_rest / weight_sum[:, None]).to(out_ptr.dtype.element_ty)
-        tl.store(out_at + columns_rest[None, :], rest, mask=is_row & is_rest)
+        tl.store(out_at + columns_rest[None, :], rest, mask=is_row & (columns_rest < HEAD_DIM)[None, :])
+
+
+@triton.jit
+def _attend_tile(
+    q,  # [ROWS, FIRST], and [ROWS, REST] if there is a rest
+    q_rest,
+    state,
+    base,  # of the frame's first query in this head
+    start,
+    patches,
+    scale_log2,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    FIRST: tl.constexpr,
+    REST: tl.constexpr,
+    KEYS: tl.constexpr,
+    CUT: tl.constexpr,  # whether the frame ends within this tile
+):
+    """The state (largest score · scale_log2, sum of the weights, weighted values and their rest) after KEYS more keys."""
+    largest, weight_sum, acc, acc_rest = state
+    keys = start + tl.arange(0, KEYS)
+    columns = tl.arange(0, FIRST)[None, :]
+    inside = columns < HEAD_DIM
+    if CUT:
+        inside = inside & (keys < patches)[:, None]
+    k_at = base + HEADS * HEAD_DIM + keys[:, None] * (3 * HEADS * HEAD_DIM)
+    v_at = k_at + HEADS * HEAD_DIM
+    scores = tl.dot(q, tl.trans(tl.load(k_at + columns, mask=inside, other=0.0)))
+    if REST:
+        columns_rest = FIRST + tl.arange(0, REST)[None, :]
+        inside_rest = columns_rest < HEAD_DIM
+        if CUT:
+            inside_rest = inside_rest & (keys < patches)[:, None]
+        scores = tl.dot(q_rest, tl.trans(tl.load(k_at + columns_rest, mask=inside_rest, other=0.0)), scores)
+    if CUT:
+        scores = tl.where((keys < patches)[None, :], scores, -float("inf"))
+    new_largest = tl.maximum(largest, tl.max(scores, axis=1) * scale_log2)
+    weights = tl.exp2(scores * scale_log2 - new_largest[:, None])
+    keep = tl.exp2(largest - new_largest)
+    weight_sum = weight_sum * keep + tl.sum(weights, axis=1)
+    weights = weights.to(q.dtype)
+    acc = tl.dot(weights, tl.load(v_at + columns, mask=inside, other=0.0), acc * keep[:, None])
+    if REST:
+        acc_rest = tl.dot(weights, tl.load(v_at + columns_rest, mask=inside_rest, other=0.0), acc_rest * keep[:, None])
+    return new_largest, weight_sum, acc, acc_rest

@@ -40,10 +40,11 @@ _PINNED_BYTES = 2**22
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    if not on_gpu:
-        return torch.tensor(array)
-    host = torch.from_numpy(np.ascontiguousarray(array))
-    return host.pin_memory().to(_DEVICE, non_blocking=True) if array.nbytes <= _PINNED_BYTES else host.to(_DEVICE)
+    if on_gpu and array.nbytes <= _PINNED_BYTES:
+        host = torch.empty(array.shape, dtype=getattr(torch, array.dtype.name), pin_memory=True)
+        host.numpy()[...] = array
+        return host.to(_DEVICE, non_blocking=True)
+    return torch.tensor(np.asarray(array, order="C"), device=_DEVICE)  # unlike torch.from_numpy it takes read-only memory too
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 
 from ernie_backend.errors import ModelNotFoundError
 
+from ..openapi import answer_of, error
 from .common import Frontend, frontend_of
 
 router = APIRouter()
@@ -40,13 +42,13 @@ def _card(name: str, frontend: Frontend) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_class=JSONResponse, response_model=None, responses=answer_of("ModelList"))
 async def list_models(request: Request) -> dict[str, Any]:
     frontend = frontend_of(request)
     return {"object": "list", "data": [_card(name, frontend) for name in frontend.settings.listed_models]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", response_class=JSONResponse, response_model=None, responses=answer_of("Model") | {404: error(404)})
 async def get_model(request: Request, name: str) -> dict[str, Any]:
     frontend = frontend_of(request)
     listed = frontend.settings.listed_models

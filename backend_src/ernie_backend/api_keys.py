@@ -1,0 +1,85 @@
+"""API keys and what each may do: how they are written in flags, environment and file; knows no HTTP and compares nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from .errors import ConfigError
+
+ENVIRONMENT_VARIABLE = "FD_API_KEY"
+"""FastDeploy's name: one key, or several with commas between them."""
+
+INFER, METRICS, ADMIN = "infer", "metrics", "admin"
+SCOPES = (INFER, METRICS, ADMIN)
+DEFAULT_SCOPES = frozenset((INFER, METRICS))
+"""Of a key that says nothing else: administration has to be asked for by name."""
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """One key. Its text is not kept, so that no log and no traceback can show it."""
+
+    digest: bytes
+    """SHA-256 of the key."""
+    scopes: frozenset[str] = DEFAULT_SCOPES
+
+    @property
+    def name(self) -> str:
+        """Tells keys apart in logs and queues, the same in every process; says nothing of the key."""
+        return sha256(b"name of " + self.digest).hexdigest()[:12]
+
+
+def make_key(text: str, scopes: frozenset[str] = DEFAULT_SCOPES) -> ApiKey:
+    """Raises `ConfigError` for a text that no client could send; the error does not repeat it."""
+    if not text or "," in text or not text.isprintable() or any(map(str.isspace, text)):
+        raise ConfigError("An API key must be one word of printable characters without a comma.", param="api_key")
+    return ApiKey(sha256(text.encode()).digest(), scopes)
+
+
+def keys_of_environment(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys' texts, in order."""
+    return tuple(key for part in environment.get(ENVIRONMENT_VARIABLE, "").split(",") if (key := part.strip()))
+
+
+def read_key_file(path: str | Path) -> tuple[ApiKey, ...]:
+    """One key a line, behind it its scopes with commas between them; `#` begins a comment line. An empty file lets nobody in.
+
+    Raises `ConfigError` that names the line, never what stands in it.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"The file of API keys cannot be read: {error.strerror}.", param="api_key_file") from None
+    except UnicodeDecodeError:
+        raise ConfigError("The file of API keys is not UTF-8 text.", param="api_key_file") from None
+    keys: dict[bytes, ApiKey] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        key = _key_of_line(words, number)
+        if key.digest in keys:
+            raise ConfigError(f"Line {number} of the file of API keys repeats a key.", param="api_key_file")
+        keys[key.digest] = key
+    return tuple(keys.values())
+
+
+def _key_of_line(words: list[str], number: int) -> ApiKey:
+    where = f"Line {number} of the file of API keys"
+    if len(words) > 2:
+        raise ConfigError(f"{where} must be a key and, behind it, scopes such as infer,metrics.", param="api_key_file")
+    scopes = frozenset(words[1].split(",")) if len(words) == 2 else DEFAULT_SCOPES
+    if not scopes <= frozenset(SCOPES):
+        raise ConfigError(f"{where} has an unknown scope. Scopes are {', '.join(SCOPES)}.", param="api_key_file")
+    try:
+        return make_key(words[0], scopes)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}", param="api_key_file") from None
+
+
+def distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    """Without repetitions, in order."""
+    return tuple(dict.fromkeys(texts))

@@ -1,0 +1,114 @@
+"""uvicorn's HTTP/1.1 connection with the limits that it lacks: time for a request's head, number of chunks, errors in our words.
+
+Knows no route. What is wrong with a request that has a proper head is refused in `middleware.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+import sys
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ernie_backend.errors import ErnieError, InvalidRequestError, PayloadTooLargeError
+
+from .errors import HeadersTooLargeError, SlowBodyError, dumps, error_object
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_CHUNKS = 8192
+"""Of one body. Each costs about 10 µs, and a body of 16 MiB in single bytes would hold up everyone for minutes."""
+
+_NOT_HTTP = InvalidRequestError("This is not a proper HTTP/1.1 request.")
+_FAULTS: dict[int, ErnieError] = {
+    408: SlowBodyError("The request did not arrive in time."),
+    413: PayloadTooLargeError(f"The request body comes in more than {MAX_CHUNKS} chunks. Send larger ones, or say Content-Length."),
+    431: HeadersTooLargeError(f"The head of a request may have {MAX_HEAD_BYTES} bytes."),
+    501: InvalidRequestError("This Transfer-Encoding is not known. Send the body in chunks or with Content-Length."),
+}
+
+
+class _CountingConnection(h11.Connection):
+    """Adds to h11's protocol errors, with the status to answer: unknown versions, a length told in two ways, a body in too many chunks."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MAX_HEAD_BYTES)
+        self._chunks = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = 0
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError("another version", error_status_hint=505)
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                # Which of the two a proxy before us believed is anyone's guess, and a second request could hide in the difference.
+                raise h11.RemoteProtocolError("two lengths")
+        elif isinstance(event, h11.Data) and event.chunk_start:
+            self._chunks += 1
+            if self._chunks > MAX_CHUNKS:
+                raise h11.RemoteProtocolError("too many chunks", error_status_hint=413)
+        return event
+
+
+class GuardedProtocol(H11Protocol):
+    """One connection."""
+
+    head_seconds = 20.0
+    """From the connection, or the end of the answer before, to the last line of a head; what was left of a refused body included."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = _CountingConnection()
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._expect_head()  # before: what was pipelined begins at once
+        super().on_response_complete()
+
+    def _expect_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+            if self.conn.trailing_data[0]:
+                self._refuse(408)
+            else:  # it said nothing, and might take an answer for that to its next request
+                self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn while it handles what h11 raised."""
+        error = sys.exc_info()[1]
+        self._refuse(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
+
+    def _refuse(self, status: int) -> None:
+        """Answer if an answer may still be given, and close."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = dumps(error_object(_FAULTS.get(status, _NOT_HTTP)))
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("x-content-type-options", "nosniff"),
+                ("connection", "close"),
+            ]
+            with contextlib.suppress(h11.LocalProtocolError):
+                head = self.conn.send(h11.Response(status_code=status, headers=headers, reason=http.HTTPStatus(status).phrase))
+                self.transport.write((head or b"") + (self.conn.send(h11.Data(data=body)) or b""))
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # else the application would answer, too
+            self.cycle.message_event.set()
+        self.transport.close()
