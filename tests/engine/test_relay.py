@@ -96,8 +96,8 @@ def test_a_socket_whose_file_was_taken_away_is_made_anew(tmp_path: Path) -> None
         sender.cancelled("lost")
         receiver.restore()
         assert stat.S_IMODE(os.stat(receiver.path).st_mode) == 0o600
-        sender.consumed("after", number)
-        assert handler.heard.get(timeout=5) == ("consumed", "after", number)
+        sender.consumed(number)
+        assert handler.heard.get(timeout=5) == ("consumed", number)
     assert receiver.is_alive
     receiver.close()
     assert not receiver.is_alive and not list(tmp_path.iterdir())
