@@ -55,9 +55,8 @@ def test_a_step_that_never_ends(two_workers: RunningServer) -> None:
     health.end()
     assert text(ask(two_workers)) == expected
     assert health.statuses == [200, 503, 200], health.seen
-    why = " ".join(
-        message for _, message, _ in health.seen
-    )  # the latter if the thread was stopped while it held Python's lock, so that no other saw the former
+    # The latter if the thread was stopped while it held Python's lock, so that no other saw the former.
+    why = " ".join(message for _, message, _ in health.seen)
     assert "has taken longer than 5 s" in why or "does not respond" in why
 
 
