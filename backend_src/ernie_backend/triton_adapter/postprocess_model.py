@@ -77,11 +77,11 @@ class PostprocessModel:
         return self._pb.InferenceResponse(output_tensors=self._tensors(outputs))
 
     def _tensors(self, outputs: PostOutputs) -> list[Any]:
-        """Those that say something, and the three that clients look for in every response: each tensor costs every hop some 20 µs."""
-        pb, always = self._pb, ("text_output", "finish_reason")
+        """All of the signature, also those that say nothing: clients read them from every response."""
+        pb = self._pb
         texts = ("text_output", "reasoning_output", "tool_calls", "finish_reason", "logprobs", "usage", "error")
         return [
-            *(text_tensor(pb, name, text) for name in texts if (text := getattr(outputs, name)) or name in always),
+            *(text_tensor(pb, name, getattr(outputs, name)) for name in texts),
             ids_tensor(pb, "token_ids", outputs.token_ids),
             ids_tensor(pb, "index", (outputs.index,)),
         ]
