@@ -204,8 +204,9 @@ class HealthLog(threading.Thread):
         self.seen: list[tuple[int, str, str | None]] = []
         """(status, error's message, Retry-After), each time that it changes; status 0: nobody answered."""
         self._url = f"{server.openai_url}/health"
-        self._ending = threading.Event()
+        self._begun, self._ending = threading.Event(), threading.Event()
         self.start()
+        assert self._begun.wait(60)
 
     def run(self) -> None:
         while not self._ending.wait(0.05):
@@ -217,6 +218,7 @@ class HealthLog(threading.Thread):
                 now = (0, "", None)
             if self.seen[-1:] != [now]:
                 self.seen.append(now)
+            self._begun.set()
 
     def end(self) -> None:
         self._ending.set()
