@@ -75,7 +75,7 @@ case "${1:-}" in
                 echo 'int main(void) { return 0; }' | gcc -xc - -o /dev/null 2>/dev/null || need_packages "a test builds a fake libcuda" gcc libc6-dev
                 command -v chromium >/dev/null || command -v google-chrome >/dev/null || want_packages "a test opens the status page in it" chromium
                 # First and alone: transformers would otherwise take whichever torch it finds newest.
-                $pip install "$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)"
+                $pip install "$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml | sort -u)"
                 ;;
         esac
         say "installing ernie-triton[$3]"

@@ -63,9 +63,18 @@ class ServingEngine:
     """Set when the engine has been told to drain."""
 
     @property
-    def is_alive(self) -> bool:
-        """Whether requests are being answered."""
-        return self.engine.is_alive and self.delivery.is_alive
+    def fault(self) -> str | None:
+        """Why requests are not being answered; None if they are."""
+        if not self.engine.is_alive:
+            return "its thread has died"
+        if not self.delivery.is_alive:
+            return "the thread that delivers answers has died"
+        if not self.relay.is_alive:
+            return "the thread that hears of consumed answers has died"
+        limit = self.config.step_timeout_seconds
+        if limit is not None and self.engine.step_seconds > limit:
+            return f"a step has taken longer than {limit:g} s"
+        return None
 
     def submit(self, request: GenerateRequest) -> None:
         """Hand a request to the engine, its grammar compiled if it has one; returns at once."""
@@ -134,7 +143,17 @@ def build_engine(
     core = (make_core or build_core)(config, model_config)
     grammars = _grammar_compiler(tokens, end_token_ids(model_config), model_config.vocab_size)
     _share_interpreter()
+    if config.step_timeout_seconds is None:
+        config = replace(config, step_timeout_seconds=_step_timeout_seconds())
     return serve_core(core, config, model_config, grammars)
+
+
+def _step_timeout_seconds() -> float:
+    """Far above what a step takes: on a GPU that is some 0.1 s (a kernel that is not compiled yet: some seconds more), on a CPU a prompt of
+    2048 tokens for a model with 3 billion active parameters up to two minutes."""
+    from ernie_kernels import xp
+
+    return 60.0 if xp.on_gpu else 300.0
 
 
 def _grammar_compiler(tokens: TokenTable, end_token_ids: Sequence[int], vocab_size: int) -> GrammarCompiler:

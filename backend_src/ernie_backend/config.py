@@ -25,6 +25,8 @@ NO_PARSER = "none"
 
 
 LOAD_FORMATS = ("auto", "dummy")
+HEARTBEATS = "alive"
+"""The folder in `runtime_dir` where each model's process gives signs of life, if whoever started tritonserver has made it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class EngineConfig:
     """One of `PARSERS` that knows calls, or `none`. None: by the chat template."""
     cpu_threads: int | None = None
     """Threads of the CPU engine. None: all cores."""
+    step_timeout_seconds: float | None = None
+    """A step that takes longer is taken for hung, and the engine's process ends. None: 60 on a GPU, 300 on a CPU."""
     log_format: str = "text"
     """`text` or `json`, one object a line."""
     otlp_traces_endpoint: str | None = None
@@ -111,6 +115,10 @@ class EngineConfig:
         _check_seconds(self, "max_waiting_seconds")
         _check_integer(self, "seed", 0, 2**63 - 1)
         _check_integer(self, "cpu_threads", 1, 1024, optional=True)
+        if self.step_timeout_seconds is not None and not _is_number(self.step_timeout_seconds, 1, 86400):
+            raise ConfigError(
+                f"step_timeout_seconds must be a number from 1 to 86400, got {self.step_timeout_seconds!r}.", param="step_timeout_seconds"
+            )
         if not isinstance(self.gpu_memory_utilization, (int, float)) or not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
                 f"gpu_memory_utilization must be above 0 and at most 1, got {self.gpu_memory_utilization!r}.",
@@ -170,7 +178,7 @@ class EngineConfig:
         return json.dumps(asdict(self), indent=2)
 
     def resolved(self, model: ModelConfig) -> EngineConfig:
-        """This configuration with every `None` but `num_blocks` decided (the cache is sized by build.py, which knows the memory)."""
+        """This configuration with every `None` decided but `num_blocks` and `step_timeout_seconds` (build.py, which knows the device)."""
         limit = model.max_position_embeddings
         max_model_len = self.max_model_len if self.max_model_len is not None else min(DEFAULT_MAX_MODEL_LEN, limit)
         if max_model_len > limit:
@@ -214,6 +222,10 @@ def _check_seconds(config: EngineConfig, name: str) -> None:
     value = getattr(config, name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 86400):
         raise ConfigError(f"{name} must be a number above 0 and at most 86400, got {value!r}.", param=name)
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def _check_parser(config: EngineConfig, name: str, known: tuple[str, ...]) -> None:

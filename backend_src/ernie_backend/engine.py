@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .core.admission import Admission, Limits
 from .core.engine_core import EngineCore
@@ -32,6 +33,7 @@ ABORTED = RequestAbortedError("The request was aborted before its answer was com
 IDLE_CHECK_SECONDS = 1.0
 
 NOT_QUEUED = EngineError("The engine could not take this request. Try again; if it happens again, see the server's log.")
+BROKEN = "no step can be computed any more"
 STOPPED = UnavailableError("The engine has stopped. Restart the server; its log says why.")
 
 
@@ -82,6 +84,7 @@ class Engine:
         self._drain_deadline: float | None = None
         self._stopping = False
         self._alive = False
+        self._step_began: float | None = None
         self._stats = core.stats()
         self.timeline = Timeline()
         self._thread = threading.Thread(target=self._run, name="ernie-engine", daemon=True)
@@ -141,6 +144,12 @@ class Engine:
         return self._drain_deadline is not None or self._stopping
 
     @property
+    def step_seconds(self) -> float:
+        """How long the step under way has taken; 0 between two steps."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
     def stats(self) -> SchedulerStats:
         """As of the last step."""
         return self._stats
@@ -148,6 +157,7 @@ class Engine:
     # -- on the engine thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        _show_name()
         try:
             while not self._stopping:
                 self._turn()
@@ -165,8 +175,12 @@ class Engine:
         self._read_inbox()
         self._enforce_deadlines()
         if not self._stopping and self._core.has_work:
-            began_at = time.monotonic()
-            self._tell(self._core.step(), began_at)
+            began_at = self._step_began = time.monotonic()
+            output = self._core.step()
+            self._step_began = None
+            self._tell(output, began_at)
+            if self._core.is_broken:
+                raise RuntimeError(BROKEN)
         self._enforce_drain()
         self._stats = self._core.stats()
 
@@ -254,6 +268,12 @@ class Engine:
         output = self.timeline.noted(output, began_at)
         if output.events:
             self._listener(output)
+
+
+def _show_name() -> None:
+    """The thread's name for `top -H` and debuggers, which Python sets itself only from 3.14 on."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(threading.current_thread().name, encoding="ascii")
 
 
 def refusal(request: GenerateRequest, error: str) -> StepOutput:

@@ -79,15 +79,41 @@ class RelayReceiver:
     def __init__(self, handler: RelayHandler, folder: str | None = None) -> None:
         self._handler = handler
         self._own_folder = None if folder else tempfile.mkdtemp(prefix="ernie-relay-")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.path = str(Path(folder or self._own_folder or "") / SOCKET_NAME)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)  # left by an engine that was killed
-        self._socket.bind(self.path)
-        os.chmod(self.path, 0o600)
+        self._socket = self._bound()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="ernie-relay", daemon=True)
         self._thread.start()
+
+    def _bound(self) -> socket.socket:
+        """A new socket at `path`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)  # left by an engine that was killed
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        bound.bind(self.path)
+        os.chmod(self.path, 0o600)
+        self._inode = os.stat(self.path).st_ino
+        return bound
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def restore(self) -> None:
+        """Bind anew if somebody has removed the socket's file, as cleaners of temporary folders do: nobody could reach us any more."""
+        try:
+            if self._closing or os.stat(self.path).st_ino == self._inode:
+                return
+        except FileNotFoundError:
+            pass
+        try:
+            before, self._socket = self._socket, self._bound()
+        except OSError as error:
+            log.error("relay: the socket's file is gone and cannot be made anew: %s", error)
+            return
+        log.warning("relay: the socket's file was gone and has been made anew")
+        with contextlib.suppress(OSError):
+            before.shutdown(socket.SHUT_RDWR)  # wakes the reader, which closes it and goes on with the new one
 
     def close(self) -> None:
         """End the thread and remove socket and folder."""
@@ -103,11 +129,16 @@ class RelayReceiver:
 
     def _run(self) -> None:
         while not self._closing:
+            reading = self._socket
             try:
-                data = self._socket.recv(_MAX_DATAGRAM_BYTES)
+                data = reading.recv(_MAX_DATAGRAM_BYTES)
             except OSError:
-                return
+                if reading is self._socket:
+                    return
+                data = b""
             if not data:
+                if reading is not self._socket:
+                    reading.close()  # `restore` has shut it down
                 continue
             try:
                 self._dispatch(data.decode("ascii"))

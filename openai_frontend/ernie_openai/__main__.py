@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ssl-ca-certs", metavar="FILE", help="clients must show a certificate of one of these authorities")
     parser.add_argument("--max-model-len", type=_positive, help="tokens; only shown in /v1/models")
     parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
+    parser.add_argument("--outage-file", metavar="FILE", help="while it exists, /health is 503 with its text; `serve` writes it")
     pending = "of a streamed answer that its client has not read yet; more end it"
     parser.add_argument("--max-pending-bytes", type=_positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
     parser.add_argument(
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allowed_origins=tuple(given.allowed_origins),
         max_model_len=given.max_model_len,
         max_body_bytes=given.max_body_bytes,
+        outage_file=given.outage_file,
         max_pending_bytes=given.max_pending_bytes,
         observability=read_arguments(given),
         max_concurrency=given.max_concurrency,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ernie_backend.errors import ModelNotFoundError
 
@@ -52,6 +53,18 @@ class FrontendSettings:
     observability: Observability = field(default_factory=Observability)
     max_concurrency: int | None = None
     """Answers that the engine gives at once; None: unknown, the engine says so itself."""
+    outage_file: str | None = None
+    """While it exists, no request can be answered; it says why."""
+
+    @property
+    def outage(self) -> str | None:
+        """Why no request can be answered now, as whoever supervises the server has found; a model's dead process is no news to Triton."""
+        if self.outage_file is None:
+            return None
+        try:
+            return Path(self.outage_file).read_text(encoding="utf-8")
+        except OSError:
+            return None
 
     @property
     def listed_models(self) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ _CHANNEL_OPTIONS = (
 # tritonserver answers INVALID_ARGUMENT for what a model refuses. These codes are of its own making.
 _UNAVAILABLE_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 _TRITON_PREFIX = re.compile(r"^(in ensemble '[^']*', )*(\[request id: \S*\] )?")
-_UNAVAILABLE_TEXT = "Request for unknown model"  # said inside the stream, with status OK, while the model is not loaded
+# Said inside the stream, with status OK: while the model is not loaded, and when the process of one of its steps has died.
+_UNAVAILABLE_TEXT = re.compile(r"Request for unknown model|.*Stub process '\S*' is not healthy", re.DOTALL)
 
 
 class TritonClient:
@@ -102,16 +103,14 @@ class TritonClient:
         return aborted
 
     async def is_ready(self) -> bool:
-        """Whether Triton and the ensemble take requests now."""
-        stub = self._stubs[0]
+        """Whether Triton and the ensemble take requests now, on every channel: after a restart of Triton each connects anew."""
+        server, model = service_pb2.ServerReadyRequest(), service_pb2.ModelReadyRequest(name=ENSEMBLE)
+        asked = [stub.ModelReady(model, timeout=_READY_TIMEOUT_SECONDS) for stub in self._stubs]
         try:
-            server, model = await asyncio.gather(
-                stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=_READY_TIMEOUT_SECONDS),
-                stub.ModelReady(service_pb2.ModelReadyRequest(name=ENSEMBLE), timeout=_READY_TIMEOUT_SECONDS),
-            )
+            answers = await asyncio.gather(self._stubs[0].ServerReady(server, timeout=_READY_TIMEOUT_SECONDS), *asked)
         except grpc.aio.AioRpcError:
             return False
-        return bool(server.ready and model.ready)
+        return all(answer.ready for answer in answers)
 
     async def metrics(self) -> bytes:
         return await asyncio.to_thread(self._read_metrics)
@@ -248,7 +247,7 @@ def _json(outputs: dict[str, bytes], name: str, default: Any) -> Any:
 
 def _error_of_text(text: str) -> ErnieError:
     """What a model said, in wire form; Triton puts the ensemble's name before it."""
-    if text.startswith(_UNAVAILABLE_TEXT):
+    if _UNAVAILABLE_TEXT.match(text):
         return _unavailable(text)
     error = from_wire(_TRITON_PREFIX.sub("", text))
     if isinstance(error, EngineError):

@@ -99,7 +99,7 @@ def test_what_is_left_open_is_said(host: str, triton_host: str, key: bool, warne
 def test_keys_go_to_the_front_end_alone_and_on_no_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FD_API_KEY", "sesame-1")
     options = read_options(parse("--api-key", "sesame-2", "--ssl-certfile", CERTIFICATE, "--ssl-keyfile", KEY), on_gpu=False)
-    command = front_end_command(options, 4096)
+    command = front_end_command(options, 4096, tmp_path / "outage")
     assert "sesame" not in " ".join(command) and f"--ssl-certfile={CERTIFICATE}" in command
     assert options.security.environment({"PATH": "x"}, with_keys=True) == {"PATH": "x", "FD_API_KEY": "sesame-2,sesame-1"}
     with PrivateFolder() as folder:

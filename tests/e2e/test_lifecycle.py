@@ -97,17 +97,34 @@ def test_failed_load_is_told_and_ends_everything(toy: dict[str, Path], seed: int
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
-        (b"bin/tritonserver", "tritonserver ended unexpectedly (killed by SIGKILL)"),
-        (b"triton_python_backend_stub", "A model's process inside tritonserver has died"),
-        (b"ernie_openai", "The front end ended unexpectedly (killed by SIGKILL)"),
+        (b"bin/tritonserver", "tritonserver has ended (killed by SIGKILL)"),
+        (b"triton_python_backend_stub", "the process of ernie has died"),
+        (b"ernie_openai", "The front end has ended (killed by SIGKILL)"),
     ],
 )
-def test_the_death_of_one_process_ends_all(toy: dict[str, Path], program: bytes, expected: str) -> None:
-    with start_server(str(toy["model"]), ["--model-repository", str(toy["repository"]), "--shutdown-grace-seconds", "2"]) as server:
+def test_without_restarts_the_death_of_one_process_ends_all(toy: dict[str, Path], program: bytes, expected: str) -> None:
+    flags = ["--model-repository", str(toy["repository"]), "--shutdown-grace-seconds", "2", "--max-restarts", "0"]
+    with start_server(str(toy["model"]), flags) as server:
         processes = descendants(server.process.pid)
         os.kill(next(pid for pid in processes if program in _command(pid)), signal.SIGKILL)
         assert server.process.wait(30) == 1
     assert any(expected in line for line in server.log), server.log
+    assert not wait_until_gone(processes, 5)
+    assert not leftovers()
+
+
+def test_a_server_that_fails_again_and_again_ends(toy: dict[str, Path]) -> None:
+    """A restart that does not get ready counts, too: here the model's process ends while it loads."""
+    flags = ["--model-repository", str(toy["repository"]), "--shutdown-grace-seconds", "2", "--max-restarts", "2"]
+    with start_server(str(toy["model"]), flags) as server:
+        processes = descendants(server.process.pid)
+        (config,) = _files(processes, b"engine.json")
+        config.write_text(config.read_text().replace('"seed": 0', '"seed": 667'))
+        os.kill(next(pid for pid in processes if b"triton_python_backend_stub" in _command(pid)), signal.SIGKILL)
+        assert server.process.wait(60) == 1
+    assert sum("restarting tritonserver" in line for line in server.log) == 2, server.log
+    assert "ernie" in server.log[-1] or "tritonserver" in server.log[-1], server.log
+    assert any("--max-restarts 2 allows no more restarts" in line for line in server.log), server.log
     assert not wait_until_gone(processes, 5)
     assert not leftovers()
 
@@ -148,6 +165,16 @@ def test_a_used_port_is_named_before_anything_starts(toy: dict[str, Path]) -> No
             pass
     assert "exit code 2" in caught.value.message
     assert "Starting" not in caught.value.message
+
+
+def _files(processes: set[int], name: bytes) -> set[Path]:
+    """Those of this name that the processes' environments speak of."""
+    found = set()
+    for pid in processes:
+        for entry in (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0"):
+            if entry.endswith(b"/" + name):
+                found.add(Path(os.fsdecode(entry.partition(b"=")[2])))
+    return found
 
 
 def _command(pid: int) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ import pytest
 
 from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
+from tests.e2e.faults import helpers, neighbours
 from tests.e2e.server import running_server
 from tests.media.conftest import encoded, picture
 from tests.media.hostile_server import HostileServer, body, redirect
@@ -179,3 +182,15 @@ def test_nobody_waits_for_a_host_that_hangs(seeing_server: RunningServer, host: 
         assert not any(each.done() for each in stuck)
         release.set()
         assert {each.result().status_code for each in stuck} == {400}
+
+
+def test_killed_decoders_are_replaced(seeing_server: RunningServer) -> None:
+    """Between two pictures nobody notices; the answers beside them go on."""
+    first = content(ask(seeing_server, "look", image(data_url(encoded(picture(60, 90, seed=5))))))
+    with neighbours(seeing_server, 200) as both:
+        for pid in helpers(seeing_server, "decode_worker"):
+            os.kill(pid, signal.SIGKILL)
+        answers = [ask(seeing_server, "look", image(data_url(encoded(picture(60, 90, seed=seed))))) for seed in (6, 7, 8)]
+        assert [each.end() for each in both] == ["length", "length"]
+    assert [answer.status_code for answer in answers] == [200] * 3, [answer.text for answer in answers]
+    assert content(ask(seeing_server, "look", image(data_url(encoded(picture(60, 90, seed=5)))))) == first

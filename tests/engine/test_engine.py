@@ -237,3 +237,34 @@ def test_a_dead_core_fails_every_request_and_says_so() -> None:
     assert not harness.engine.is_alive
     harness.engine.submit(request("b", (1, 2), max_tokens=5))
     assert harness.until_finished(1)["b"][1].finish_reason is FinishReason.ERROR
+
+
+def test_a_core_that_cannot_compute_any_more_ends_the_engine() -> None:
+    """The step's requests hear that it failed, those behind them that the engine has stopped."""
+    runner = GatedRunner()
+    harness = Harness(runner)
+    for i in range(6):  # four run at once
+        harness.engine.submit(request(f"r{i}", (1, 2), max_tokens=5))
+    assert runner.entered.acquire(timeout=10)
+    runner.fail_next = runner.is_lost = True
+    runner.allowed.release(100)
+    answers = harness.until_finished(6)
+    assert {last.finish_reason for _, last in answers.values()} == {FinishReason.ERROR}
+    assert isinstance(from_wire(answers["r5"][1].error or ""), UnavailableError)
+    harness.engine._thread.join(10)
+    assert not harness.engine.is_alive and harness.scheduler.kv.pool.num_used == 0
+
+
+def test_a_step_that_does_not_end_is_seen_from_outside() -> None:
+    runner = GatedRunner()
+    harness = Harness(runner)
+    assert harness.engine.step_seconds == 0
+    harness.engine.submit(request("a", (1, 2), max_tokens=1))
+    assert runner.entered.acquire(timeout=10)
+    first = harness.engine.step_seconds
+    time.sleep(0.01)
+    assert 0 < first < harness.engine.step_seconds
+    runner.allowed.release(10)
+    harness.until_finished(1)
+    harness.engine.shutdown()
+    assert harness.engine.step_seconds == 0

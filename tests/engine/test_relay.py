@@ -87,3 +87,23 @@ def test_a_sender_without_a_receiver_does_not_raise(tmp_path: Path) -> None:
     sender.consumed(1)
     sender.close()
     sender.cancelled("k")
+
+
+def test_a_socket_whose_file_was_taken_away_is_made_anew(tmp_path: Path) -> None:
+    handler = Handler()
+    receiver, sender = RelayReceiver(handler, str(tmp_path)), RelaySender(str(tmp_path / "relay.sock"))
+    receiver.restore()
+    sender.cancelled("before")
+    assert handler.heard.get(timeout=5) == ("cancelled", "before")
+    for number in range(3):
+        os.unlink(receiver.path)
+        sender.cancelled("lost")
+        receiver.restore()
+        assert stat.S_IMODE(os.stat(receiver.path).st_mode) == 0o600
+        sender.consumed(number)
+        assert handler.heard.get(timeout=5) == ("consumed", number)
+    assert receiver.is_alive
+    receiver.close()
+    assert not receiver.is_alive and not list(tmp_path.iterdir())
+    receiver.restore()
+    assert not list(tmp_path.iterdir()), "closed for good"

@@ -31,7 +31,7 @@ def expected_tokens(prompt: tuple[int, ...], count: int, seed: int = 0) -> list[
 
 
 class FakeRunner:
-    """Executes steps on integers; `steps` counts them, `fail_next` makes the next one raise."""
+    """Executes steps on integers; `steps` counts them, `fail_next` makes the next one raise, and with `is_lost` it does not recover."""
 
     def __init__(self, num_blocks: int, block_size: int, steps_ahead: int = 0) -> None:
         self.steps_ahead = steps_ahead
@@ -42,6 +42,7 @@ class FakeRunner:
         self.computed_tokens = 0
         self.outputs: list[SchedulerOutput] = []
         self.fail_next = False
+        self.is_lost = False
         self.fail_sampling_of: set[int] = set()
         self.why_sampling_fails = "scripted"
         self.broken_promise: AssertionError | None = None
@@ -52,6 +53,10 @@ class FakeRunner:
 
     def collect(self, launched: ModelRunnerOutput) -> ModelRunnerOutput:
         return launched
+
+    def recover(self) -> None:
+        if self.is_lost:
+            raise RuntimeError("scripted loss of the device")
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         try:

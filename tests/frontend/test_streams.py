@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,17 @@ async def test_health() -> None:
     async with http(FakeClient(ready=False)) as front:
         response = await front.get("/health")
         assert response.status_code == 503 and response.json()["error"]["code"] == "unavailable"
+
+
+async def test_health_tells_of_an_outage_that_triton_knows_nothing_of(tmp_path: Path) -> None:
+    file = tmp_path / "outage"
+    async with http(FakeClient(), outage_file=str(file)) as front:
+        assert (await front.get("/health")).status_code == 200
+        file.write_text("The model server is being restarted: it hung.")
+        response = await front.get("/health")
+        assert response.status_code == 503 and response.json()["error"]["message"].endswith("it hung.") and response.headers["retry-after"]
+        file.unlink()
+        assert (await front.get("/health")).status_code == 200
 
 
 async def test_metrics_are_the_servers_and_the_front_ends() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.server
-import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +23,8 @@ from ernie_backend.errors import (
     UnavailableError,
 )
 from ernie_backend.protocol import Level, Usage
-from ernie_backend.sampling_fields import parse_sampling_params
 from ernie_openai import triton_client
 from ernie_openai.client import AnswerEvent, EnsembleRequest
-from ernie_openai.schemas import CompletionRequest, parse_request
 from ernie_openai.terms import Terms
 from ernie_openai.triton_client import TritonClient
 
@@ -266,6 +263,13 @@ ERRORS: list[tuple[str, list[Any], type[ErnieError], str | None, str]] = [
     ("abort", [response(finish_reason="abort")], UnavailableError, None, "stopped this answer"),
     ("unavailable", [(UNAVAILABLE, "Socket closed")], UnavailableError, None, "not available"),
     ("stopping", [response(token_ids=(1,)), (UNAVAILABLE, "Server is stopping")], UnavailableError, None, "not available"),
+    (
+        "dead process",
+        [error_message("in ensemble 'ernie', [request id: r] Stub process 'ernie_engine_0_0' is not healthy.")],
+        UnavailableError,
+        None,
+        "not available",
+    ),
     ("unknown model", [error_message("Request for unknown model: 'ernie' is not found")], UnavailableError, None, "not available"),
     ("internal", [(grpc.StatusCode.INTERNAL, "RuntimeError: secret /path")], EngineError, None, "server's log"),
     ("python error", [error_message("Failed to process: secret /path/model.py(11)")], EngineError, None, "server's log"),
@@ -362,37 +366,3 @@ async def test_streams_are_spread_over_the_channels() -> None:
         gate.set()
         await asyncio.gather(*tasks)
         assert client._streams == [0, 0, 0, 0]
-
-
-def test_sampling_json_is_what_the_ensemble_parses() -> None:
-    """The front end's names are the ones that preprocess reads; nothing else ties the two together."""
-
-    every = {
-        "n": 2,
-        "max_tokens": 5,
-        "max_completion_tokens": 6,
-        "temperature": 0.7,
-        "top_p": 0.9,
-        "frequency_penalty": 0.1,
-        "presence_penalty": -0.1,
-        "logit_bias": {"5": -100},
-        "seed": 1,
-        "stop": ["明天"],
-        "min_tokens": 2,
-        "top_k": 20,
-        "min_p": 0.1,
-        "repetition_penalty": 1.1,
-        "bad_words": [" well"],
-        "bad_words_token_ids": [1622],
-        "stop_token_ids": [3],
-        "include_stop_str_in_output": True,
-        "ignore_eos": True,
-        "skip_special_tokens": False,
-        "return_token_ids": True,
-        "echo": True,
-        "logprobs": 3,
-    }
-    sampling = parse_request(CompletionRequest, every | {"prompt": "x"}).sampling()
-    assert set(sampling) == set(every)
-    fields = parse_sampling_params(json.loads(json.dumps(sampling)))
-    assert (fields.n, fields.max_tokens, fields.stop, fields.logprobs, fields.echo) == (2, 6, ("明天",), 3, True)

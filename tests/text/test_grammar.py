@@ -11,6 +11,7 @@ import llguidance
 import pytest
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.text import helper_process
 from ernie_backend.text.answer_format import AnswerFormat
 from ernie_backend.text.grammar import Body, Tag, answer_grammar, choice_grammar, json_grammar, tags_grammar
 from ernie_backend.text.grammar_process import REMEMBERED, GrammarProcess
@@ -156,6 +157,24 @@ class TestTryingOut:
         os.kill(helper.pid, signal.SIGKILL)
         helper.wait()
         assert process.compiled(Body("regex", "b", "p"))
+        process.close()
+
+    def test_a_helper_that_does_not_answer_is_replaced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        process = GrammarProcess()
+        process.compiled(Body("regex", "a", "p"))
+        helper = process._helper._process
+        assert helper is not None
+        os.kill(helper.pid, signal.SIGSTOP)
+        start = process._start
+
+        def start_unhurried() -> None:
+            monkeypatch.setattr(helper_process, "WALL_SECONDS", 60.0)
+            start()
+
+        monkeypatch.setattr(process, "_start", start_unhurried)
+        monkeypatch.setattr(helper_process, "WALL_SECONDS", 0.5)
+        assert process.compiled(Body("regex", "b", "p"))
+        assert process._helper._process is not helper
         process.close()
 
     def test_known_ones_are_not_tried_again(self) -> None:

@@ -67,6 +67,9 @@ class _WatchedRunner:
         self.prompt_tokens = self._launched.popleft()
         return self.runner.collect(launched)
 
+    def recover(self) -> None:
+        self.runner.recover()
+
 
 def closed_loop(
     bench: EngineBench, concurrencies: Sequence[int], prompt: int, output: int, max_batched_tokens: int

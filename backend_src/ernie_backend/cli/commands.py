@@ -73,13 +73,14 @@ def triton_environment(options: ServeOptions, installation: Installation, folder
     }
 
 
-def front_end_command(options: ServeOptions, max_model_len: int) -> list[str]:
+def front_end_command(options: ServeOptions, max_model_len: int, outage_file: Path) -> list[str]:
     command = [sys.executable, "-m", "ernie_openai", "--host", options.host, "--port", str(options.port)]
     command += ["--triton-grpc", f"{client_host(options.triton_host)}:{options.triton_grpc_port}"]
     command += ["--triton-metrics", f"http://{client_host(options.triton_host)}:{options.metrics_port}/metrics"]
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]
     command += ["--max-concurrency", str(options.engine.max_concurrency)]
     command += ["--shutdown-grace-seconds", str(math.ceil(options.shutdown_grace_seconds) + DRAIN_MARGIN_SECONDS)]
+    command += ["--outage-file", str(outage_file)]
     command += ["--max-pending-bytes", str(options.max_pending_bytes)]
     command += options.observability.front_end_arguments
     if options.served_model_name is not None:

@@ -37,6 +37,7 @@ _ENGINE_FLAGS = {
     "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
     "tool_call_parser": ("--tool-call-parser", str, f"{', '.join(PARSERS[1:])} or none (default: by the chat template)"),
     "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
+    "step_timeout_seconds": ("--step-timeout", float, "seconds after which a step is taken for hung (default: 60 on a GPU, 300 on a CPU)"),
     "max_encoder_cache_tokens": (
         "--max-encoder-cache",
         int,
@@ -81,6 +82,8 @@ class ServeOptions:
     model_repository: str | None
     max_pending_bytes: int
     shutdown_grace_seconds: float
+    max_restarts: int
+    """Of tritonserver within ten minutes, and of the front end."""
     verbose: bool
     observability: ObservabilityOptions
     notes: tuple[str, ...]
@@ -125,6 +128,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_argument("--max-pending-bytes", type=_positive, default=2**20, metavar="N", help=pending)
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
+    restarts = "restarts of what has died or hangs within ten minutes; then, or with 0, serve ends (default: %(default)s)"
+    serving.add_argument("--max-restarts", type=_count, default=5, metavar="N", help=restarts)
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
 
     load_flags.add_arguments(parser.add_argument_group("load"))
@@ -198,6 +203,7 @@ def read_options(args: argparse.Namespace, *, on_gpu: bool) -> ServeOptions:
         model_repository=args.model_repository,
         max_pending_bytes=args.max_pending_bytes,
         shutdown_grace_seconds=args.shutdown_grace_seconds,
+        max_restarts=args.max_restarts,
         verbose=args.verbose,
         observability=observability,
         notes=tuple(_notes(args, on_gpu)),
@@ -317,6 +323,12 @@ def _folder(text: str) -> str:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
     return int(text)
 
 

@@ -38,6 +38,10 @@ class PrivateFolder:
         for region in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
             region.chmod(0o600)
 
+    def remove_shared_memory(self) -> None:
+        """What a killed tritonserver of ours has left; no process of it may live."""
+        _remove_shared_memory(self.path)
+
     def __enter__(self) -> PrivateFolder:
         return self
 
@@ -69,7 +73,11 @@ def _remove_dead() -> None:
             os.close(lock)
 
 
-def _remove(folder: Path) -> None:
-    for region in _SHARED_MEMORY.glob(f"{folder.name}-*"):
+def _remove_shared_memory(folder: Path) -> None:
+    for region in _SHARED_MEMORY.glob(f"{folder.name}-*"):  # the folder's name is this server's alone
         region.unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    _remove_shared_memory(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
@@ -134,8 +134,13 @@ def children_of(pid: int) -> set[int]:
 
 def is_running(pid: int) -> bool:
     """Whether the process exists and has not ended (a zombie has)."""
+    return state_of(pid) not in (None, "Z")
+
+
+def state_of(pid: int) -> str | None:
+    """The kernel's letter for what the process does: `Z` ended, `T` stopped by a signal …; None if there is none."""
     stat = _stat(pid)
-    return stat is not None and stat[0] != "Z"
+    return None if stat is None else stat[0]
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
@@ -145,6 +150,16 @@ def _stat(pid: int) -> tuple[str, int] | None:
     except OSError:
         return None
     return fields[0], int(fields[1])
+
+
+def reap_adopted(ours: Collection[int], seconds: float = 2.0) -> None:
+    """Collect adopted grandchildren, which have been killed; not the children `ours`, whose exit codes others want."""
+    deadline = time.monotonic() + seconds
+    while (adopted := children_of(os.getpid()).difference(ours)) and time.monotonic() < deadline:
+        for pid in adopted:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(_POLL_SECONDS)
 
 
 def reap_all(seconds: float = 2.0) -> None:

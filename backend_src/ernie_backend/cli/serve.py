@@ -2,6 +2,7 @@
 
 Order up: model folder, ports, tritonserver, ready?, front end, ready?, one line. Order down: the engine told to drain, upon which it has
 the ensemble unloaded, so that both faces are not ready and refuse what is new; when it is idle, the front end; tritonserver.
+In between, what has died or hangs is restarted: tritonserver with all models' processes, or the front end.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import math
 import os
 import re
+import shutil
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from .. import log_format
-from ..config import EngineConfig, ModelConfig
+from ..config import HEARTBEATS, EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
 from . import demo_model
@@ -35,15 +38,21 @@ from .log_lines import line_writer
 from .ports import check_ports
 from .private_folder import PrivateFolder
 from .probes import front_end_answers, http_status, sequences_under_way
-from .processes import Child, adopt_orphans, children_of, is_running, reap_all
+from .processes import Child, adopt_orphans, reap_adopted, reap_all
+from .restarts import WINDOW_SECONDS, Outage, RestartBudget
+from .triton_watch import TritonWatch, all_alive
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
-_MODEL_CHECK_SECONDS = 1.0
 _FATAL_GRACE_SECONDS = 3.0
 """When a process has died: what it carried cannot end properly any more, the others' clients can still be told."""
+_LEAST_LOAD_SECONDS = 120.0
+"""So long, or three times as long as the first start, may a restart take: then it counts as failed."""
+_STUCK_LOOKS = 300
+"""Of a look every 0.1 s. On a machine with ten times the load that it can bear, tritonserver 2.51 was seen to give a model's process up
+while it loaded, and then to wait for its end for ever."""
 _METRICS_LAG_SECONDS = 1.5
 """The engine publishes its counts once a second."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
@@ -66,6 +75,10 @@ _NOISE = (
 
 class ServeError(Exception):
     """The server cannot start or has died; the text is for the user."""
+
+
+class _StuckError(ServeError):
+    """It neither starts nor fails: worth another try, also the first time."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -116,6 +129,9 @@ class _Server:
         self._options = options
         self._max_model_len = max_model_len
         self._on_gpu = on_gpu
+        self._triton_restarts = RestartBudget(options.max_restarts)
+        self._front_end_restarts = RestartBudget(options.max_restarts)
+        self._load_seconds = math.inf
         self._triton: Child | None = None
         self._front_end: Child | None = None
         self._first_signal: float | None = None
@@ -131,19 +147,17 @@ class _Server:
         with PrivateFolder() as folder:
             config_file = folder.path / "engine.json"
             config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
-            command = triton_command(self._options, installation, folder, on_gpu=self._on_gpu)
-            environment = triton_environment(self._options, installation, folder, config_file)
+            self._folder, self._outage = folder, Outage(folder.path / "outage")
+            self._triton_command = triton_command(self._options, installation, folder, on_gpu=self._on_gpu)
+            self._triton_environment = triton_environment(self._options, installation, folder, config_file)
             try:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
-                writer = line_writer(self._options.observability.log_format, "tritonserver")
-                self._triton = Child("tritonserver", command, environment, self._wanted, [folder.lock], TRITON_STACK_BYTES, writer)
-                self._await_triton()
-                folder.close_shared_memory()
+                try:
+                    self._start_triton()
+                except _StuckError as error:
+                    self._restart_triton(str(error).rstrip("."))
                 if self._first_signal is None:
-                    command = front_end_command(self._options, self._max_model_len)
-                    environment = self._options.security.environment(os.environ, with_keys=True)
-                    writer = line_writer(self._options.observability.log_format, "frontend")
-                    self._front_end = Child("The front end", command, environment, lambda _: True, rewrite=writer)
+                    self._start_front_end()
                     self._await_front_end()
                 self._watch()
                 return 0
@@ -164,19 +178,39 @@ class _Server:
     def _wanted(self, line: str) -> bool:
         return self._options.verbose or not any(noise in line for noise in _NOISE)
 
-    def _await_triton(self) -> None:
-        """Return when the ensemble is ready or a signal came."""
+    def _start_triton(self) -> None:
+        """Return when the ensemble is ready or a signal came; `ServeError` if it does not get ready."""
+        signs_of_life = self._folder.path / HEARTBEATS
+        shutil.rmtree(signs_of_life, ignore_errors=True)
+        signs_of_life.mkdir(mode=0o700)
+        command, environment = self._triton_command, self._triton_environment
+        writer = line_writer(self._options.observability.log_format, "tritonserver")
+        self._triton = Child("tritonserver", command, environment, self._wanted, [self._folder.lock], TRITON_STACK_BYTES, writer)
         host, port = client_host(self._options.triton_host), self._options.triton_http_port
+        started, stuck_looks = time.monotonic(), 0
         while self._first_signal is None:
-            self._check_alive(starting=True)
+            self._check_started(self._triton)
             if http_status(host, port, "/v2/health/ready") == 200 and http_status(host, port, "/v2/models/ernie/ready") == 200:
+                self._folder.close_shared_memory()
+                self._load_seconds = min(self._load_seconds, time.monotonic() - started)
+                self._watched = TritonWatch(self._triton.pid, signs_of_life, host, port)
                 return
+            stuck_looks = stuck_looks + 1 if all_alive(self._triton.pid, signs_of_life) else 0
+            if stuck_looks > _STUCK_LOOKS or time.monotonic() - started > max(_LEAST_LOAD_SECONDS, 3 * self._load_seconds):
+                raise _StuckError("tritonserver did not get ready in time.")
             time.sleep(_POLL_SECONDS)
 
+    def _start_front_end(self) -> None:
+        command = front_end_command(self._options, self._max_model_len, self._outage.path)
+        environment = self._options.security.environment(os.environ, with_keys=True)
+        writer = line_writer(self._options.observability.log_format, "frontend")
+        self._front_end = Child("The front end", command, environment, lambda _: True, rewrite=writer)
+
     def _await_front_end(self) -> None:
+        assert self._front_end is not None
         host, port, security = client_host(self._options.host), self._options.port, self._options.security
         while self._first_signal is None:
-            self._check_alive(starting=True)
+            self._check_started(self._front_end)
             if front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None):
                 print(self._ready_line(), flush=True)
                 return
@@ -191,32 +225,67 @@ class _Server:
         )
 
     def _watch(self) -> None:
-        """Return on a signal; `ServeError` when a process dies.
-
-        Triton 2.51 neither restarts a model's process nor says that it is gone, so its children are watched here.
-        """
-        assert self._triton is not None
-        models, next_check = children_of(self._triton.pid), time.monotonic()
+        """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""
         while self._first_signal is None:
-            self._check_alive(starting=False)
-            if time.monotonic() >= next_check:
-                next_check = time.monotonic() + _MODEL_CHECK_SECONDS
-                if not all(map(is_running, models)):
-                    raise ServeError("A model's process inside tritonserver has died; if it said why, that stands above.")
+            assert self._triton is not None and self._front_end is not None
+            fault = f"tritonserver has ended ({_describe(code)})" if (code := self._triton.exit_code) is not None else self._watched.fault()
+            if fault is not None and self._first_signal is None:
+                self._restart_triton(fault)
+            if self._front_end.exit_code is not None and self._first_signal is None:
+                self._restart_front_end(f"The front end has ended ({_describe(self._front_end.exit_code)})")
             time.sleep(_POLL_SECONDS)
 
-    def _check_alive(self, *, starting: bool) -> None:
-        for child in (self._triton, self._front_end):
-            if child is not None and child.exit_code is not None:
-                if self._first_signal is not None:
-                    return
-                child.stop(0, lambda: True)  # collects the rest of its output
-                if starting:
-                    raise ServeError(_load_failure(child))
-                raise ServeError(f"{child.name} ended unexpectedly ({_describe(child.exit_code)}).")
+    def _restart_triton(self, fault: str) -> None:
+        """Until it is ready or a signal came. Whoever waits for an answer gets an error when it is killed, and /health says why."""
+        while self._first_signal is None:
+            self._outage.begin(f"The model server is being restarted: {fault}.")
+            self._remove(self._triton)
+            self._folder.remove_shared_memory()
+            self._pause_before_restart("tritonserver", fault, self._triton_restarts)
+            try:
+                self._start_triton()
+            except ServeError as error:
+                fault = str(error).rstrip(".")
+                continue
+            if self._first_signal is None:
+                self._triton_restarts.helped()
+                self._outage.end()
+                _say("tritonserver is ready again.")
+            return
+
+    def _restart_front_end(self, fault: str) -> None:
+        """With its workers, which hold the port; not waiting until it is ready: if it ends again, it is seen again."""
+        self._remove(self._front_end)
+        self._pause_before_restart("it", fault, self._front_end_restarts)
+        if self._first_signal is None:
+            self._start_front_end()
+
+    def _remove(self, child: Child | None) -> None:
+        """Kill what is left of it, and collect all of that."""
+        assert child is not None
+        child.kill()
+        child.stop(0, lambda: True)
+        reap_adopted({other.pid for other in (self._triton, self._front_end) if other is not None})
+
+    def _pause_before_restart(self, name: str, fault: str, budget: RestartBudget) -> None:
+        delay = budget.next_delay()
+        if delay is None:
+            limit = f"--max-restarts {self._options.max_restarts} allows no more restarts within {WINDOW_SECONDS / 60:g} minutes"
+            raise ServeError(f"{fault}. {limit}." if self._options.max_restarts else f"{fault}.")
+        _say(f"error: {fault}; restarting {name}{f' in {delay:g} s' if delay else ''} …")
+        until = time.monotonic() + delay
+        while time.monotonic() < until and self._first_signal is None:
+            time.sleep(_POLL_SECONDS)
+
+    def _check_started(self, child: Child) -> None:
+        """`ServeError` if it has ended before it was ready."""
+        if child.exit_code is not None and self._first_signal is None:
+            child.stop(0, lambda: True)  # collects the rest of its output
+            raise ServeError(_load_failure(child))
 
     def _stop(self, folder: PrivateFolder) -> None:
         """Nothing new, engine told to drain and idle, front end down (until then it says 503), tritonserver down."""
+        self._outage.begin("The server is shutting down.")
         grace, started = self._grace_seconds, time.monotonic()
         deadline = started + grace + DRAIN_MARGIN_SECONDS
         served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None

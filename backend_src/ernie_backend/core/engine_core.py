@@ -24,6 +24,10 @@ class Runner(Protocol):
         """The result of what `launch` returned, in the order of launches."""
         ...
 
+    def recover(self) -> None:
+        """After a failed step, when no block holds anything: compute one token. Raises if steps cannot be computed any more."""
+        ...
+
 
 class EngineCore:
     """The engine without its threads; every method is called from one thread."""
@@ -32,6 +36,8 @@ class EngineCore:
         self.scheduler = scheduler
         self.runner = runner
         self._in_flight: deque[tuple[SchedulerOutput, Any]] = deque()
+        self.is_broken = False
+        """A step failed, and the runner has not recovered: no step will succeed any more (a GPU after an illegal access, say)."""
 
     @property
     def has_work(self) -> bool:
@@ -49,7 +55,7 @@ class EngineCore:
     def step(self) -> StepOutput:
         """Schedule and launch a step, then book the one that is `steps_ahead` before it (with nothing to compute: the oldest in flight).
 
-        A step that raises ends the running requests with an error; the queue goes on.
+        A step that raises ends the running requests with an error; the queue goes on, unless the core is broken.
         """
         try:
             output = self.scheduler.schedule()
@@ -65,7 +71,17 @@ class EngineCore:
         except Exception:
             log.exception("a step failed; its requests end with an error")
             self._in_flight.clear()
-            return self.scheduler.fail_step()
+            failed = self.scheduler.fail_step()
+            self._recover()
+            return failed
+
+    def _recover(self) -> None:
+        """Tells a request that cannot be computed from a device that cannot compute."""
+        try:
+            self.runner.recover()
+        except Exception:
+            log.critical("after a failed step not even one token can be computed", exc_info=True)
+            self.is_broken = True
 
     def _book_oldest(self) -> tuple[GenerateEvent, ...]:
         output, launched = self._in_flight.popleft()

@@ -116,6 +116,12 @@ class ModelRunner:
             self.execute(SchedulerOutput((), (ScheduledSequence(_WARM_UP_ID, length - 1, 1, blocks, samples=True),), ()))
         del self.states[_WARM_UP_ID]
 
+    def recover(self) -> None:
+        """Compute one token in the first block, which must hold nothing: raises if the device computes nothing any more."""
+        new = NewSequence(_WARM_UP_ID, (0,), SamplingParams(max_tokens=1), seed=0)
+        self.execute(SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, 1, (0,), samples=True),), ()))
+        self.execute(SchedulerOutput((), (), (_WARM_UP_ID,)))
+
     def _warm_up_media(self) -> None:
         """A prompt with a picture of a multiple of 16 patches, and one with another: kernels tell the two apart."""
         assert self.media is not None and self.model_config.vision is not None

@@ -39,16 +39,21 @@ class GrammarProcess:
         self._helper.close()
 
     def _try_out(self, line: str, place: str) -> dict[str, Any]:
-        if not self._helper.is_running:
-            self._start()
-        answer = self._helper.ask(line)
+        answer = self._ask(line)
+        if answer is None and not self._helper.ran_out_of_time:
+            answer = self._ask(line)  # its memory ran out, or it died from outside: a fresh one decides
         if answer is None and self._helper.ran_out_of_time:
             raise InvalidRequestError(f"{place} does not compile within {self._cpu_seconds:g} s of CPU time: make it simpler.", param=place)
-        if answer is None:  # its memory ran out, or it died from outside: the next request finds a fresh one
+        if answer is None:
             raise InvalidRequestError(f"{place} does not compile within the memory that it may use: make it simpler.", param=place)
         if "error" in answer:
             raise InvalidRequestError(f"{place} cannot be followed: {answer['error'].rstrip('.')}.", param=place)
         return json.loads(answer["grammar"])
+
+    def _ask(self, line: str) -> dict[str, str] | None:
+        if not self._helper.is_running:
+            self._start()
+        return self._helper.ask(line)
 
     def _start(self) -> None:
         if self._helper.start() is None:

@@ -11,11 +11,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from ..errors import ConfigError
 
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.stdin.readline()); from ernie_backend.text.{} import main; main()"
+
+
+WALL_SECONDS = 20.0
+"""For one answer. Limits of CPU time end what computes for too long; this ends what does not compute at all, such as a stopped process."""
 
 
 class HelperProcess:
@@ -47,12 +52,16 @@ class HelperProcess:
         """The answer to a line; None if the process died over it."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(WALL_SECONDS, process.kill)
+        timer.start()
         try:
             process.stdin.write(line.encode("ascii") + b"\n")
             process.stdin.flush()
             answer = process.stdout.readline()
         except BrokenPipeError:
             answer = b""
+        finally:
+            timer.cancel()
         if not answer.endswith(b"\n"):
             process.wait()
             return None

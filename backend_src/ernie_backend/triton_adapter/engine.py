@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 from ..build import CoreMaker, ServingEngine, build_engine
 from ..delivery import Response, StopWatch
+from ..engine import STOPPED, refusal
 from ..engine_metrics import engine_metrics
 from ..errors import EngineError, ErnieError
 from ..metrics import Histogram, histogram_metrics
@@ -28,6 +29,8 @@ from ..tracing import Tracer
 from .defaults import end_token_ids
 from .drain import DrainWatch
 from .engine_spans import record_answer
+from .engine_watch import EngineWatch
+from .heartbeat import Heartbeat
 from .media_tensors import read_media
 from .post_context import PostContext
 from .publisher import FIRST_SECONDS, INTERVAL_SECONDS, Publisher
@@ -39,9 +42,6 @@ from .tensors import error_response, ids_tensor, read_ids, read_text, text_tenso
 log = logging.getLogger(__name__)
 
 _TOKENS_PER_RESPONSE = (1, 2, 3, 4, 8, 16, 32, 64, 128)
-
-LAST_WORDS_SECONDS = 2.0
-"""For the error responses to leave when a thread has died, before the process follows it."""
 
 NOT_FOR_CLIENTS = EngineError("The engine takes requests only from the ensemble `ernie`. Send them there.")
 
@@ -68,10 +68,12 @@ class EngineModel:
             )
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
-        self._keys: set[str] = set()
+        self._requests: dict[str, GenerateRequest] = {}
         self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
         self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response)
         self._drain_watch = DrainWatch(self._pb, self._serving.draining)
+        self._heartbeat = Heartbeat(settings, args)
+        self._watch = EngineWatch(self._serving, self._tell_all, self._heartbeat.give_up)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine and return at once; answers come from the delivery thread."""
@@ -88,11 +90,13 @@ class EngineModel:
 
     def is_ready(self) -> bool:
         """Newer Tritons ask: whether the engine takes requests."""
-        return self._serving.is_alive and not self._serving.engine.is_draining
+        return self._serving.fault is None and not self._serving.engine.is_draining
 
     def finalize(self) -> None:
         """End every stream and thread, so that the server leaves at once."""
-        if hasattr(self, "_housekeeper"):
+        if hasattr(self, "_heartbeat"):
+            self._heartbeat.close()
+            self._watch.close()
             self._housekeeper.close()
         if hasattr(self, "_drain_watch"):
             self._drain_watch.close()
@@ -114,12 +118,11 @@ class EngineModel:
             self._serving.abort_answers(abort.tenant, abort.answer_ids, sink, sink.hear)
             return
         generate = GenerateRequest.from_json(text, ids, read_media(self._pb, request))
-        if generate.key in self._keys:  # preprocess' answer, sent twice
+        if generate.key in self._requests:  # preprocess' answer, sent twice
             raise NOT_FOR_CLIENTS
-        self._keys.add(generate.key)
-        answer = _TritonSink(
-            self._pb, sender, self._first_response(generate), lambda: self._keys.discard(generate.key), self._sent(generate)
-        )
+        self._requests[generate.key] = generate
+        forget = partial(self._requests.pop, generate.key, None)
+        answer = _TritonSink(self._pb, sender, self._first_response(generate), forget, self._sent(generate))
         self._serving.delivery.register(generate.key, answer, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
         self._serving.submit(generate)
 
@@ -152,6 +155,11 @@ class EngineModel:
             return readers[index].stopped
 
         return watch
+
+    def _tell_all(self) -> None:
+        """Everyone whose answer is under way hears that it ends here."""
+        for generate in list(self._requests.values()):
+            self._serving.delivery.push(refusal(generate, STOPPED.to_wire()))
 
     def _refuse(self, sender: Any, error: ErnieError) -> None:
         sender.send(error_response(self._pb, error), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -221,11 +229,7 @@ class _AbortSink:
 
 
 class _Housekeeper:
-    """Once a second: copies the engine's counts into Triton's /metrics, and looks whether the engine still lives.
-
-    Triton 2.51 asks no model whether it is ready: a process with a dead engine would refuse requests for ever. So it ends, which `serve`,
-    or whatever supervises tritonserver, notices.
-    """
+    """Copies the engine's counts into Triton's /metrics once a second."""
 
     def __init__(self, pb_utils: Any, serving: ServingEngine, tokens_per_response: Histogram) -> None:
         self._serving = serving
@@ -246,7 +250,3 @@ class _Housekeeper:
         while not self._closing.wait(INTERVAL_SECONDS):
             if time.monotonic() >= first:
                 self._publisher.publish()
-            if not self._serving.is_alive:
-                log.critical("a thread of the engine has died: ending the process")
-                time.sleep(LAST_WORDS_SECONDS)
-                os._exit(1)

@@ -10,6 +10,7 @@ from ..metrics import Metric
 from ..relay import RelaySender
 from ..text.tokenizer import Tokenizer
 from ..tracing import Tracer
+from .heartbeat import Heartbeat
 from .postprocess import PostOutputs, Postprocessor
 from .publisher import PublishingThread
 from .seal import Seal
@@ -27,6 +28,7 @@ class PostprocessModel:
         self._postprocessor: Postprocessor | None = None
         self._metrics: PublishingThread | None = None
         self._tracer: Tracer | None = None
+        self._heartbeat: Heartbeat | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """An `ErnieError` becomes the reason that Triton reports for the failed load."""
@@ -39,13 +41,17 @@ class PostprocessModel:
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._metrics = PublishingThread(self._pb, [self._streams()], "ernie-postprocess-metrics")
+        self._heartbeat = Heartbeat(settings, args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per engine response, in order."""
         return [self._respond(request) for request in requests]
 
     def finalize(self) -> None:
-        """Let go of the metrics and close the relay."""
+        """Stop the heartbeat, let go of the metrics and close the relay."""
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None

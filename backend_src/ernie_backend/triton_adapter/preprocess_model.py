@@ -15,6 +15,7 @@ from ..log_format import current_request
 from ..media.patches import LoadedMedia
 from ..protocol import GenerateRequest
 from ..text.helper_process import find_python
+from .heartbeat import Heartbeat
 from .media_tensors import media_json, media_tensors
 from .preprocess import Preprocessor, RequestInputs
 from .preprocess_metrics import Origin, PreprocessWatch
@@ -64,6 +65,7 @@ class PreprocessModel:
         self._pb = pb_utils
         self._preprocessor: Preprocessor | None = None
         self._pool: MediaPool | None = None
+        self._heartbeat: Heartbeat | None = None
         self._metrics: PublishingThread | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -76,6 +78,7 @@ class PreprocessModel:
             self._seal = Seal.of_server(args)
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
+        self._heartbeat = Heartbeat(config, args)
         usage = None if self._pool is None else self._pool.usage
         self._metrics = PublishingThread(self._pb, self._watch.metrics(usage), "ernie-preprocess-metrics")
 
@@ -87,7 +90,10 @@ class PreprocessModel:
             self._answer(sender, origin, partial(self._begin, request, sender, origin))
 
     def finalize(self) -> None:
-        """End the downloads and the helper processes of template and grammars."""
+        """End heartbeat, metrics, downloads and the helper processes of template and grammars."""
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None

@@ -21,6 +21,10 @@ _READY = text_answer("Requests are taken.")
 @router.head("/ping", include_in_schema=False)
 @router.post("/ping", response_class=Response, responses=_READY)
 async def health(request: Request) -> Response:
-    if not await frontend_of(request).client.is_ready():
+    frontend = frontend_of(request)
+    outage = frontend.settings.outage
+    if outage is not None:
+        raise UnavailableError(outage)
+    if not await frontend.client.is_ready():
         raise UnavailableError("The model server is not ready.")
     return Response()

@@ -1,0 +1,161 @@
+"""When `serve` restarts what it has started, how often, and what the front end hears of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from ernie_backend.cli import triton_watch
+from ernie_backend.cli.processes import state_of
+from ernie_backend.cli.restarts import WINDOW_SECONDS, Outage, RestartBudget
+from ernie_backend.cli.triton_watch import TritonWatch
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_one_restart_at_once_the_others_after_growing_pauses() -> None:
+    budget = RestartBudget(9, Clock())
+    assert [budget.next_delay() for _ in range(8)] == [0, 1, 2, 4, 8, 16, 16, 16]
+    budget.helped()
+    assert budget.next_delay() == 0
+
+
+def test_restarts_that_help_are_limited_too_but_only_within_the_window() -> None:
+    clock = Clock()
+    budget = RestartBudget(2, clock)
+    for _ in range(2):
+        assert budget.next_delay() == 0
+        budget.helped()
+    assert budget.next_delay() is None
+    clock.now += WINDOW_SECONDS + 1
+    assert budget.next_delay() == 0
+
+
+def test_no_restart_at_all() -> None:
+    assert RestartBudget(0, Clock()).next_delay() is None
+
+
+def test_an_outage_is_told_while_it_lasts(tmp_path: Path) -> None:
+    outage = Outage(tmp_path / "outage")
+    outage.end()
+    outage.begin("The first reason.")
+    outage.begin("The second.")
+    assert outage.path.read_text() == "The second." and list(tmp_path.iterdir()) == [outage.path]
+    outage.end()
+    assert not list(tmp_path.iterdir())
+
+
+class Triton(HTTPServer):
+    """Answers what tritonserver would when asked whether it is ready."""
+
+    status = 200
+
+    def __init__(self) -> None:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(server.status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Watched:
+    """A shell in tritonserver's place, with two children in the place of models' processes, one of which gives signs of life."""
+
+    def __init__(self, folder: Path) -> None:
+        self.triton = Triton()
+        self.process = subprocess.Popen(["sh", "-c", "sleep 1000 & sleep 1000 & wait"], start_new_session=True)
+        self.sign = folder / "ernie_engine_0_0"
+        self.sign.touch()
+        while len(children := sorted(triton_watch.children_of(self.process.pid))) < 2:
+            time.sleep(0.01)
+        self.children = children
+        self.watch = TritonWatch(self.process.pid, folder, "127.0.0.1", self.triton.server_port)
+
+    def looks(self, count: int, *, alive: bool = True) -> str | None:
+        """The first fault in so many looks, each of them a slow one."""
+        for number in range(count):
+            if alive:
+                os.utime(self.sign, ns=(number, time.time_ns() + number))
+            self.watch._next_slow_look = 0.0
+            fault = self.watch.fault()
+            if fault is not None:
+                return fault
+        return None
+
+    def close(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.triton.shutdown()
+        self.triton.server_close()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    made = Watched(tmp_path)
+    yield made
+    made.close()
+
+
+def test_what_works_is_left_alone(watched: Watched) -> None:
+    assert watched.looks(60) is None
+
+
+def test_a_dead_process_is_seen_at_once(watched: Watched) -> None:
+    os.kill(watched.children[1], signal.SIGKILL)
+    while state_of(watched.children[1]) not in (None, "Z"):
+        time.sleep(0.01)
+    assert "has died" in (watched.looks(1) or "")
+
+
+def test_a_process_that_stays_stopped(watched: Watched) -> None:
+    os.kill(watched.children[0], signal.SIGSTOP)
+    while state_of(watched.children[0]) != "T":
+        time.sleep(0.01)
+    assert watched.looks(triton_watch._STOPPED_LOOKS) is None
+    os.kill(watched.children[0], signal.SIGCONT)
+    while state_of(watched.children[0]) == "T":
+        time.sleep(0.01)
+    assert watched.looks(1) is None, "it was only for a moment"
+    os.kill(watched.children[0], signal.SIGSTOP)
+    while state_of(watched.children[0]) != "T":
+        time.sleep(0.01)
+    assert "has been stopped" in (watched.looks(triton_watch._STOPPED_LOOKS + 1) or "")
+
+
+def test_a_process_without_a_sign_of_life(watched: Watched) -> None:
+    watched.looks(3)
+    assert watched.looks(triton_watch._SILENT_LOOKS, alive=False) is None
+    assert watched.looks(1, alive=False) == "the process of ernie_engine does not respond"
+
+
+def test_a_process_that_knows_that_it_cannot_go_on(watched: Watched) -> None:
+    assert watched.looks(3) is None
+    watched.sign.write_text("a step has taken longer than 60 s")
+    assert watched.looks(1) == "ernie_engine has given up: a step has taken longer than 60 s"
+
+
+def test_a_tritonserver_that_is_not_ready(watched: Watched) -> None:
+    watched.triton.status = 400
+    assert watched.looks(triton_watch._UNREADY_LOOKS) is None
+    assert watched.looks(1) == "tritonserver is not ready any more"

@@ -1,0 +1,124 @@
+"""What a model's process does so that others see that it lives, and what the engine's does when it does not answer any more."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.config import HEARTBEATS, EngineConfig
+from ernie_backend.core.outputs import SchedulerOutput
+from ernie_backend.errors import UnavailableError, from_wire
+from ernie_backend.triton_adapter import engine_watch, heartbeat
+from ernie_backend.triton_adapter.engine import EngineModel
+from ernie_backend.triton_adapter.heartbeat import Heartbeat
+from tests.fakes.pb_utils import FakePbUtils
+from tests.triton_adapter.test_engine_model import ARGS, events, sealed, tiny_folder, wait
+
+__all__ = ["tiny_folder"]
+
+INSTANCE = {"model_instance_name": "ernie_engine_0_0"}
+
+
+def test_a_sign_of_life_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL_SECONDS", 0.01)
+    (tmp_path / HEARTBEATS).mkdir()
+    beating = Heartbeat(EngineConfig("none", runtime_dir=str(tmp_path)), INSTANCE)
+    file = tmp_path / HEARTBEATS / "ernie_engine_0_0"
+    seen = {file.stat().st_mtime_ns}
+    wait(lambda: seen.add(file.stat().st_mtime_ns) or len(seen) > 3, "the file is touched")
+    beating.close()
+    last = file.stat().st_mtime_ns
+    time.sleep(0.05)
+    assert file.stat().st_mtime_ns == last and not file.read_text()
+    beating.give_up("the reason")
+    assert file.read_text() == "the reason"
+
+
+@pytest.mark.parametrize("folder", [None, "without the folder for it"])
+def test_nobody_to_see_it(tmp_path: Path, folder: str | None) -> None:
+    before = threading.active_count()
+    Heartbeat(EngineConfig("none", runtime_dir=folder and str(tmp_path)), {}).close()
+    assert threading.active_count() == before and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def model(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineModel]:
+    """One whose process does not end, but only notes that it would."""
+    file = tmp_path / "engine.json"
+    file.write_text(json.dumps({"model": str(tiny_folder), "max_model_len": 4000, "step_timeout_seconds": 1}), encoding="utf-8")
+    monkeypatch.setenv("ERNIE_CONFIG", str(file))
+    monkeypatch.setattr(engine_watch, "INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(engine_watch, "LAST_WORDS_SECONDS", 0.1)
+    made = EngineModel(FakePbUtils())
+    made.initialize(ARGS)
+    yield made
+    made.finalize()
+
+
+def watch_for_the_end(model: EngineModel) -> threading.Event:
+    ended = threading.Event()
+    model._watch._end_process = ended.set
+    return ended
+
+
+def test_a_hung_step_ends_the_process_and_tells_everyone(model: EngineModel) -> None:
+    ended, gate = watch_for_the_end(model), threading.Event()
+    runner: Any = model._serving.engine._core.runner
+    launch = runner.launch
+
+    def hang(output: SchedulerOutput) -> Any:
+        gate.wait(30)
+        return launch(output)
+
+    assert model.is_ready()
+    runner.launch = hang
+    running, several = sealed("a" * 32, max_tokens=50), sealed("b" * 32, n=3)
+    model.execute([running, several])
+    assert ended.wait(20), "the process ends"
+    assert not model.is_ready()
+    for each in (running, several):
+        assert each.sender.is_closed
+        assert isinstance(from_wire(events(each)[-1]["error"]), UnavailableError)
+    gate.set()
+
+
+def test_a_device_that_computes_nothing_any_more(model: EngineModel) -> None:
+    """As after an illegal access on a GPU: every step fails, so the process must end, or every request would fail for ever."""
+    ended = watch_for_the_end(model)
+    runner: Any = model._serving.engine._core.runner
+
+    def fail(output: SchedulerOutput) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    runner.launch = fail
+    each = sealed("c" * 32)
+    model.execute([each])
+    assert ended.wait(20)
+    assert each.sender.is_closed and events(each)[-1]["finish_reason"] == "error"
+    assert not model.is_ready()
+
+
+def test_one_step_that_fails_ends_nothing_else(model: EngineModel) -> None:
+    ended = watch_for_the_end(model)
+    runner: Any = model._serving.engine._core.runner
+    launch = runner.launch
+
+    def fail_once(output: SchedulerOutput) -> Any:
+        runner.launch = launch
+        raise MemoryError
+
+    runner.launch = fail_once
+    failed, later = sealed("d" * 32), sealed("e" * 32)
+    model.execute([failed])
+    wait(lambda: failed.sender.is_closed, "it is told")
+    model.execute([later])
+    wait(lambda: later.sender.is_closed, "the next is answered")
+    assert [events(each)[-1]["finish_reason"] for each in (failed, later)] == ["error", "length"]
+    wait(lambda: model._serving.engine.stats.num_blocks_used == 0, "nothing is left")
+    assert model.is_ready() and not ended.is_set()
