@@ -51,11 +51,13 @@ def helpers(server: RunningServer, worker: str) -> list[int]:
 
 
 class HungThread:
-    """Stops one thread of a process and no other, as a device that never answers would; it can only be killed then."""
+    """Stops one thread of a process and no other, as a device that never answers would; it can only be killed then.
+
+    Threads that a library starts from it bear its name, too: it is the oldest."""
 
     def __init__(self, pid: int, name: str) -> None:
         tasks = [int(task) for task in os.listdir(f"/proc/{pid}/task")]
-        (self._thread_id,) = [task for task in tasks if Path(f"/proc/{pid}/task/{task}/comm").read_text().strip() == name]
+        self._thread_id = min(task for task in tasks if Path(f"/proc/{pid}/task/{task}/comm").read_text().strip() == name)
         self._stopped, self.works = threading.Event(), False
         self._tracer = threading.Thread(target=self._trace, daemon=True)
         self._tracer.start()
@@ -209,7 +211,9 @@ class HealthLog(threading.Thread):
         assert self._begun.wait(60)
 
     def run(self) -> None:
-        while not self._ending.wait(0.05):
+        ending = False
+        while not ending:
+            ending = self._ending.wait(0.05)  # one more look behind the end
             try:
                 response = httpx.get(self._url, timeout=20)
                 message = response.json()["error"]["message"] if response.content else ""

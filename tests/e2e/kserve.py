@@ -60,7 +60,7 @@ class Stream:
             assert not choice["finish"], "nothing comes after a choice's end"
             choice["text"] += outputs["text_output"]
             choice["reasoning"] += outputs.get("reasoning_output", "")
-            choice["tool_calls"] += json.loads(outputs.get("tool_calls", "[]"))
+            choice["tool_calls"] += json.loads(outputs.get("tool_calls") or "[]")
             choice["ids"] += outputs["token_ids"]
             choice["finish"] = outputs["finish_reason"]
             choice["usage"] = json.loads(outputs["usage"])

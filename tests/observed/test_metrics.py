@@ -40,7 +40,7 @@ def wait_for(client: httpx.Client, condition: Callable[[dict[str, float]], bool]
 
 def test_what_a_request_leaves_behind(client: httpx.Client) -> None:
     last_ones = {"ernie_response_tokens_sum": 14, "ernie_preprocess_seconds_count": 2}  # of what each of the two processes publishes
-    wait_for(client, lambda now: now["ernie_sequences_running"] == now["ernie_sequences_waiting"] == 0, "idle")
+    wait_for(client, lambda now: now.get("ernie_sequences_running") == now.get("ernie_sequences_waiting") == 0, "idle")
     time.sleep(1.2)
     before = read(client)
     for length in (5, 9):
@@ -66,7 +66,7 @@ def test_what_a_request_leaves_behind(client: httpx.Client) -> None:
 
 
 def test_refusals_cancellations_and_media_are_counted(client: httpx.Client) -> None:
-    before = read(client)
+    before = wait_for(client, lambda now: "ernie_sequences_running" in now, "the first publication")
     assert client.post("/v1/chat/completions", json=chat(max_tokens=10**6)).status_code == 400
     with client.stream("POST", "/v1/chat/completions", json=chat(stream=True, max_tokens=4000)) as response:
         next(response.iter_lines())

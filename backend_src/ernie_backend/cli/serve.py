@@ -53,6 +53,8 @@ _LEAST_LOAD_SECONDS = 120.0
 _STUCK_LOOKS = 300
 """Of a look every 0.1 s. On a machine with ten times the load that it can bear, tritonserver 2.51 was seen to give a model's process up
 while it loaded, and then to wait for its end for ever."""
+_FIRST_METRICS_SECONDS = 5.0
+"""The engine's metrics come three seconds after it has loaded; a server that is stopped before that may well be busy."""
 _METRICS_LAG_SECONDS = 1.5
 """The engine publishes its counts once a second."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
@@ -308,7 +310,7 @@ class _Server:
         url = (client_host(self._options.triton_host), self._options.metrics_port)
         while time.monotonic() < deadline and not self._hurry:
             running = sequences_under_way(*url)
-            if running is None or (running == 0 and time.monotonic() > drain_sent + _METRICS_LAG_SECONDS):
+            if not running and time.monotonic() > drain_sent + (_FIRST_METRICS_SECONDS if running is None else _METRICS_LAG_SECONDS):
                 return
             time.sleep(_POLL_SECONDS)
 

@@ -5,6 +5,7 @@ Nothing inside a Python process can stop another's endless loop or allocation fo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -76,7 +77,8 @@ class HelperProcess:
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # what it has not read any more
+                    stream.close()
 
 
 def find_python() -> str:
