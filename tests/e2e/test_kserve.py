@@ -119,7 +119,7 @@ def test_many_refusals_do_no_harm(server: RunningServer) -> None:
     """With the metadata that asks for gRPC status codes, tritonserver 2.51 would die of these."""
     body = {"messages": [{"role": "user", "content": "hi"}], "temperature": -1}
     with httpx.Client(timeout=30) as client:
-        for _ in range(900):
+        for _ in range(300):
             assert client.post(f"{server.openai_url}/v1/chat/completions", json=body).status_code == 400
     assert httpx.get(f"{server.openai_url}/health", timeout=10).status_code == 200
 
@@ -135,14 +135,13 @@ def test_after_all_refusals_nothing_is_held(server: RunningServer) -> None:
     wait_until_idle(server)
 
 
-def test_outputs_asked_for_by_name_come_if_they_say_something(server: RunningServer) -> None:
-    """Postprocess leaves out what is empty; to ask for it is no mistake."""
+def test_outputs_asked_for_by_name_come_and_no_others(server: RunningServer) -> None:
     names = ("text_output", "finish_reason", "reasoning_output", "tool_calls", "error")
     stream = Stream(server.triton_grpc, text_input="hello", sampling_parameters={"max_tokens": 5, "ignore_eos": True}, outputs=names)
-    final, seen, finish = False, set(), ""
+    final, finish = False, ""
     while not final:
         outputs, final = stream.next()
-        seen |= set(outputs)
-        finish = outputs.get("finish_reason", finish)
+        assert set(outputs) == set(names), "also those that say nothing"
+        finish = outputs["finish_reason"]
     stream.client.stop_stream()
-    assert finish == "length" and {"text_output", "finish_reason"} <= seen <= set(names)
+    assert finish == "length"

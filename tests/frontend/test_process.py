@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ernie_openai.server import prepare_listening
+
 from .fake_triton import FakeTriton, SeenRequest, response, serving
 from .fakes import CHAT, HELLO, sse
 
@@ -104,3 +106,10 @@ async def test_a_taken_port_is_an_error() -> None:
         )
         _, said = await process.communicate()
     assert process.returncode and b"ddress already in use" in said
+
+
+def test_small_pieces_leave_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        prepare_listening(listening)
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

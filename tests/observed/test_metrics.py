@@ -39,12 +39,13 @@ def wait_for(client: httpx.Client, condition: Callable[[dict[str, float]], bool]
 
 
 def test_what_a_request_leaves_behind(client: httpx.Client) -> None:
-    last_ones = {"ernie_response_tokens_sum": 14, "ernie_preprocess_seconds_count": 2}  # of what each of the two processes publishes
+    # of what each of the processes publishes
+    last_ones = {"ernie_response_tokens_sum": 14, "ernie_preprocess_seconds_count": 2, "fastdeploy:time_per_output_token_seconds_count": 12}
     wait_for(client, lambda now: now.get("ernie_sequences_running") == now.get("ernie_sequences_waiting") == 0, "idle")
     time.sleep(1.2)
     before = read(client)
-    for length in (5, 9):
-        client.post("/v1/chat/completions", json=chat(max_tokens=length)).raise_for_status()
+    for length in (5, 9):  # all of it thought: the ids that close a thought come at once, and not each after a time
+        client.post("/v1/chat/completions", json=chat(max_tokens=length, reasoning_max_tokens=99)).raise_for_status()
     now = wait_for(client, lambda now: all(now[name] == before[name] + by for name, by in last_ones.items()), "two answers are counted")
     grown = {name: now[name] - before.get(name, 0) for name in now}
     assert grown["fastdeploy:requests_number_total"] == grown["fastdeploy:request_success_total"] == 2
