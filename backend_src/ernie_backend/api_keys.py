@@ -40,8 +40,14 @@ def make_key(text: str, scopes: frozenset[str] = DEFAULT_SCOPES) -> ApiKey:
 
 
 def keys_of_environment(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys' texts, in order."""
-    return tuple(key for part in environment.get(ENVIRONMENT_VARIABLE, "").split(",") if (key := part.strip()))
+    """The keys' texts, in order. `ConfigError` if the variable holds something, but no key: nobody means to leave the server open by that."""
+    given = environment.get(ENVIRONMENT_VARIABLE, "")
+    keys = tuple(key for part in given.split(",") if (key := part.strip()))
+    if given and not keys:
+        raise ConfigError(
+            f"{ENVIRONMENT_VARIABLE} is set and holds no key. Unset it, or give keys with commas between them.", param="api_key"
+        )
+    return keys
 
 
 def read_key_file(path: str | Path) -> tuple[ApiKey, ...]:

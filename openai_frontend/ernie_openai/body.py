@@ -27,7 +27,9 @@ async def read_json_object(request: Request) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"The request body is not valid UTF-8 (byte {error.start}).") from None
     except json.JSONDecodeError as error:
-        raise InvalidRequestError(f"The request body is not valid JSON: {error.msg} at character {error.pos}.") from None
+        raise InvalidRequestError(
+            f"The request body is not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}."
+        ) from None
     except RecursionError:
         place = place_that_is_too_deep(raw.decode("utf-8"))
         raise InvalidRequestError(f"The request body is nested too deeply{f' in {place}' if place else ''}.", param=place) from None

@@ -42,6 +42,9 @@ def test_keys_come_from_flags_environment_and_file(tmp_path: Path) -> None:
     assert options.api_keys == ("k1", "k2", "k3") and options.api_key_file == str(file) and options.asks_for_keys
     assert not read().asks_for_keys and read(FD_API_KEY="").api_keys == ()
     assert "k1" not in repr(options)
+    for nothing in (",", " "):
+        with pytest.raises(ConfigError, match="FD_API_KEY is set and holds no key"):
+            read(FD_API_KEY=nothing)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,8 @@ def _check_tls(options: SecurityOptions) -> None:
         context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, password=lambda: "")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "the key is encrypted"
-        raise ConfigError(f"--ssl-certfile and --ssl-keyfile cannot be used: {reason}.", param="ssl_certfile") from None
+        hint = "" if options.ssl_keyfile else " Is the key in a file of its own? Give it with --ssl-keyfile."
+        raise ConfigError(f"--ssl-certfile and --ssl-keyfile cannot be used: {reason}.{hint}", param="ssl_certfile") from None
     if options.ssl_ca_certs is not None:
         try:
             context.load_verify_locations(options.ssl_ca_certs)

@@ -111,9 +111,10 @@ def run(args: argparse.Namespace) -> int:
 def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
     """What can be known without tritonserver: the folder, its config.json, and whether the flags fit it."""
     folder = Path(options.engine.model).expanduser()
-    if not folder.is_dir() and not folder.is_absolute() and folder.parts[:1] != (".",):
+    if not folder.is_dir():
         hint = "Give a folder on this machine (models are not downloaded), or make one: ernie-triton random-checkpoint --help."
-        raise ConfigError(f"--model: the folder {options.engine.model!r} does not exist. {hint}", param="model")
+        wrong = "is a file" if folder.exists() else "does not exist"
+        raise ConfigError(f"--model: the folder {options.engine.model!r} {wrong}. {hint}", param="model")
     model = ModelConfig.from_folder(folder)
     engine: EngineConfig = replace(options.engine, model=str(folder.resolve()))
     try:
