@@ -40,7 +40,7 @@ def make_key(text: str, scopes: frozenset[str] = DEFAULT_SCOPES) -> ApiKey:
 
 
 def keys_of_environment(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys' texts, in order. `ConfigError` if the variable holds something, but no key: nobody means to leave the server open by that."""
+    """The keys' texts, in order. `ConfigError` if the variable holds something, but no key: that is not meant to leave the server open."""
     given = environment.get(ENVIRONMENT_VARIABLE, "")
     keys = tuple(key for part in given.split(",") if (key := part.strip()))
     if given and not keys:
