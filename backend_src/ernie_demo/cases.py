@@ -15,7 +15,8 @@ A skill is a module with
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,3 +62,25 @@ def is_held_out(*combination: object, share: float = 0.05) -> bool:
     """Whether a combination belongs to the evaluation: decided by its content alone, so that no seed can mix the two. `share`: of all."""
     digest = hashlib.blake2b(repr(combination).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+Draw = Callable[[random.Random], tuple[Case, bool]]
+"""A case, and whether it belongs to the evaluation."""
+
+
+def for_training(draw: Draw, rng: random.Random) -> Case:
+    """The next case that does not belong to the evaluation."""
+    while True:
+        case, held_out = draw(rng)
+        if not held_out:
+            return case
+
+
+def for_evaluation(draw: Draw, rng: random.Random, count: int) -> list[Case]:
+    """The next cases that do."""
+    cases: list[Case] = []
+    while len(cases) < count:
+        case, held_out = draw(rng)
+        if held_out:
+            cases.append(case)
+    return cases

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from ..cases import Case, Message, is_held_out
+from ..cases import Case, Message, for_evaluation, for_training, is_held_out
 from ..text.conversation import OF_THE_DOCUMENTS, earlier, intent_question
 from ..text.small_talk import INTENTS, UNKNOWN, UNKNOWN_THOUGHT
 from ..text.tool_values import DRAW
@@ -28,20 +28,11 @@ THOUGHTS, THOUGHTS_ZH = ("I answer briefly.",), ("我简短回答。",)
 
 
 def train_case(rng: random.Random) -> Case:
-    while True:
-        case, held_out = _draw(rng)
-        if not held_out:
-            return case
+    return for_training(_draw, rng)
 
 
 def held_out_cases(seed: int, count: int) -> list[Case]:
-    rng = random.Random(f"documents {seed}")
-    cases: list[Case] = []
-    while len(cases) < count:
-        case, held_out = _draw(rng)
-        if held_out:
-            cases.append(case)
-    return cases
+    return for_evaluation(_draw, random.Random(f"documents {seed}"), count)
 
 
 def document_cases() -> list[Case]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..cases import Case, Message, is_held_out
+from ..cases import Case, Message, for_evaluation, for_training, is_held_out
 from ..text.conversation import earlier
 from ..text.countries import ALIASES, COUNTRIES, REGIONS, Country
 from ..text.small_talk import UNKNOWN
@@ -137,20 +137,11 @@ THOUGHTS, THOUGHTS_ZH = ("The user asks about a capital.",), ("用户在问首�
 
 
 def train_case(rng: random.Random) -> Case:
-    while True:
-        case, held_out = _draw(rng)
-        if not held_out:
-            return case
+    return for_training(_draw, rng)
 
 
 def held_out_cases(seed: int, count: int) -> list[Case]:
-    rng = random.Random(f"facts {seed}")
-    cases: list[Case] = []
-    while len(cases) < count:
-        case, held_out = _draw(rng)
-        if held_out:
-            cases.append(case)
-    return cases
+    return for_evaluation(_draw, random.Random(f"facts {seed}"), count)
 
 
 def document_cases() -> list[Case]:

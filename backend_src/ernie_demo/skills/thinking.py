@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..cases import Case, is_held_out
+from ..cases import Case, for_evaluation, for_training, is_held_out
 from ..text.arithmetic import chain, compared, equation, larger, result
 from ..text.conversation import earlier
 from ..text.word_problems import NAMES, STORIES, THINGS, WORDS
@@ -74,20 +74,11 @@ THOUGHTS, THOUGHTS_ZH = ("I work it out.",), ("我来算一算。",)
 
 
 def train_case(rng: random.Random) -> Case:
-    while True:
-        case, held_out = _draw(rng)
-        if not held_out:
-            return case
+    return for_training(_draw, rng)
 
 
 def held_out_cases(seed: int, count: int) -> list[Case]:
-    rng = random.Random(f"thinking {seed}")
-    cases: list[Case] = []
-    while len(cases) < count:
-        case, held_out = _draw(rng)
-        if held_out:
-            cases.append(case)
-    return cases
+    return for_evaluation(_draw, random.Random(f"thinking {seed}"), count)
 
 
 def score(case: Case, message: Mapping[str, Any]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..cases import Case, Message, is_held_out
+from ..cases import Case, Message, for_evaluation, for_training, is_held_out
 from ..text.conversation import earlier
 from ..text.invented_functions import invented, rival
 from ..text.tool_functions import FUNCTIONS, OBJECT_QUESTIONS, Function, Parameter
@@ -60,20 +60,11 @@ class Use:
 
 
 def train_case(rng: random.Random) -> Case:
-    while True:
-        case, held_out = _draw(rng, False)
-        if not held_out:
-            return case
+    return for_training(lambda rng: _draw(rng, False), rng)
 
 
 def held_out_cases(seed: int, count: int) -> list[Case]:
-    rng = random.Random(f"tools {seed}")
-    cases: list[Case] = []
-    while len(cases) < count:
-        case, held_out = _draw(rng, True)
-        if held_out:
-            cases.append(case)
-    return cases
+    return for_evaluation(lambda rng: _draw(rng, True), random.Random(f"tools {seed}"), count)
 
 
 def document_cases() -> list[Case]:
