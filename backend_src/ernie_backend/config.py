@@ -27,6 +27,8 @@ NO_PARSER = "none"
 LOAD_FORMATS = ("auto", "dummy")
 HEARTBEATS = "alive"
 """The folder in `runtime_dir` where each model's process gives signs of life, if whoever started tritonserver has made it."""
+DRAINED = "drained"
+"""The file in `runtime_dir` that the engine's process makes when it has been told to drain and no answer is under way any more."""
 
 
 @dataclass(frozen=True)

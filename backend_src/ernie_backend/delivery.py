@@ -178,6 +178,12 @@ class Delivery:
         """Requests with an answer under way."""
         return len(self._streams)
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is left to send, and what was sent has been acknowledged (or never will be)."""
+        stalled = time.monotonic() - self._last_consumed > STALL_SECONDS
+        return not self._streams and (self._num_under_way == 0 or stalled)
+
     # -- on the delivery thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:

@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 
 from ernie_backend.cli import triton_watch
-from ernie_backend.cli.processes import state_of
+from ernie_backend.cli.processes import is_running, state_of
 from ernie_backend.cli.restarts import WINDOW_SECONDS, Outage, RestartBudget
 from ernie_backend.cli.triton_watch import TritonWatch
 
@@ -119,6 +119,16 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 def test_what_works_is_left_alone(watched: Watched) -> None:
     assert watched.looks(60) is None
+
+
+def test_what_runs_of_a_model(watched: Watched) -> None:
+    assert watched.watch.runs("a model") and not watched.watch.runs("ernie_engine")
+    for child in watched.children:
+        assert watched.watch.runs("a model"), "one is left"
+        os.kill(child, signal.SIGKILL)
+        while is_running(child):
+            time.sleep(0.01)
+    assert not watched.watch.runs("a model")
 
 
 def test_a_dead_process_is_seen_at_once(watched: Watched) -> None:

@@ -72,6 +72,10 @@ def test_the_window_holds_tokens_back_and_merges_them() -> None:
     wait_for(lambda: len(sink.responses) == 3, "an acknowledgement opens the window")
     assert sink.responses[2].token_ids == (2, 3, 4, 5), "what waited leaves together"
     harness.push(token("k", 6), token("k", 7, last=FinishReason.STOP))
+    wait_for(lambda: harness.delivery.num_streams == 0 and len(sink.responses) == 4, "the end")
+    assert not harness.delivery.is_idle, "three are not acknowledged"
+    harness.delivery.consumed(3)
+    wait_for(lambda: harness.delivery.is_idle, "all acknowledged")
     harness.close()
     assert sink.ids() == list(range(8))
     assert [r.is_final for r in sink.responses] == [False, False, False, True], "the last response ignores the window"
@@ -294,4 +298,6 @@ def test_lost_acknowledgements_are_forgiven(monkeypatch: pytest.MonkeyPatch) -> 
     wait_for(lambda: sink.responses, "first response")
     harness.push(token("k", 1))
     wait_for(lambda: sink.ids() == [0, 1], "the stream goes on without acknowledgements")
+    harness.push(token("k", 2, last=FinishReason.STOP))
+    wait_for(lambda: harness.delivery.is_idle, "nor are they waited for in the end")
     harness.close()

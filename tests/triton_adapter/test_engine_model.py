@@ -88,6 +88,19 @@ def test_one_final_flag_with_the_last_data(model: EngineModel, stream: bool, n: 
         assert mine[-1]["finish_reason"] in ("length", "stop") and (stream or len(mine) == 1)
 
 
+def test_it_is_idle_when_all_that_has_left_is_acknowledged(model: EngineModel) -> None:
+    each = sealed("9" * 32, max_tokens=3000)
+    assert model._is_idle()
+    model.execute([each])
+    wait(lambda: each.sender.responses, "the answer begins")
+    assert not model._is_idle() and not each.sender.is_closed
+    model._serving.engine.abort("9" * 32)
+    wait(lambda: each.sender.is_closed, "the answer ends")
+    assert not model._is_idle(), "postprocess has not read it"
+    model._serving.delivery.consumed(len(each.sender.responses))
+    wait(model._is_idle, "nothing is under way")
+
+
 @pytest.mark.parametrize("seal", ["", "0" * 32, "é" * 32])
 def test_a_request_that_preprocess_has_not_seen(model: EngineModel, seal: str) -> None:
     each, good = sealed("b" * 32, ids=(10**6,), seal=seal), sealed("c" * 32)

@@ -265,6 +265,19 @@ class TestManyAtOnce:
         assert stream.heard == [("consumed", 1)] * (2 * len(parts))
         assert len(stream.postprocessor) == 0
 
+    def test_the_last_ones_are_acknowledged_though_they_are_few(self, stream: Stream) -> None:
+        stream.postprocessor._acknowledge_every = 4
+        for _ in range(5):
+            stream.send([5])
+        assert stream.heard == [("consumed", 4)]
+        stream.send([5], key="f" * 32)
+        stream.send([5], "stop")
+        assert stream.heard == [("consumed", 4)], "the other one is under way"
+        stream.send([5], "stop", key="f" * 32)
+        assert stream.heard == [("consumed", 4)] * 2
+        stream.send([5], "stop", key="e" * 32)
+        assert stream.heard == [("consumed", 4), ("consumed", 4), ("consumed", 1)]
+
     def test_nothing_is_kept_of_many_requests(self, stream: Stream) -> None:
         for i in range(50):
             key = f"{i:032x}"

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import log_format
-from ..config import HEARTBEATS, EngineConfig, ModelConfig
+from ..config import DRAINED, HEARTBEATS, EngineConfig, ModelConfig
 from ..errors import ConfigError
 from ..relay import SOCKET_NAME, RelaySender
 from . import demo_model
@@ -37,7 +37,7 @@ from .gpu import gpu_names
 from .log_lines import line_writer
 from .ports import check_ports
 from .private_folder import PrivateFolder
-from .probes import front_end_answers, http_status, sequences_under_way
+from .probes import front_end_answers, http_status
 from .processes import Child, adopt_orphans, reap_adopted, reap_all
 from .restarts import WINDOW_SECONDS, Outage, RestartBudget
 from .triton_watch import TritonWatch, all_alive
@@ -53,10 +53,6 @@ _LEAST_LOAD_SECONDS = 120.0
 _STUCK_LOOKS = 300
 """Of a look every 0.1 s. On a machine with ten times the load that it can bear, tritonserver 2.51 was seen to give a model's process up
 while it loaded, and then to wait for its end for ever."""
-_FIRST_METRICS_SECONDS = 5.0
-"""The engine's metrics come three seconds after it has loaded; a server that is stopped before that may well be busy."""
-_METRICS_LAG_SECONDS = 1.5
-"""The engine publishes its counts once a second."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
 """make, timeout and terminals deliver one signal twice; only a Ctrl-C after this time is a second one."""
 _FAILED_LOAD = re.compile(r"failed to load '(?P<model>\w+)' version \d+: \w+: (?:TritonModelException: )?(?P<text>.*)")
@@ -289,15 +285,15 @@ class _Server:
     def _stop(self, folder: PrivateFolder) -> None:
         """Nothing new, engine told to drain and idle, front end down (until then it says 503), tritonserver down."""
         self._outage.begin("The server is shutting down.")
-        grace, started = self._grace_seconds, time.monotonic()
-        deadline = started + grace + DRAIN_MARGIN_SECONDS
+        grace = self._grace_seconds
+        deadline = time.monotonic() + grace + DRAIN_MARGIN_SECONDS
         served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None
         if served:
             _say(f"Stopping: no new requests; running ones get up to {grace:g} s …")
             relay = RelaySender(str(folder.path / SOCKET_NAME))
             relay.drain(grace)
             relay.close()
-            self._await_idle(started, deadline)
+            self._await_idle(folder.path / DRAINED, deadline)
         self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()))
         self._end(self._triton, TRITON_EXIT_SECONDS + DRAIN_MARGIN_SECONDS)
         reap_all()
@@ -306,14 +302,10 @@ class _Server:
         if child is not None and not child.stop(seconds, lambda: self._hurry):
             _say(f"{child.name} had to be killed.")
 
-    def _await_idle(self, drain_sent: float, deadline: float) -> None:
-        """On either face."""
-        url = (client_host(self._options.triton_host), self._options.metrics_port)
-        while time.monotonic() < deadline and not self._hurry:
-            running = sequences_under_way(*url)
-            if not running and time.monotonic() > drain_sent + (_FIRST_METRICS_SECONDS if running is None else _METRICS_LAG_SECONDS):
-                return
-            time.sleep(_POLL_SECONDS)
+    def _await_idle(self, drained: Path, deadline: float) -> None:
+        """Until the engine says so; one that is gone says nothing."""
+        while not drained.exists() and self._watched.runs("ernie_engine") and time.monotonic() < deadline and not self._hurry:
+            time.sleep(_POLL_SECONDS / 5)
 
 
 def _load_failure(child: Child) -> str:

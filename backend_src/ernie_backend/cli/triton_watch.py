@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from .probes import http_status
-from .processes import children_of, state_of
+from .processes import children_of, is_running, state_of
 
 _STOPPED_LOOKS = 30
 """Of a look every 0.1 s. Somebody who stops a process for a moment (a dump, a snapshot) is not punished."""
@@ -45,6 +45,10 @@ class TritonWatch:
             fault = self._signs_of_life() or self._readiness()
             self._next_slow_look = time.monotonic() + _SLOW_LOOK_SECONDS
         return fault
+
+    def runs(self, model: str) -> bool:
+        """Whether a process of this model is there."""
+        return any(name == model and is_running(pid) for pid, name in self._models.items())
 
     def _processes(self) -> str | None:
         for pid in self._stopped:

@@ -1,26 +1,35 @@
 """When the engine is told to drain, the ensemble is unloaded: Triton is not ready from then on, and refuses what is new.
 
-Requests under way go on. Needs a tritonserver that was started with `--model-control-mode=explicit`, as `serve` does; no client can do the
-same, because that API is locked. (Triton's own SIGTERM would not do: it refuses running requests their next step.)
+Requests under way go on; a file tells `serve` when the last of them has left. Needs a tritonserver that was started with
+`--model-control-mode=explicit`, as `serve` does; no client can do the same, because that API is locked. (Triton's own SIGTERM would not do:
+it refuses running requests their next step.)
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from ..config import DRAINED
 
 log = logging.getLogger(__name__)
 
 ENSEMBLE = "ernie"
+_POLL_SECONDS = 0.02
 
 
 class DrainWatch:
-    """Waits for `draining` on a thread of its own."""
+    """Waits for `draining`, then until `is_idle()`, on a thread of its own. `folder`: where to say so; None: nobody asks."""
 
-    def __init__(self, pb_utils: Any, draining: threading.Event) -> None:
+    def __init__(self, pb_utils: Any, draining: threading.Event, is_idle: Callable[[], bool], folder: str | None) -> None:
         self._pb = pb_utils
         self._draining = draining
+        self._is_idle = is_idle
+        self._folder = folder
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="ernie-drain", daemon=True)
         self._thread.start()
@@ -38,3 +47,9 @@ class DrainWatch:
             self._pb.unload_model(ENSEMBLE)
         except Exception:
             log.warning("Triton still says that it is ready: it was started without --model-control-mode=explicit")
+        while not self._is_idle():
+            if self._closing:
+                return
+            time.sleep(_POLL_SECONDS)
+        if self._folder is not None:
+            Path(self._folder, DRAINED).touch(mode=0o600)

@@ -71,7 +71,7 @@ class EngineModel:
         self._requests: dict[str, GenerateRequest] = {}
         self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
         self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response)
-        self._drain_watch = DrainWatch(self._pb, self._serving.draining)
+        self._drain_watch = DrainWatch(self._pb, self._serving.draining, self._is_idle, settings.runtime_dir)
         self._heartbeat = Heartbeat(settings, args)
         self._watch = EngineWatch(self._serving, self._tell_all, self._heartbeat.give_up)
 
@@ -104,6 +104,10 @@ class EngineModel:
             self._serving.shutdown()
         if self._tracer is not None:
             self._tracer.close()
+
+    def _is_idle(self) -> bool:
+        """Whether every answer has left, and postprocess has had all of them."""
+        return not self._requests and self._serving.delivery.is_idle
 
     def _submit(self, request: Any, sender: Any) -> None:
         ids = read_ids(self._pb, request, "prompt_token_ids")

@@ -90,7 +90,7 @@ class Postprocessor:
     ) -> None:
         """`connect` opens the relay at a path that the engine names, and `seal` tells that it was the engine.
 
-        `acknowledge_every`: so many responses are acknowledged together.
+        `acknowledge_every`: so many responses are acknowledged together; fewer when no answer is under way any more.
         """
         self._acknowledge_every = acknowledge_every
         self._num_unacknowledged = 0
@@ -219,7 +219,7 @@ class Postprocessor:
         """Tell the engine what became of its response."""
         self._tell_of(event, cancelled)
         self._num_unacknowledged += 1
-        if self._relay is not None and self._num_unacknowledged >= self._acknowledge_every:
+        if self._relay is not None and (self._num_unacknowledged >= self._acknowledge_every or not self._requests):
             self._relay.consumed(self._num_unacknowledged)
             self._num_unacknowledged = 0
 
