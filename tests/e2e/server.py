@@ -34,11 +34,16 @@ def running_server(model_dir: str | Path | None, **flags: object) -> Iterator[Ru
 
 
 def leftovers() -> list[str]:
-    """Private folders and shared memory of dead servers; those of a living one, whose lock is held, do not count."""
+    """Private folders and shared memory of dead servers; those of a living one, whose lock is held, do not count, nor do those whose folder
+    lies where another process's do (tests/conftest.py)."""
     folders = Path(tempfile.gettempdir())
-    living = {folder.name for folder in folders.glob("ernie-triton-*") if _is_locked(folder / "lock")}
-    found = [*folders.glob("ernie-triton-*"), *Path("/dev/shm").glob("ernie-triton-*")]
-    return [str(path) for path in found if "-".join(path.name.split("-")[:3]) not in living]
+    regions = list(Path("/dev/shm").glob("ernie-triton-*"))  # first: a server's go before its folder does
+    own = list(folders.glob("ernie-triton-*"))
+    elsewhere = [*Path("/tmp").glob("ernie-triton-*"), *Path("/tmp").glob("ernie-tests-*/ernie-triton-*")]
+    not_ours = {folder.name for folder in elsewhere} - {folder.name for folder in own}
+    living = {folder.name for folder in own if _is_locked(folder / "lock")}
+    found = [*own, *(region for region in regions if region.exists())]
+    return [str(path) for path in found if "-".join(path.name.split("-")[:3]) not in living | not_ours]
 
 
 def _is_locked(path: Path) -> bool:

@@ -34,6 +34,7 @@ from .commands import (
 )
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
+from .idle_connections import IdleConnections
 from .log_lines import line_writer
 from .ports import check_ports
 from .private_folder import PrivateFolder
@@ -65,7 +66,7 @@ _NOISE = (
     "OMP_NUM_THREADS set to",
     "PLEASE USE OMP_NUM_THREADS",
     "Signal (15) received",
-    "Exit timeout expired",  # a client keeps an idle connection open
+    "Exit timeout expired",  # a client keeps a connection open
     "Non-graceful termination detected",  # a model's process, after that
 )
 """What is always said and never means anything; `--verbose` shows it."""
@@ -283,18 +284,23 @@ class _Server:
             raise ServeError(_load_failure(child))
 
     def _stop(self, folder: PrivateFolder) -> None:
-        """Nothing new, engine told to drain and idle, front end down (until then it says 503), tritonserver down."""
+        """Nothing new, engine told to drain and idle, front end down (until then it says 503), whoever stays connected to Triton cut off,
+        tritonserver down."""
         self._outage.begin("The server is shutting down.")
         grace = self._grace_seconds
         deadline = time.monotonic() + grace + DRAIN_MARGIN_SECONDS
-        served = self._front_end is not None and self._triton is not None and self._triton.exit_code is None
-        if served:
+        triton = self._triton if self._triton is not None and self._triton.exit_code is None else None
+        if self._front_end is not None and triton is not None:
             _say(f"Stopping: no new requests; running ones get up to {grace:g} s …")
             relay = RelaySender(str(folder.path / SOCKET_NAME))
             relay.drain(grace)
             relay.close()
             self._await_idle(folder.path / DRAINED, deadline)
+        ports = (self._options.triton_http_port, self._options.triton_grpc_port)
+        kept_open = None if triton is None else IdleConnections(triton.pid, ports)
         self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()))
+        if kept_open is not None and kept_open.close():
+            time.sleep(_POLL_SECONDS)  # tritonserver counts them as soon as it is told to go, and then once a second
         self._end(self._triton, TRITON_EXIT_SECONDS + DRAIN_MARGIN_SECONDS)
         reap_all()
 
