@@ -20,6 +20,9 @@ MODEL := .cache/models/random-small
 # What `make perf` measures where no model is given: ERNIE-4.5-0.3B's layout, written in seconds.
 MODEL_SIZES := num_hidden_layers=4 hidden_size=256 intermediate_size=768 num_attention_heads=4 num_key_value_heads=2 head_dim=64
 
+# Servers in tests mostly wait, kernels compute: one process more than a small machine has processors. tests/conftest.py says what stays together.
+SIDE_BY_SIDE := -n 3 --dist loadgroup --no-loadscope-reorder
+
 HAS_MODEL := $(filter --model --model=%,$(ARGS))
 MODEL_ARGS := $(if $(HAS_MODEL),,--model $(MODEL))
 RUNNING := $(filter --url --url=% --openai-url --openai-url=%,$(ARGS))
@@ -34,9 +37,9 @@ help:
 serve: $(SERVER_STAMP)
 	@exec $(BIN)/ernie-triton serve $(ARGS)
 
-## make test     lint, then the whole test suite (ARGS goes to pytest)
+## make test     lint, then the whole test suite in three processes (ARGS goes to pytest)
 test: lint $(PERF_STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 ## make lint     ruff and mypy
 lint: $(TEST_STAMP)

@@ -184,6 +184,7 @@ def test_answers_are_aborted_by_id_and_tenant() -> None:
     harness.engine.abort_answers("y", None, found.put)
     runner.allowed.release(10)
     assert found.get(timeout=10) == ("cmpl-1",) and set(harness.until_finished(1)) == {"d"}
+    runner.allowed.release(1000)
     harness.engine.shutdown()
     harness.engine.abort_answers("x", None, found.put)
     assert found.get(timeout=10) == (), "a stopped engine answers, too"

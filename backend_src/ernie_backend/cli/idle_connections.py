@@ -40,8 +40,9 @@ class IdleConnections:
         for table in ("tcp", "tcp6"):
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{self._pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-                    _, local, _, state, queues, *_ = fields = line.split()
-                    if state == _ESTABLISHED and int(local.rpartition(":")[2], 16) in self._ports and int(queues.partition(":")[0], 16) == 0:
+                    fields = line.split()
+                    local, state, (to_send, _) = fields[1], fields[3], fields[4].split(":")
+                    if state == _ESTABLISHED and int(local.rpartition(":")[2], 16) in self._ports and int(to_send, 16) == 0:
                         found.add(fields[9])
         return found
 
