@@ -21,7 +21,7 @@ MODEL := .cache/models/random-small
 MODEL_SIZES := num_hidden_layers=4 hidden_size=256 intermediate_size=768 num_attention_heads=4 num_key_value_heads=2 head_dim=64
 
 # Servers in tests mostly wait, kernels compute: one process more than a small machine has processors. tests/conftest.py says what stays together.
-SIDE_BY_SIDE := -n 3 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n 3
 
 HAS_MODEL := $(filter --model --model=%,$(ARGS))
 MODEL_ARGS := $(if $(HAS_MODEL),,--model $(MODEL))

@@ -2,8 +2,10 @@
 belongs together where several processes share the tests (`make test`)."""
 
 import os
+import re
 import shutil
 import tempfile
+from typing import Any
 
 import pytest
 
@@ -15,31 +17,32 @@ if WORKER is not None:
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"ernie-tests-{WORKER}-")
     """What servers leave behind is then known to be this process's."""
 
-_FIRST = ("shared ", "tests/kernels_triton/", "tests/e2e/")
-"""Groups that begin so, in this order, take longest. Servers mostly wait, kernels compute: side by side they leave no processor idle."""
+_SHARE_A_SERVER = re.compile(
+    r"tests/(?:(observed)/|e2e/test_(?:(api_fuzz|attacks|bench_server|kserve|many_streams|perf|tutorial)|(soak|slow_readers)))"
+)
+"""The tests of `tests/observed/`, and those that use `server` or `clock` of tests/e2e/conftest.py. In processes of their own they would do as
+well, each with another server."""
+_FIRST = (_SHARE_A_SERVER, re.compile("tests/kernels_triton/"), re.compile("tests/e2e/"))
+"""What takes longest begins first, in this order. Servers mostly wait, kernels compute: side by side they leave no processor idle."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A process takes one file after another; those whose tests share a server stay together."""
-    groups = {_file(item): _file(item) for item in items}
-    for item in items:
-        for name in _shared_servers(item):
-            groups[_file(item)] = f"shared {name}"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[_file(item)]))
-    items.sort(key=lambda item: next((i for i, start in enumerate(_FIRST) if groups[_file(item)].startswith(start)), len(_FIRST)))
+    items.sort(key=lambda item: next((i for i, start in enumerate(_FIRST) if start.match(item.nodeid)), len(_FIRST)))
 
 
-def _shared_servers(item: pytest.Item) -> set[str]:
-    """The names of the servers that it uses and that its module has not made for itself alone."""
-    folder = _file(item).split("/")[1]
-    used = {"server", "clock"} & set(getattr(item, "fixturenames", ())) if folder in ("e2e", "observed") else set()
-    return {f"{name} of {folder}" for name in used if not hasattr(getattr(item, "module", None), name)}
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A process takes one file after another; files that share a server count as one."""
+    from xdist.scheduler import LoadScopeScheduling
 
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            shared = _SHARE_A_SERVER.match(nodeid)
+            return f"server {shared.lastindex}" if shared else nodeid.partition("::")[0]
 
-def _file(item: pytest.Item) -> str:
-    return item.nodeid.partition("::")[0]
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 def pytest_unconfigure() -> None:
