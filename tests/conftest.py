@@ -20,8 +20,8 @@ if WORKER is not None:
 _SHARE_A_SERVER = re.compile(
     r"tests/(?:(observed)/|e2e/test_(?:(api_fuzz|attacks|bench_server|kserve|many_streams|perf|tutorial)|(soak|slow_readers)))"
 )
-"""The tests of `tests/observed/`, and those that use `server` or `clock` of tests/e2e/conftest.py. In processes of their own they would do as
-well, each with another server."""
+"""The tests of `tests/observed/`, and those that use `server` or `clock` of tests/e2e/conftest.py. In processes of their own they would do
+as well, each with another server."""
 _FIRST = (_SHARE_A_SERVER, re.compile("tests/kernels_triton/"), re.compile("tests/e2e/"))
 """What takes longest begins first, in this order. Servers mostly wait, kernels compute: side by side they leave no processor idle."""
 
