@@ -17,12 +17,12 @@ if WORKER is not None:
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"ernie-tests-{WORKER}-")
     """What servers leave behind is then known to be this process's."""
 
-_SHARE_A_SERVER = re.compile(
-    r"tests/(?:(observed)/|e2e/test_(?:(api_fuzz|attacks|bench_server|kserve|many_streams|perf|tutorial)|(soak|slow_readers)))"
+_STAY_TOGETHER = re.compile(
+    r"tests/(?:(gpu|observed)/|e2e/test_(?:(api_fuzz|attacks|bench_server|kserve|many_streams|perf|tutorial)|(soak|slow_readers)))"
 )
-"""The tests of `tests/observed/`, and those that use `server` or `clock` of tests/e2e/conftest.py. In processes of their own they would do
-as well, each with another server."""
-_FIRST = (_SHARE_A_SERVER, re.compile("tests/kernels_triton/"), re.compile("tests/e2e/"))
+"""The tests of `tests/observed/`, and those that use `server` or `clock` of tests/e2e/conftest.py: in processes of their own they would do
+as well, each with another server. And those that need the GPU for themselves."""
+_FIRST = (_STAY_TOGETHER, re.compile("tests/kernels_triton/"), re.compile("tests/e2e/"))
 """What takes longest begins first, in this order. Servers mostly wait, kernels compute: side by side they leave no processor idle."""
 
 
@@ -33,13 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A process takes one file after another; files that share a server count as one."""
+    """A process takes one file after another; files that share a server or a GPU count as one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            shared = _SHARE_A_SERVER.match(nodeid)
-            return f"server {shared.lastindex}" if shared else nodeid.partition("::")[0]
+            shared = _STAY_TOGETHER.match(nodeid)
+            return f"group {shared[1] or shared.lastindex}" if shared else nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

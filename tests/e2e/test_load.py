@@ -10,19 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
+from tests.e2e.clock import clock_server
 from tests.e2e.kserve import Stream
 from tests.e2e.observe import IDLE_GAUGES, metric, wait_for_metric
-from tests.e2e.server import running_server
 
-SIZES = "num_hidden_layers=20 hidden_size=640 intermediate_size=2560 num_attention_heads=10 num_key_value_heads=2 head_dim=64"
+STEP_SECONDS = 0.08
 SEATS, QUEUE, WAIT_SECONDS = 2, 3, 4
 ENDLESS: dict[str, Any] = {"max_tokens": 900, "temperature": 0}
 KEYS = {"Authorization": "Bearer one"}
@@ -32,19 +32,18 @@ AFTER_A_WRITE = 2
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A step of this model takes tens of milliseconds: far longer than the news that a client has gone."""
-    folder = tmp_path_factory.mktemp("models") / "slow"
-    assert main(["random-checkpoint", "--like", "ERNIE-4.5-0.3B", "--out", str(folder), "--no-weights", "--set", *SIZES.split()]) == 0
+def slow(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterator[RunningServer]:
+    """The model is a clock whose steps take far longer than the news that a client has gone, also while others compute beside it.
+    (test_many_streams.py has clients leave a real one.)"""
     flags: dict[str, object] = {
         "max_model_len": 1024,
         "max_num_seqs": SEATS,
         "max_queued_requests": QUEUE,
         "max_waiting_time": WAIT_SECONDS,
     }
-    flags |= {"load_format": "dummy", "workers": 2, "max_concurrency": 8}
-    with running_server(folder, api_key=("one", "two"), **flags) as server:
-        yield server
+    flags |= {"workers": 2, "max_concurrency": 8, "api_key": ("one", "two")}
+    with clock_server(tmp_path_factory.mktemp("slow"), small_model, STEP_SECONDS, **flags) as clock:
+        yield clock.server
 
 
 @pytest.fixture
