@@ -38,7 +38,7 @@ def nothing_new_is_taken(server: RunningServer, endings: dict[int, str]) -> None
     assert httpx.get(f"{server.triton_url}/v2/health/live", timeout=5).status_code == 200
 
 
-@pytest.mark.parametrize(("max_tokens", "grace"), [(200, 20), (3900, 2)])
+@pytest.mark.parametrize(("max_tokens", "grace"), [(200, 20), (3900, 4)])
 def test_sigterm_under_load(small_model: Path, max_tokens: int, grace: int) -> None:
     endings: dict[int, str] = {}
     begun = threading.Semaphore(0)
@@ -68,7 +68,7 @@ def test_sigterm_under_load(small_model: Path, max_tokens: int, grace: int) -> N
             thread.start()
         assert all(begun.acquire(timeout=60) for _ in threads)
         server.process.send_signal(signal.SIGTERM)
-        if grace == 2:
+        if grace == 4:
             nothing_new_is_taken(server, endings)
         assert server.process.wait(grace + 20) == 0
         for thread in threads:

@@ -10,40 +10,47 @@ import contextlib
 import ctypes
 import os
 import socket
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 _PIDFD_GETFD = 438  # asm/unistd.h, the same everywhere
 _ESTABLISHED = "01"  # linux/tcp_states.h
+_LOOK_SECONDS = 0.1
+"""What was sent is acknowledged within 40 ms."""
 
 
 class IdleConnections:
-    """Those to `ports` that have nothing to send when it is made. `close` ends those of them that still have nothing to send."""
+    """Those of process `pid` to `ports`."""
 
     def __init__(self, pid: int, ports: Collection[int]) -> None:
         self._pid = pid
         self._ports = ports
-        self._sockets = self._silent()
 
-    def close(self) -> int:
-        """How many were ended: none where the kernel does not let us reach into another process (a container without ptrace)."""
-        silent, count = self._sockets & self._silent(), 0
-        with contextlib.suppress(OSError), _handle(self._pid) as process:
-            for descriptor in self._descriptors(silent):
-                _shut_down(process, descriptor)
-                count += 1
+    def close(self, seconds: float = 1.0) -> int:
+        """End those that have nothing to send in two looks, until none is left or `seconds` are over. How many were ended: none where the
+        kernel does not let us reach into another process (a container without ptrace)."""
+        deadline, count = time.monotonic() + seconds, 0
+        before: set[str] = set()
+        while (connections := self._connections()) and time.monotonic() < deadline:
+            silent = {inode for inode, to_send in connections.items() if to_send == 0}
+            with contextlib.suppress(OSError), _handle(self._pid) as process:
+                for descriptor in self._descriptors(before & silent):
+                    _shut_down(process, descriptor)
+                    count += 1
+            before = silent
+            time.sleep(_LOOK_SECONDS)
         return count
 
-    def _silent(self) -> set[str]:
-        """The sockets' inodes. A client that reads slowly has something in its queue."""
-        found = set()
+    def _connections(self) -> dict[str, int]:
+        """The sockets' inodes and the bytes that they have still to send. A client that reads slowly leaves some."""
+        found = {}
         for table in ("tcp", "tcp6"):
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{self._pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
                     fields = line.split()
-                    local, state, (to_send, _) = fields[1], fields[3], fields[4].split(":")
-                    if state == _ESTABLISHED and int(local.rpartition(":")[2], 16) in self._ports and int(to_send, 16) == 0:
-                        found.add(fields[9])
+                    if fields[3] == _ESTABLISHED and int(fields[1].rpartition(":")[2], 16) in self._ports:
+                        found[fields[9]] = int(fields[4].partition(":")[0], 16)
         return found
 
     def _descriptors(self, inodes: set[str]) -> Iterator[int]:

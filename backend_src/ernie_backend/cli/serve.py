@@ -296,11 +296,9 @@ class _Server:
             relay.drain(grace)
             relay.close()
             self._await_idle(folder.path / DRAINED, deadline)
-        ports = (self._options.triton_http_port, self._options.triton_grpc_port)
-        kept_open = None if triton is None else IdleConnections(triton.pid, ports)
         self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()))
-        if kept_open is not None and kept_open.close():
-            time.sleep(_POLL_SECONDS)  # tritonserver counts them as soon as it is told to go, and then once a second
+        if triton is not None:
+            IdleConnections(triton.pid, (self._options.triton_http_port, self._options.triton_grpc_port)).close()
         self._end(self._triton, TRITON_EXIT_SECONDS + DRAIN_MARGIN_SECONDS)
         reap_all()
 
