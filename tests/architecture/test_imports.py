@@ -14,6 +14,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.errors": (),
     "ernie_backend.protocol": (),
     "ernie_backend.relay": (),
+    "ernie_backend.abort_signal": ("ernie_backend.errors",),
     "ernie_backend.json_depth": (),
     "ernie_backend.api_keys": ("ernie_backend.errors",),
     "ernie_backend.log_format": (),
@@ -27,10 +28,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.core": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
     "ernie_backend.timeline": tuple(f"ernie_backend.{name}" for name in ("core.outputs", "protocol", "errors", "metrics")),
     "ernie_backend.engine_metrics": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "config", "metrics", "timeline")),
-    "ernie_backend.engine": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "errors", "timeline")),
+    "ernie_backend.engine": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "errors", "abort_signal", "timeline")),
     "ernie_backend.delivery": ("ernie_backend.core.outputs", "ernie_backend.relay", "ernie_backend.protocol"),
-    "ernie_backend.text": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config", "ernie_backend.media_fields"),
-    "ernie_backend.media": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "media_fields", "metrics")),
+    "ernie_backend.text": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "config", "media_fields")),
+    "ernie_backend.media": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "media_fields", "metrics")),
     "ernie_backend.execution": (
         "ernie_backend.core.outputs",
         "ernie_backend.config",
@@ -43,7 +44,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.triton_adapter": (
         *(f"ernie_backend.{name}" for name in ("build", "text", "media", "engine", "delivery", "relay")),
         *(f"ernie_backend.{name}" for name in ("engine_metrics", "metrics", "log_format", "tracing")),
-        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "media_fields", "json_depth", "errors", "config")),
+        *(
+            f"ernie_backend.{name}"
+            for name in ("protocol", "sampling_fields", "media_fields", "json_depth", "errors", "abort_signal", "config")
+        ),
     ),
     "ernie_backend.checkpoint_writer": (
         "ernie_backend.config",

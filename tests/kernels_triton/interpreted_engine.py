@@ -133,7 +133,7 @@ def main(kind: str) -> None:
         SamplingParams(max_tokens=9, seed=6, eos_token_ids=(END,), grammar="x", presence_penalty=0.5),
     ]
     matchers: list[Any] = []
-    GrammarCompiler(vocabulary()).compile("start: /[a-c]x/", matchers.append, matchers.append)
+    GrammarCompiler(vocabulary()).compile("start: /[a-c]x/", matchers.append, matchers.append, lambda: True)
     while not matchers:
         time.sleep(0.01)
     prompts: list[tuple[list[int], tuple[MediaItem, ...]]] = [(rng.integers(0, 640, length).tolist(), ()) for length in (3, 18, 2, 4, 5)]

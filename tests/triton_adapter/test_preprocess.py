@@ -27,9 +27,9 @@ def make(folder: Path, **settings: Any) -> Preprocessor:
 
 
 def answered(preprocessor: Preprocessor, inputs: RequestInputs) -> GenerateRequest:
-    """Without images and videos there is nothing between the two steps."""
-    prepared = preprocessor.prepare(inputs)
-    assert not prepared.media
+    """Without images and videos."""
+    prepared = preprocessor.compile(preprocessor.prepare(inputs))
+    assert prepared.is_complete
     return preprocessor.finish(prepared)
 
 

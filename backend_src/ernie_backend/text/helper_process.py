@@ -9,12 +9,13 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
+from signal import SIGPROF
 from typing import Any
 
+from ..abort_signal import NEVER, AbortSignal
 from ..errors import ConfigError
 
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.stdin.readline()); from ernie_backend.text.{} import main; main()"
@@ -40,7 +41,7 @@ class HelperProcess:
     @property
     def ran_out_of_time(self) -> bool:
         """Whether its limit of CPU time ended it."""
-        return self._process is not None and self._process.poll() == -signal.SIGPROF
+        return self._process is not None and self._process.poll() == -SIGPROF
 
     def start(self) -> dict[str, str] | None:
         """A fresh process; its answer to the settings, None if it died over them."""
@@ -49,16 +50,17 @@ class HelperProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True)
         return self.ask(json.dumps(sys.path) + "\n" + json.dumps(self._settings))
 
-    def ask(self, line: str) -> dict[str, str] | None:
-        """The answer to a line; None if the process died over it."""
+    def ask(self, line: str, signal: AbortSignal = NEVER) -> dict[str, str] | None:
+        """The answer to a line; None if the process died over it, as it does when `signal` is set."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         timer = threading.Timer(WALL_SECONDS, process.kill)
         timer.start()
         try:
-            process.stdin.write(line.encode("ascii") + b"\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
+            with signal.ending(process.kill):
+                process.stdin.write(line.encode("ascii") + b"\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
         except BrokenPipeError:
             answer = b""
         finally:

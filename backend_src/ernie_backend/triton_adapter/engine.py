@@ -38,6 +38,7 @@ from .request_terms import AbortRequest
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings, set_up_process
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
+from .waiting import WaitingRequests, read_word
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class EngineModel:
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._requests: dict[str, GenerateRequest] = {}
+        self._waiting = WaitingRequests(self._pb, self._seal)
         self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
         self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response)
         self._drain_watch = DrainWatch(self._pb, self._serving.draining)
@@ -102,6 +104,7 @@ class EngineModel:
             self._drain_watch.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
+            self._waiting.close()
         if self._tracer is not None:
             self._tracer.close()
 
@@ -114,10 +117,16 @@ class EngineModel:
             raise NOT_FOR_CLIENTS
         abort = AbortRequest.from_json(text)
         if abort is not None:
-            sink = _AbortSink(self._pb, sender, self._seal)
+            sink = _AbortSink(self._pb, sender, self._seal, self._waiting.abort(abort.tenant, abort.answer_ids))
             self._serving.abort_answers(abort.tenant, abort.answer_ids, sink, sink.hear)
             return
+        word = read_word(text)
+        if word is not None:
+            self._waiting.hear(word, request, sender)
+            return
         generate = GenerateRequest.from_json(text, ids, read_media(self._pb, request))
+        if not self._waiting.may_run(generate.key, request, sender):
+            return
         if generate.key in self._requests:  # preprocess' answer, sent twice
             raise NOT_FOR_CLIENTS
         self._requests[generate.key] = generate
@@ -213,14 +222,15 @@ class _TritonSink:
 class _AbortSink:
     """Tells which requests a request to end others has ended."""
 
-    def __init__(self, pb_utils: Any, sender: Any, seal: Seal) -> None:
+    def __init__(self, pb_utils: Any, sender: Any, seal: Seal, in_preprocess: tuple[str, ...]) -> None:
+        """`in_preprocess`: the answer ids of those that had not yet come to the engine."""
         self._pb = pb_utils
         self._sender = sender
         self._seal = seal
-        self._aborted: tuple[str, ...] = ()
+        self._aborted = in_preprocess
 
     def hear(self, aborted: tuple[str, ...]) -> None:
-        self._aborted = aborted
+        self._aborted = tuple(dict.fromkeys((*self._aborted, *aborted)))
 
     def send(self, response: Response) -> None:
         event = {"key": response.key, "aborted": self._aborted, "seal": self._seal.of_aborted(response.key, self._aborted)}
