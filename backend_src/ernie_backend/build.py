@@ -87,11 +87,11 @@ class _Compiling:
         """As `Engine.abort_answers`, these included."""
         with self._lock:
             of_tenant = [request for request in self._requests.values() if tenant in (None, request.tenant)]
-            found = [request for request in of_tenant if answer_ids is None or request.answer_id in answer_ids]
+            found = [self._requests.pop(request.key) for request in of_tenant if answer_ids is None or request.answer_id in answer_ids]
             here = tuple(request.answer_id for request in found)
             self._engine.abort_answers(tenant, answer_ids, lambda others: reply(tuple(dict.fromkeys((*here, *others)))))
         for request in found:
-            self.refuse(request.key, ABORTED, FinishReason.ABORT)
+            self._delivery.push(refusal(request, ABORTED.to_wire(), FinishReason.ABORT))
 
 
 @dataclass
