@@ -141,15 +141,19 @@ def test_the_stop_watch_ends_an_unstreamed_choice() -> None:
     assert sink.ids() == [0, 1, 2, 3] and sink.responses[-1].is_final
 
 
-def test_a_broken_sink_aborts_its_request_only() -> None:
+@pytest.mark.parametrize("last", [None, FinishReason.STOP])
+def test_a_broken_sink_aborts_its_request_only(caplog: pytest.LogCaptureFixture, last: FinishReason | None) -> None:
+    """And the log says whose it was, also behind its last response."""
     harness, broken, sound = Harness(), Sink(), Sink()
     broken.broken = True
-    harness.delivery.register("bad", broken, n=1, streamed=True)
+    harness.delivery.register("bad", broken, n=1, streamed=True, request_id="chatcmpl-7")
     harness.delivery.register("good", sound, n=1, streamed=True)
-    harness.push(token("bad", 1), token("good", 1))
-    harness.push(token("bad", 2), token("good", 2, last=FinishReason.STOP))
+    harness.push(token("bad", 1, last=last), token("good", 1))
+    harness.push(token("good", 2, last=FinishReason.STOP))
     harness.close()
     assert harness.aborted == ["bad"] and sound.ids() == [1, 2]
+    (record,) = caplog.records
+    assert record.request_id == "chatcmpl-7" and "bad" not in record.getMessage()  # type: ignore[attr-defined]
 
 
 def test_events_of_unknown_keys_and_late_acknowledgements_are_harmless() -> None:

@@ -132,7 +132,10 @@ class EngineModel:
         self._requests[generate.key] = generate
         forget = partial(self._requests.pop, generate.key, None)
         answer = _TritonSink(self._pb, sender, self._first_response(generate), forget, self._sent(generate))
-        self._serving.delivery.register(generate.key, answer, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
+        stop_watch, request_id = self._stop_watch(generate), generate.request_id
+        self._serving.delivery.register(
+            generate.key, answer, n=generate.n, streamed=generate.stream, stop_watch=stop_watch, request_id=request_id
+        )
         self._serving.submit(generate)
 
     def _sent(self, generate: GenerateRequest) -> Callable[[Response], object]:
