@@ -15,7 +15,9 @@ from pathlib import Path
 
 import httpx
 
+from ernie_backend.benchmark.path_bench import write_repository
 from ernie_backend.cli.background import RunningServer
+from ernie_backend.cli.commands import find_model_repository
 from ernie_backend.cli.processes import state_of
 from tests.e2e.kserve import Stream
 from tests.e2e.server import descendants
@@ -73,6 +75,75 @@ class HungThread:
         with contextlib.suppress(ChildProcessError):
             while self.works and os.WIFSTOPPED(os.waitpid(self._thread_id, _WALL)[1]):
                 pass
+
+
+_BREAKABLE_ENGINE = '''"""The engine step, which breaks in the way that a file says."""
+
+import os
+
+import triton_python_backend_utils as pb_utils
+
+from ernie_backend.build import build_core
+from ernie_backend.triton_adapter.engine import EngineModel
+
+WHAT = {what!r}
+
+
+class Breakable:
+    """The runner. A lost device computes nothing any more, in whatever process had it; a new process gets a new one."""
+
+    def __init__(self, runner):
+        self._runner, self._is_lost = runner, False
+
+    def __getattr__(self, name):
+        return getattr(self._runner, name)
+
+    def launch(self, output):
+        if os.path.exists(WHAT):
+            with open(WHAT) as file:
+                what = file.read()
+            os.unlink(WHAT)
+            if what == "thread":
+                raise SystemExit("nobody catches this")
+            self._is_lost = True
+        self._check()
+        return self._runner.launch(output)
+
+    def recover(self):
+        self._check()
+        self._runner.recover()
+
+    def _check(self):
+        if self._is_lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def make_core(config, model_config):
+    core = build_core(config, model_config)
+    core.runner = Breakable(core.runner)
+    return core
+
+
+class TritonPythonModel(EngineModel):
+    def __init__(self):
+        super().__init__(pb_utils, make_core)
+'''
+
+
+class BreakableEngine:
+    """A model repository of ours, but for an engine that a test can break in its own process: `device` or `thread`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = folder / "repository"
+        self._what = folder / "broken"
+        self.repository.mkdir()
+        write_repository(self.repository, find_model_repository(None), _BREAKABLE_ENGINE.format(what=str(self._what)))
+
+    def lose(self, what: str) -> None:
+        """In its next step."""
+        written = self._what.with_suffix(".new")
+        written.write_text(what)
+        written.rename(self._what)
 
 
 # Shared memory -------------------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def _serve(
     args: argparse.Namespace, mode: str, most: int, folder: Path, model: Path, table: tuple[Any, Any], stack: contextlib.ExitStack
 ) -> tuple[str, RunningServer]:
     """(the clock's log, the server)"""
-    from ..benchmark.path_bench import Clock, write_naive_repository, write_repository
+    from ..benchmark.path_bench import Clock, clock_model, write_naive_repository, write_repository
 
     repository = folder / mode
     repository.mkdir()
@@ -112,7 +112,7 @@ def _serve(
     if mode == "naive":
         write_naive_repository(repository, clock, table[1])
     else:
-        write_repository(repository, find_model_repository(None), clock)
+        write_repository(repository, find_model_repository(None), clock_model(clock))
     longest = args.tokens + _PROMPT_TOKENS + 1
     flags = ["--model-repository", str(repository), "--max-num-seqs", str(most), "--max-model-len", str(longest)]
     flags += ["--num-gpu-blocks-override", str(most * -(-longest // 64)), "--workers", str(args.workers), *MODES[mode]]
