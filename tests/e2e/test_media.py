@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import signal
@@ -208,19 +209,48 @@ class Downloads:
             time.sleep(0.02)
 
 
+def abort(server: RunningServer, **which: Any) -> dict[str, list[str]]:
+    """Which answers were found."""
+    answer = httpx.post(f"{server.openai_url}/v1/abort_requests", json=which, timeout=20)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, list[str]] = answer.json()["result"]
+    return result
+
+
 def test_an_abort_reaches_what_is_still_fetched(seeing_server: RunningServer, host: HostileServer) -> None:
     downloads = Downloads(host)
-    abort = f"{seeing_server.openai_url}/v1/abort_requests"
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, seeing_server, image(downloads.url), stream=i == 2) for i in range(3)]
         downloads.wait(3, 0)
-        result = httpx.post(abort, json={"abort_all": True}, timeout=20).json()["result"]
+        result = abort(seeing_server, abort_all=True)
         answers = [each.result() for each in asked]
     downloads.wait(3, 3)
     assert len(result["aborted"]) == 3 and result["not_found"] == []
     assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [(499, "request_aborted")] * 3
-    again = httpx.post(abort, json={"req_ids": result["aborted"]}, timeout=20).json()["result"]
-    assert again == {"aborted": [], "not_found": result["aborted"]}, "they are gone"
+    assert abort(seeing_server, req_ids=result["aborted"]) == {"aborted": [], "not_found": result["aborted"]}, "they are gone"
+
+
+def test_an_abort_reaches_a_grammar_that_compiles(seeing_server: RunningServer) -> None:
+    """However long it would take: the helper processes that try grammars out are stopped."""
+    numbers = itertools.count(1)
+
+    def guided() -> httpx.Response:
+        return ask(seeing_server, "x", guided_regex=f"[cd]{{{next(numbers)}}}", ignore_eos=False)
+
+    while len(helpers(seeing_server, "grammar_worker")) < 2:  # one in each of the two preprocess processes, started when first needed
+        assert guided().status_code == 200
+    stopped = helpers(seeing_server, "grammar_worker")
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(guided)
+        while not abort(seeing_server, abort_all=True)["aborted"]:
+            assert not asked.done()
+        assert asked.result().json()["error"]["code"] == "request_aborted"
+    left = set(stopped) & set(helpers(seeing_server, "grammar_worker"))
+    assert len(left) == 1, "the one at work was ended"
+    os.kill(left.pop(), signal.SIGCONT)
+    assert [guided().status_code for _ in range(4)] == [200] * 4
 
 
 def test_nobody_fetches_for_clients_that_have_left(seeing_server: RunningServer, host: HostileServer) -> None:

@@ -95,9 +95,9 @@ def answer(model: PreprocessModel, each: InferenceRequest) -> InferenceResponse:
 
 
 def word_of(response: InferenceResponse) -> Pulse | Refusal | None:
-    """What preprocess tells the engine beside requests, its seal checked."""
-    text = response.value("request")
-    assert is_same(text[:SIGNATURE_LENGTH], Seal.of_server(ARGS).of_request(text[SIGNATURE_LENGTH:], ()))
+    """What preprocess tells the engine beside requests, its seal checked; None: it is one, without media."""
+    text, ids = response.value("request"), tuple(response.value("prompt_token_ids"))
+    assert is_same(text[:SIGNATURE_LENGTH], Seal.of_server(ARGS).of_request(text[SIGNATURE_LENGTH:], ids))
     return read_word(text[SIGNATURE_LENGTH:])
 
 

@@ -90,7 +90,11 @@ class Fetcher:
         elif scheme == "file":
             data = self._from_file(url, kind)
         elif scheme in ("http", "https"):
-            return self._from_web(url, kind, signal)
+            try:
+                return self._from_web(url, kind, signal)
+            except MediaError:
+                signal.check()
+                raise
         else:
             raise MediaError("has a URL that begins with none of https:, http:, data: and file:")
         check_head(data[:HEAD_BYTES], kind)

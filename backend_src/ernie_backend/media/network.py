@@ -129,13 +129,14 @@ class _TimedStream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        with self._deadline.signal.ending(self._shut_down):
-            return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, self._deadline.left()), self._deadline)
+        with self._stream.get_extra_info("socket").dup() as handle:  # the handshake takes the socket itself away
 
-    def _shut_down(self) -> None:
-        """From another thread: what waits for the host finds the connection at its end."""
-        with contextlib.suppress(OSError):
-            self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            def give_up() -> None:
+                with contextlib.suppress(OSError):
+                    handle.shutdown(socket.SHUT_RDWR)
+
+            with self._deadline.signal.ending(give_up):
+                return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, self._deadline.left()), self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
