@@ -32,6 +32,10 @@ RESPONSES_PER_CORE_SECOND = 1000
 postprocess' acknowledgements would let a small machine send more than its front end reads: 2.2 s late at 256 streams on two cores."""
 PACE_BURST = 32
 
+RESPONSES_PER_PIECE_SIZE = 1024
+"""With so many responses the least size of a choice's pieces grows by a token: 2048 tokens may leave one by one, the last of 128 Ki by 16.
+tritonserver keeps what a gRPC client does not read, 4.4 kB a response, and tells nobody: 70 MB for such an answer, and not 560."""
+
 HEARTBEATS_AT_ONCE = 8
 HEARTBEAT_PAUSE_SECONDS = 0.05
 """Between so many of them, so that a long queue costs a busy path little: 160 a second at most."""
@@ -274,7 +278,9 @@ class Delivery:
     def _has_piece(self, choice: _Choice) -> bool:
         if choice.is_sent or choice.last is not None:
             return not choice.is_sent
-        least = 1 if self._interval is None or not choice.has_spoken else self._interval
+        least = self._interval if self._interval is not None and choice.has_spoken else 1
+        if self._interval is None:
+            least = max(least, choice.num_sent // RESPONSES_PER_PIECE_SIZE)
         return choice.stream.streamed and len(choice.token_ids) >= least
 
     @property
