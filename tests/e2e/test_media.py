@@ -23,6 +23,7 @@ from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
 from tests.e2e.faults import helpers, neighbours
 from tests.e2e.kserve import Stream
+from tests.e2e.observe import wait_for_metric
 from tests.e2e.server import running_server
 from tests.media.conftest import encoded, picture
 from tests.media.hostile_server import HostileServer, body, redirect
@@ -278,6 +279,7 @@ def test_nobody_fetches_for_clients_that_have_left(seeing_server: RunningServer,
         connection.close()
     downloads.wait(5, 5)
     assert content(ask(seeing_server, "the server goes on"))
+    wait_for_metric(seeing_server, "ernie_requests_in_preparation", 0)
 
 
 def test_killed_decoders_are_replaced(seeing_server: RunningServer) -> None:

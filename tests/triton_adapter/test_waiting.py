@@ -180,6 +180,14 @@ class TestPreprocess:
         wait(lambda: behind.sender.is_closed, "the next one is tried out by a fresh helper")
         assert not isinstance(word_of(behind.sender.responses[-1]), Refusal)
 
+    def test_one_whose_time_is_over(self, preprocess: PreprocessModel) -> None:
+        self.stopped_helper(preprocess)
+        each = self.guided("second")
+        each.timeout_microseconds = 300_000
+        preprocess.execute([each])
+        wait(lambda: each.sender.is_closed, "it is answered, and the helper is ended")
+        assert refusal_in(each.sender.responses[-1]).code == "timeout"
+
     def test_one_that_waits_for_its_turn(self, preprocess: PreprocessModel) -> None:
         helper = self.stopped_helper(preprocess)
         first, second = self.guided("second"), self.guided("third")

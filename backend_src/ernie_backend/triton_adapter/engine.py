@@ -22,7 +22,7 @@ from ..delivery import Response, StopWatch
 from ..engine import STOPPED, refusal
 from ..engine_metrics import engine_metrics
 from ..errors import EngineError, ErnieError
-from ..metrics import Histogram, histogram_metrics
+from ..metrics import Histogram, Metric, histogram_metrics
 from ..protocol import GenerateRequest
 from ..text.tokenizer import Tokenizer
 from ..tracing import Tracer
@@ -72,7 +72,7 @@ class EngineModel:
         self._requests: dict[str, GenerateRequest] = {}
         self._waiting = WaitingRequests(self._pb, self._seal)
         self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
-        self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response)
+        self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response, self._waiting)
         self._drain_watch = DrainWatch(self._pb, self._serving.draining)
         self._heartbeat = Heartbeat(settings, args)
         self._watch = EngineWatch(self._serving, self._tell_all, self._heartbeat.give_up)
@@ -244,11 +244,13 @@ class _AbortSink:
 class _Housekeeper:
     """Copies the engine's counts into Triton's /metrics once a second."""
 
-    def __init__(self, pb_utils: Any, serving: ServingEngine, tokens_per_response: Histogram) -> None:
+    def __init__(self, pb_utils: Any, serving: ServingEngine, tokens_per_response: Histogram, waiting: WaitingRequests) -> None:
         self._serving = serving
         engine = serving.engine
         merged = histogram_metrics("ernie_response_tokens", "Tokens that left the engine in one response", tokens_per_response)
-        self._publisher = Publisher(pb_utils, [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged])
+        text = "Requests that preprocess loads images or videos for, or compiles a grammar"
+        preparing = Metric("ernie_requests_in_preparation", text, "gauge", lambda: len(waiting))
+        self._publisher = Publisher(pb_utils, [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged, preparing])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ernie-housekeeper", daemon=True)
         self._thread.start()

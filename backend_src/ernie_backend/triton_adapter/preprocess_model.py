@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..abort_signal import aborted
 from ..config import EngineConfig, ModelConfig
 from ..engine import STOPPING
 from ..errors import ConfigError, EngineError, ErnieError, InvalidRequestError
@@ -141,7 +140,8 @@ class PreprocessModel:
             terms.tenant,
             is_streamed=bool(prepared.inputs.stream),
             send=lambda pulse: sender.send(self._pb.InferenceResponse(output_tensors=self._outputs(pulse))),
-            abort=lambda: self._answer(sender, origin, _refuse_aborted, prepared.key),
+            refuse=lambda error: self._answer(sender, origin, partial(_raise, error), prepared.key),
+            deadline=terms.deadline,
         )
 
         def answer(make: Callable[[], GenerateRequest | None]) -> None:
@@ -240,10 +240,6 @@ class PreprocessModel:
             ids_tensor(self._pb, "prompt_token_ids", generate.prompt_token_ids),
             *media_tensors(self._pb, generate.media),
         ]
-
-
-def _refuse_aborted() -> None:
-    raise aborted()
 
 
 def _raise(error: Exception) -> None:

@@ -70,7 +70,7 @@ class _Waiting:
 
 
 class WaitingRequests:
-    """The engine's list of them, for the thread that hears of requests; `close` when done."""
+    """The engine's list of them, for the thread that hears of requests (`len()`: for any); `close` when done."""
 
     def __init__(self, pb_utils: Any, seal: Seal) -> None:
         self._pb = pb_utils
@@ -78,6 +78,9 @@ class WaitingRequests:
         self._requests: dict[str, _Waiting] = {}
         """The one last heard of stands last."""
         self._senders: dict[str, RelaySender] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
 
     def close(self) -> None:
         for sender in self._senders.values():

@@ -1,6 +1,6 @@
 """Preprocess' requests that wait for images, videos or a grammar: their pulses, and their early end. Knows no pb_utils and no media.
 
-Each has one answer, by whoever comes first: its work, or an abort.
+Each has one answer, by whoever comes first: its work, an abort, or the end of its time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..abort_signal import AbortSignal
+from ..abort_signal import AbortSignal, aborted
+from ..errors import ErnieError, RequestTimeoutError
 from ..relay import RelayReceiver
 from .waiting import Pulse
 
@@ -22,6 +23,10 @@ PULSE_SECONDS = 1.0
 PULSES_AT_ONCE = 8
 PULSE_PAUSE_SECONDS = 0.05
 """Between so many of them: 160 a second at most, for each of preprocess' processes."""
+
+OUT_OF_TIME = RequestTimeoutError(
+    "The request's images, videos or grammar were not ready within its time limit (timeout or X-Request-Timeout). Give it more time."
+)
 
 
 @dataclass(eq=False)
@@ -35,8 +40,10 @@ class Waiter:
     """Empty responses may be shown to its client."""
     send: Callable[[Pulse], None]
     """The pulse, to the engine. May raise if the way is closed."""
-    abort: Callable[[], None]
-    """Answer it as aborted."""
+    refuse: Callable[[ErnieError], None]
+    """Answer it."""
+    deadline: float | None = None
+    """Of `time.monotonic`."""
     signal: AbortSignal = field(default_factory=AbortSignal)
     """What works for it hangs on that."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,12 +88,11 @@ class WaitingRoom:
         return waiter.leave()
 
     def cancelled(self, key: str) -> None:
-        """The engine's word: it shall wait no more. The answer is not held up by what is still at work."""
+        """The engine's word: it shall wait no more."""
         with self._lock:
             waiter = self._waiters.get(key)
-        if waiter is not None and self.leave(waiter):
-            waiter.abort()
-            waiter.signal.set()
+        if waiter is not None:
+            self._end(waiter, aborted())
 
     def close(self) -> None:
         self._is_closing = True
@@ -100,11 +106,24 @@ class WaitingRoom:
             self._receiver.restore()
             now = time.monotonic()
             with self._lock:
+                late = [waiter for waiter in self._waiters.values() if waiter.deadline is not None and now >= waiter.deadline]
                 due = [waiter for waiter in self._waiters.values() if now - waiter.pulsed_at >= PULSE_SECONDS]
                 if not self._waiters and not self._is_closing:
                     self._has_waiters.clear()
+            for waiter in late:
+                self._end(waiter, OUT_OF_TIME)
             for waiter in sorted(due, key=lambda waiter: waiter.pulsed_at)[:PULSES_AT_ONCE]:
                 self._pulse(waiter, is_shown=waiter.is_streamed)
+
+    def _end(self, waiter: Waiter, error: ErnieError) -> None:
+        """The answer is not held up by what is still at work."""
+        if not self.leave(waiter):
+            return
+        try:
+            waiter.refuse(error)
+        except Exception:
+            log.exception("A request that shall wait no more could not be answered.")
+        waiter.signal.set()
 
     def _pulse(self, waiter: Waiter, *, is_shown: bool) -> None:
         pulse = Pulse(waiter.key, waiter.answer_id, waiter.tenant, self._receiver.path, is_shown)
