@@ -68,6 +68,14 @@ class TestEngine:
         model.execute([each])
         assert each.sender.is_closed and not each.sender.responses and not ears.heard
 
+    def test_a_pulse_that_cannot_be_shown_ends_nothing(self, model: EngineModel, ears: Ears) -> None:
+        shown, each = word(pulse(ears, "a" * 32, is_shown=True)), sealed("a" * 32)
+        shown.sender.broken = True
+        model.execute([shown, each])
+        assert shown.sender.is_closed and not shown.sender.responses
+        wait(lambda: each.sender.is_closed, "it is answered")
+        assert each.sender.responses[0].error() is None
+
     def test_a_pulse_of_a_client_that_has_gone(self, model: EngineModel, ears: Ears) -> None:
         model.execute([word(pulse(ears, "a" * 32)), word(pulse(ears, "a" * 32), cancelled=True)])
         wait(lambda: ears.heard == ["a" * 32], "preprocess is told")

@@ -8,6 +8,7 @@ them, too. A pulse takes a request's place between preprocess and engine, as an 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from ..errors import ErnieError, from_wire
 from ..relay import RelaySender
 from .seal import Seal
 from .tensors import error_response, ids_tensor, text_tensor
+
+log = logging.getLogger(__name__)
 
 FORGET_SECONDS = 30.0
 """A request that has not been heard of for so long waits no more: the process that worked on it was killed. Pulses come every second, and
@@ -98,12 +101,11 @@ class WaitingRequests:
         self._forget(now)
         if waiting.is_aborted or request.is_cancelled():
             self._cancel(word)
-        final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         if word.is_shown:
             waiting.was_shown = True
-            sender.send(self._response({"key": word.key, "waiting": True}), flags=final)
+            self._show(word.key, sender)
         else:
-            sender.send(flags=final)
+            sender.send(flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def may_run(self, key: str, request: Any, sender: Any) -> bool:
         """It has come through. False if it was aborted meanwhile, or nobody waits for it any more: then it is answered."""
@@ -128,6 +130,14 @@ class WaitingRequests:
                 self._cancel(pulse)
                 found.append(pulse.answer_id)
         return tuple(dict.fromkeys(found))
+
+    def _show(self, key: str, sender: Any) -> None:
+        final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        try:
+            sender.send(self._response({"key": key, "waiting": True}), flags=final)
+        except Exception:  # no shared memory left, as a rule; an error would end the request
+            log.warning("A pulse could not be shown.", exc_info=True)
+            sender.send(flags=final)
 
     def _cancel(self, pulse: Pulse) -> None:
         sender = self._senders.get(pulse.socket_path)
