@@ -188,6 +188,20 @@ class TestPreprocess:
         wait(lambda: behind.sender.is_closed, "the next one is tried out by a fresh helper")
         assert not isinstance(word_of(behind.sender.responses[-1]), Refusal)
 
+    def test_not_everybody_may_wait(self, preprocess: PreprocessModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        helper = self.stopped_helper(preprocess)
+        monkeypatch.setattr(waiting_room, "MAX_WAITERS", 1)
+        first, second = self.guided("second"), self.guided("third")
+        preprocess.execute([first, second])
+        error = second.sender.responses[0].error()
+        assert error is not None and from_wire(error.message()).http_status == 429
+        os.kill(helper, signal.SIGCONT)
+        wait(lambda: first.sender.is_closed, "who was there is answered")
+        again = self.guided("third")
+        preprocess.execute([again])
+        wait(lambda: again.sender.is_closed, "there is room again")
+        assert not isinstance(word_of(again.sender.responses[-1]), Refusal)
+
     def test_one_whose_time_is_over(self, preprocess: PreprocessModel) -> None:
         self.stopped_helper(preprocess)
         each = self.guided("second")

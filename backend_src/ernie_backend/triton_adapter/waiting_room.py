@@ -12,12 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..abort_signal import AbortSignal, aborted
-from ..errors import ErnieError, RequestTimeoutError
+from ..errors import ErnieError, OverloadedError, RequestTimeoutError
 from ..relay import RelayReceiver
 from .waiting import Pulse
 
 log = logging.getLogger(__name__)
 
+MAX_WAITERS = 1024
+"""In one process. A new grammar may take a second of a core, and so the last one's wait is bounded, as that for pictures is
+(`media/pool.py`)."""
 PULSE_SECONDS = 1.0
 """So long may it take until a hang-up is noticed. Each pulse costs two hops, with one that is shown three."""
 PULSES_AT_ONCE = 8
@@ -75,8 +78,10 @@ class WaitingRoom:
         return len(self._waiters)
 
     def enter(self, waiter: Waiter) -> None:
-        """From now on the engine knows of it: whatever asks the engine behind this call finds it."""
+        """From now on the engine knows of it: whatever asks the engine after this call finds it. `OverloadedError` if too many wait."""
         with self._lock:
+            if len(self._waiters) >= MAX_WAITERS:
+                raise OverloadedError("Too many requests wait for their images, videos or grammars. Try again in a moment.")
             self._waiters[waiter.key] = waiter
             self._has_waiters.set()
         self._pulse(waiter, is_shown=False)
