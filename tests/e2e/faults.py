@@ -77,7 +77,7 @@ class HungThread:
                 pass
 
 
-_BREAKABLE_ENGINE = '''"""The engine step, which breaks in the way that a file says."""
+_BREAKABLE_ENGINE = '''"""The engine step, which loses its device when there is a certain file."""
 
 import os
 
@@ -86,11 +86,11 @@ import triton_python_backend_utils as pb_utils
 from ernie_backend.build import build_core
 from ernie_backend.triton_adapter.engine import EngineModel
 
-WHAT = {what!r}
+FILE = {file!r}
 
 
 class Breakable:
-    """The runner. A lost device computes nothing any more, in whatever process had it; a new process gets a new one."""
+    """The runner. A lost device computes nothing any more in the process that had it; a new process gets a new one."""
 
     def __init__(self, runner):
         self._runner, self._is_lost = runner, False
@@ -99,12 +99,8 @@ class Breakable:
         return getattr(self._runner, name)
 
     def launch(self, output):
-        if os.path.exists(WHAT):
-            with open(WHAT) as file:
-                what = file.read()
-            os.unlink(WHAT)
-            if what == "thread":
-                raise SystemExit("nobody catches this")
+        if os.path.exists(FILE):
+            os.unlink(FILE)
             self._is_lost = True
         self._check()
         return self._runner.launch(output)
@@ -131,19 +127,17 @@ class TritonPythonModel(EngineModel):
 
 
 class BreakableEngine:
-    """A model repository of ours, but for an engine that a test can break in its own process: `device` or `thread`."""
+    """A model repository of ours, but for an engine that a test can break in its own process."""
 
     def __init__(self, folder: Path) -> None:
         self.repository = folder / "repository"
-        self._what = folder / "broken"
+        self._file = folder / "lost"
         self.repository.mkdir()
-        write_repository(self.repository, find_model_repository(None), _BREAKABLE_ENGINE.format(what=str(self._what)))
+        write_repository(self.repository, find_model_repository(None), _BREAKABLE_ENGINE.format(file=str(self._file)))
 
-    def lose(self, what: str) -> None:
-        """In its next step."""
-        written = self._what.with_suffix(".new")
-        written.write_text(what)
-        written.rename(self._what)
+    def lose_device(self) -> None:
+        """In its next step: it fails, and so does every other one, upon which the engine's thread ends."""
+        self._file.touch()
 
 
 # Shared memory -------------------------------------------------------------------------------------------------------------------

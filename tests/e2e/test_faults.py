@@ -232,14 +232,13 @@ def test_tritonserver_is_restarted(faulty: RunningServer, which: str, number: si
     assert any(reason in line for line in faulty.log)
 
 
-@pytest.mark.parametrize(("what", "openai_ending"), [("device", "internal_error"), ("thread", "unavailable")])
-def test_an_engine_that_cannot_go_on(faulty: RunningServer, engine: BreakableEngine, what: str, openai_ending: str) -> None:
-    """It tells everyone under way, and who comes meanwhile, before its process ends; another one takes its place."""
+def test_a_lost_device_and_with_it_the_engines_thread(faulty: RunningServer, engine: BreakableEngine) -> None:
+    """Everyone under way is told, and who comes meanwhile, before the process ends; another one takes its place."""
     (before,) = processes(faulty, "ernie_engine/1")
     health = HealthLog(faulty)
     with neighbours(faulty, 3900) as both:
-        engine.lose(what)
-        assert [each.end() for each in both] == [openai_ending, "error"]
+        engine.lose_device()
+        assert [each.end() for each in both] == ["internal_error", "error"]
         refused = ask(faulty)
     assert refused.status_code == 503 and refused.headers["retry-after"], refused.text
     wait_until_gone({before}, RECOVERY_SECONDS)

@@ -83,7 +83,8 @@ class PreprocessModel:
             self._preprocessor = Preprocessor(config, ModelConfig.from_folder(config.model))
             self._pool = _media_pool(config, self._preprocessor)
             self._seal = Seal.of_server(args)
-            self._room = WaitingRoom(config.runtime_dir, f"{args.get('model_instance_name', 'preprocess')}.sock")
+            instance = args.get("model_instance_name", "").removeprefix("ernie_preprocess")
+            self._room = WaitingRoom(config.runtime_dir, f"pre{instance}.sock")  # short: a socket's path may have 107 bytes
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._heartbeat = Heartbeat(config, args)
