@@ -219,10 +219,11 @@ class Preprocessor:
             raise InvalidRequestError("prompt_token_ids must not be empty.", param="prompt_token_ids")
         if len(given) >= self._max_model_len:
             raise self._too_long(str(len(given)), "prompt_token_ids")
-        for i, token in enumerate(given):
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise InvalidRequestError(f"prompt_token_ids[{i}] must be an integer.", param=f"prompt_token_ids[{i}]")
-            self._check_token(token, f"prompt_token_ids[{i}]")
+        if set(map(type, given)) != {int} or min(given) < 0 or max(given) >= self._vocab_size:
+            for i, token in enumerate(given):  # which one it is; 30 times as slow
+                if isinstance(token, bool) or not isinstance(token, int):
+                    raise InvalidRequestError(f"prompt_token_ids[{i}] must be an integer.", param=f"prompt_token_ids[{i}]")
+                self._check_token(token, f"prompt_token_ids[{i}]")
         check_given_ids(given, self.media.config)
         return given
 
