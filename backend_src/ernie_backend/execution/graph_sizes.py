@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ernie_kernels import xp
+
 from ..config import EngineConfig, ModelConfig
 
 MOST_PROMPTS = 15
@@ -12,6 +14,8 @@ _TOKENS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 26.3 and 27.5: there launching no longer takes longer than computing."""
 _TOKENS_WITHOUT_EXPERTS = (*_TOKENS, 1536, 2048, 3072, 4096)
 """0.3B: 16 tokens 17.0 and 1.5 ms, 1024 16.0 and 2.7."""
+_TOKENS_OF_OWN_KERNELS = 512
+"""Up to here no product of the framework's is in a step (`ernie_kernels.gpu`)."""
 _SINGLES = (0, 4, 16, 64)
 """Sequences that decode beside the prompts; also: all."""
 
@@ -28,3 +32,8 @@ def prompt_buckets(config: EngineConfig, model: ModelConfig) -> tuple[list[int],
     most = config.max_num_seqs - 1  # at least one is a prompt
     sizes = _TOKENS if model.num_experts else _TOKENS_WITHOUT_EXPERTS
     return [size for size in _SINGLES if size < most] + [most], [size for size in sizes if size <= config.max_num_batched_tokens]
+
+
+def can_be_captured(num_tokens: int) -> bool:
+    """Paddle's own products were never seen within a capture: a step that needs them is launched there."""
+    return xp.name == "torch" or num_tokens <= _TOKENS_OF_OWN_KERNELS

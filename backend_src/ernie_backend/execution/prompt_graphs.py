@@ -19,7 +19,7 @@ from ernie_kernels.xp import Tensor
 
 from ..config import EngineConfig, ModelConfig
 from .fixed_memory import FixedMemory
-from .graph_sizes import MOST_PROMPTS, prompt_buckets
+from .graph_sizes import MOST_PROMPTS, can_be_captured, prompt_buckets
 from .input_batch import InputBatch, StepLayout
 from .kv_cache import LayerCache
 from .models import LanguageModel
@@ -75,8 +75,8 @@ class PromptGraphs:
     @property
     def buckets(self) -> list[Bucket]:
         """All that there are, the largest first: the others find their memory in its pool."""
-        sizes = [Bucket(single, tokens) for single in self._single for tokens in self._tokens if tokens <= self._most_padding]
-        return sorted(sizes, key=sum, reverse=True)
+        sizes = [Bucket(single, tokens) for single in self._single for tokens in self._tokens]
+        return sorted((size for size in sizes if size.tokens <= self._most_padding and can_be_captured(sum(size))), key=sum, reverse=True)
 
     def bucket(self, layout: StepLayout) -> Bucket | None:
         """That of a step without images or videos; None: it fits none."""
@@ -84,7 +84,7 @@ class PromptGraphs:
         if layout.max_query_len == 1 or len(layout.context_lens) - single > MOST_PROMPTS or rest > max(self._tokens, default=0):
             return None
         found = Bucket(next(size for size in self._single if size >= single), next(size for size in self._tokens if size >= rest))
-        return found if found.tokens - rest <= self._most_padding else None
+        return found if found.tokens - rest <= self._most_padding and can_be_captured(sum(found)) else None
 
     def compute(self, layout: StepLayout, bucket: Bucket) -> Tensor:
         """Run the step; the hidden states [number of sampling sequences, hidden] in front of the head, until the next step."""
