@@ -74,7 +74,13 @@ async def test_faulty_chat_fields(fields: dict[str, Any], param: str, text: str)
 
 async def test_hashes_of_media_are_refused_with_their_reason() -> None:
     async with http(FakeClient(words(["a"]))) as front:
-        assert_error(await front.post(CHAT, json=HELLO | {"mm_hashes": ["a"]}), 400, param="mm_hashes", code="invalid_value", text="found again by its content")
+        assert_error(
+            await front.post(CHAT, json=HELLO | {"mm_hashes": ["a"]}),
+            400,
+            param="mm_hashes",
+            code="invalid_value",
+            text="found again by its content",
+        )
 
 
 @pytest.mark.parametrize(("name", "value"), NOT_YET, ids=str)
