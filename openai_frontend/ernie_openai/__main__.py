@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ernie_backend.api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_environment
 from ernie_backend.errors import ConfigError
-from ernie_backend.flag_values import not_empty, port_number, positive
+from ernie_backend.flag_parsing import FlagParser, mistake, not_empty, port_or_any, positive
 
 from .access import KeyRing
 from .observability import add_arguments, read_arguments
@@ -17,10 +17,10 @@ from .server import run
 from .settings import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_PENDING_BYTES, FrontendSettings, TlsFiles
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ernie_openai", description="OpenAI-compatible front end of an ernie-triton server.")
+def _parser() -> FlagParser:
+    parser = FlagParser(prog="ernie_openai", description="OpenAI-compatible front end of an ernie-triton server.")
     parser.add_argument("--host", default="0.0.0.0")
-    parser.add_argument("--port", type=port_number, default=8180)
+    parser.add_argument("--port", type=port_or_any, default=8180)
     parser.add_argument("--triton-grpc", default="127.0.0.1:8001", metavar="HOST:PORT")
     parser.add_argument("--triton-metrics", default="http://127.0.0.1:8002/metrics", metavar="URL")
     parser.add_argument("--model-name", default="ernie", help="shown where no served name was given")
@@ -50,7 +50,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    settings = FrontendSettings(
+    tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
+    try:
+        settings = _settings(given)
+        KeyRing(settings.api_keys, settings.api_key_file)  # each worker makes its own; here mistakes can still be told
+    except ConfigError as error:
+        print(mistake("ernie_openai", error.message, given.log_format), file=sys.stderr)
+        return 2
+    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds, tls=tls)
+    return 0
+
+
+def _settings(given: argparse.Namespace) -> FrontendSettings:
+    return FrontendSettings(
         triton_grpc=given.triton_grpc,
         triton_metrics=given.triton_metrics,
         model_name=given.model_name,
@@ -65,14 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         observability=read_arguments(given),
         max_concurrency=given.max_concurrency,
     )
-    tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
-    try:
-        KeyRing(settings.api_keys, settings.api_key_file)  # each worker makes its own; here mistakes can still be told
-    except ConfigError as error:
-        print(f"ernie_openai: error: {error.message}", file=sys.stderr)
-        return 2
-    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds, tls=tls)
-    return 0
 
 
 if __name__ == "__main__":

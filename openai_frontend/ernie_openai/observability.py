@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from ernie_backend.flag_values import count
+from ernie_backend.flag_parsing import count
 from ernie_backend.log_format import LOG_FORMATS
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..flag_values import integer, number
+from ..flag_parsing import integer, number
 from .flags import numbers
 
 if TYPE_CHECKING:

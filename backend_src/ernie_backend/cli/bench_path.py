@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import ConfigError
-from ..flag_values import integer, number
+from ..flag_parsing import integer, number
 from .background import RunningServer, running_server
 from .commands import find_model_repository
 from .flags import numbers

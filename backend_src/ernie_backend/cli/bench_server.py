@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import ConfigError
-from ..flag_values import integer
+from ..flag_parsing import integer
 from .flags import numbers
 
 _MOST_PROCESSES = 8

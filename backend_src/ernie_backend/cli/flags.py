@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
-from ..flag_values import count, integer, json_object, not_empty, number, port_number, positive, seconds, switch
+from ..flag_parsing import count, integer, json_object, not_empty, number, port_number, positive, seconds, switch
 from . import load_flags, observability_flags, security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 from .observability_flags import ObservabilityOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..flag_values import integer
+from ..flag_parsing import integer
 
 LOAD_FIELDS = {
     "max_concurrency": "--max-concurrency",

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from ..flag_values import count
+from ..flag_parsing import count
 from ..log_format import LOG_FORMATS
 from ..tracing import check_installed, traces_url
 

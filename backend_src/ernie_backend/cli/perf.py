@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..flag_values import integer
+from ..flag_parsing import integer
 from .background import running_server
 
 _PROMPT = "Tell me about the history of the Yangtze river and the cities that lie on its banks."

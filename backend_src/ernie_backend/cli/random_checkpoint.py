@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..execution.safetensors_file import INDEX_FILE
-from ..flag_values import integer
+from ..flag_parsing import integer
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SET_HELP = "change a key of config.json: --set num_hidden_layers=2 vision_config.depth=2"

@@ -1,4 +1,5 @@
-"""Types for argparse that say what is wanted: its own words ("invalid int value") do not; a leaf: knows no flag."""
+"""argparse with words that say what is wanted, as its own ("invalid int value") do not, and that are JSON where the log is; knows no flag
+but that of the log."""
 
 from __future__ import annotations
 
@@ -6,9 +7,42 @@ import argparse
 import json
 import math
 import re
-from typing import Any
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .log_format import json_line
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+class FlagParser(argparse.ArgumentParser):
+    """Tells of mistakes like argparse, but as one line of the log where `--log-format json` is given."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if log_format_of(self._given) != "json":
+            super().error(message)
+        self.exit(2, mistake(self.prog, message, "json") + "\n")
+
+
+def log_format_of(arguments: Sequence[str]) -> str:
+    """What is asked for in a command line that may be wrong."""
+    found = ["json" for flag, value in zip(arguments, (*arguments[1:], ""), strict=True) if (flag, value) == ("--log-format", "json")]
+    return "json" if found or "--log-format=json" in arguments else "text"
+
+
+def mistake(program: str, message: str, log_format: str) -> str:
+    """The line that says why a program does not start."""
+    if log_format == "json":
+        return json_line(program.rpartition(" ")[2], "error", message, {}, created=time.time())
+    return f"{program}: error: {message}"
 
 
 def integer(text: str) -> int:
@@ -27,10 +61,12 @@ def count(text: str) -> int:
 
 
 def port_number(text: str) -> int:
-    value = int(text) if _INTEGER.fullmatch(text) else 0
-    if not 1 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, got {_shown(text)}")
-    return value
+    return _port(text, 1)
+
+
+def port_or_any(text: str) -> int:
+    """0: one that is free."""
+    return _port(text, 0)
 
 
 def number(text: str) -> float:
@@ -81,6 +117,13 @@ def _whole(text: str, least: int) -> int:
     value = int(text) if _INTEGER.fullmatch(text) else least - 1
     if value < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {_shown(text)}")
+    return value
+
+
+def _port(text: str, least: int) -> int:
+    value = int(text) if _INTEGER.fullmatch(text) else -1
+    if not least <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"must be a port from {least} to 65535, got {_shown(text)}")
     return value
 
 
