@@ -45,7 +45,8 @@ def worker_app(settings: FrontendSettings) -> FastAPI:
     if endpoint is not None:
         check_installed()
         tracer = Tracer(traces_url(endpoint), PROCESS_NAME)
-    app = create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics), tracer)
+    client = TritonClient(settings.triton_grpc, settings.triton_metrics, outage=lambda: settings.outage)
+    app = create_app(settings, client, tracer)
     gc.collect()
     gc.freeze()  # what stays for ever is looked at no more: full collections come sooner, and hold up the streams for less
     return app

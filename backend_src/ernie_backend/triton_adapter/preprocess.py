@@ -28,6 +28,7 @@ from .json_input import read_json_object
 from .media_prompt import PromptMedia, check_given_ids, check_placeholders, check_token_ids, num_tokens, placeholder_signs
 from .post_context import PostContext
 from .request_terms import RequestTerms
+from .thinking import EFFORTS
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Preprocessor:
         check_token_ids(self.media.config, self._tokenizer, model.vocab_size)
         self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template, **self.media.template)
         self._parsers = choose_parsers(self._template.source, reasoning=config.reasoning_parser, tool_call=config.tool_call_parser)
+        self._default_share = EFFORTS["high"] if self._parsers.reasoning in THINKS_BY_DEFAULT else None
         self._takes_tools = self._template.takes_tools and self._parsers.tool_call != NO_PARSER
         self._rules = AnswerRules(self._tokenizer)
 
@@ -263,8 +265,8 @@ class Preprocessor:
             )
         if prompt.answer_format.begins_in != "thought":
             max_tokens = min(max_tokens, _given(fields.response_max_tokens, max_tokens))
-        elif fields.reasoning_max_tokens is None and self._parsers.reasoning in THINKS_BY_DEFAULT:
-            rules = {**rules, **self._rules.default_budget(max_tokens)}
+        elif fields.reasoning_max_tokens is None and (share := prompt.chat.thought_share or self._default_share) is not None:
+            rules = {**rules, **self._rules.budget(max_tokens, share)}
         if fields.min_tokens > max_tokens:
             raise InvalidRequestError(
                 f"min_tokens ({fields.min_tokens}) must not exceed the {max_tokens} tokens that the answer may have.", param="min_tokens"
