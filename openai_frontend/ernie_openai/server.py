@@ -49,7 +49,8 @@ def worker_app(settings: FrontendSettings, grace_seconds: float) -> FastAPI:
         tracer = Tracer(traces_url(endpoint), PROCESS_NAME)
     drain = Drain()
     drain.handle_signals(grace_seconds)
-    app = create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics), tracer, drain)
+    client = TritonClient(settings.triton_grpc, settings.triton_metrics, outage=lambda: settings.outage)
+    app = create_app(settings, client, tracer, drain)
     gc.collect()
     gc.freeze()  # what stays for ever is looked at no more: full collections come sooner, and hold up the streams for less
     return app

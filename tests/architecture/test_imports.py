@@ -9,7 +9,10 @@ from tests.architecture.sources import OURS, ROOT, imports, is_within, module_fi
 BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "timeline", "metrics", "protocol", "errors", "config")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "ernie_openai": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "json_depth", "log_format", "tracing", "api_keys")),
+    "ernie_openai": (
+        *(f"ernie_backend.{name}" for name in ("protocol", "errors", "json_depth", "log_format", "tracing", "api_keys")),
+        "ernie_backend.flag_parsing",
+    ),
     "ernie_backend": (),
     "ernie_backend.errors": (),
     "ernie_backend.protocol": (),
@@ -18,6 +21,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.json_depth": (),
     "ernie_backend.api_keys": ("ernie_backend.errors",),
     "ernie_backend.log_format": (),
+    "ernie_backend.flag_parsing": ("ernie_backend.log_format",),
     "ernie_backend.metrics": (),
     "ernie_backend.tracing": ("ernie_backend.errors",),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
@@ -61,16 +65,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config", "model_config")),
         "ernie_kernels",
     ),
-    "ernie_backend.cli.bench_server": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
+    "ernie_backend.cli.bench_server": tuple(f"ernie_backend.{name}" for name in ("benchmark", "cli", "errors", "flag_parsing")),
     "ernie_backend.benchmark.load_client": (),
     "ernie_backend.benchmark.process_usage": (),
     "ernie_backend.benchmark.clock": ("ernie_backend.core", "ernie_backend.config", "ernie_backend.errors"),
     "ernie_backend.benchmark.naive": ("ernie_backend.benchmark.clock",),
     "ernie_backend.benchmark.path_bench": ("ernie_backend.benchmark", "ernie_backend.text.tokenizer", "ernie_backend.errors"),
-    "ernie_backend.cli.bench_path": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
+    "ernie_backend.cli.bench_path": tuple(f"ernie_backend.{name}" for name in ("benchmark", "cli", "errors", "flag_parsing")),
     "ernie_backend.benchmark.server_bench": ("ernie_backend.benchmark.load_client", "ernie_backend.errors"),
     "ernie_backend.cli.bench_engine": (
         "ernie_backend.cli.flags",
+        "ernie_backend.flag_parsing",
         *(
             f"ernie_backend.{name}"
             for name in ("benchmark", "checkpoint_writer.published", "execution.random_model", "protocol", "errors", "config")
@@ -79,7 +84,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ernie_backend.cli": (
         *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "api_keys", "checkpoint_writer", "execution.safetensors_file")),
-        *(f"ernie_backend.{name}" for name in ("log_format", "tracing")),
+        *(f"ernie_backend.{name}" for name in ("log_format", "tracing", "flag_parsing")),
         "ernie_demo_model",
     ),
     "ernie_demo": (

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -93,7 +94,7 @@ async def _once(client: httpx.AsyncClient, method: str, path: str) -> httpx.Resp
                 return await fresh.request(method, path, json=HELLO if method == "POST" else None)
 
 
-async def test_what_outlives_the_grace_time_is_told_so() -> None:
+async def test_what_outlives_the_grace_time_is_told_so(tmp_path: Path) -> None:
     async def endless(_: SeenRequest) -> AsyncIterator[Any]:
         while True:
             yield response(text_output="x", token_ids=(1,))
@@ -101,13 +102,18 @@ async def test_what_outlives_the_grace_time_is_told_so() -> None:
 
     triton = FakeTriton(endless)
     names = ("--served-model-name", "a", "b", "--api-key", "k1", "--api-key", "k2", "--max-model-len", "77")
+    outage = tmp_path / "outage"
     async with (
         serving(triton) as address,
-        front_end(address, "--shutdown-grace-seconds", "1", *names) as (process, client),
+        front_end(address, "--shutdown-grace-seconds", "1", "--outage-file", str(outage), *names) as (process, client),
     ):
         client.headers["authorization"] = "Bearer k2"
         cards = (await client.get("/v1/models")).json()["data"]
         assert [(card["id"], card["max_model_len"]) for card in cards] == [("a", 77), ("b", 77)]
+        outage.write_text("The server is being restarted.")
+        refused = await client.post(CHAT, json=HELLO)
+        assert refused.status_code == 503 and "is being restarted" in refused.text and refused.headers["retry-after"]
+        outage.unlink()
         async with client.stream("POST", CHAT, json=HELLO | {"stream": True}) as answer:
             lines = [line async for line in answer.aiter_lines() if line or process.send_signal(signal.SIGTERM)]
         assert "shutting down" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]

@@ -175,7 +175,7 @@ class TestVideos:
             (
                 video(num_frames=30),
                 {"settings": ProcessorKwargs(video_target_frames=8)},
-                "target_frames must be larger than min_frames (16)",
+                "target_frames (8) is below min_frames (16). Raise target_frames",
             ),
         ],
     )

@@ -74,13 +74,16 @@ class AnswerRules:
         assert rules is not None
         return rules
 
-    def default_budget(self, max_tokens: int) -> dict[str, Any]:
-        """FastDeploy's, of the thoughts of models that see: four fifths of the answer; none if no token ends a thought."""
+    def budget(self, max_tokens: int, share: float) -> dict[str, Any]:
+        """Of a thought that may take this share of the answer; none if no token ends a thought."""
         token_id = self._tokenizer.token_id(END_THINK)
         if token_id is None:
             return {}
-        budget = max(1, max_tokens * 4 // 5)
-        return {"reasoning_max_tokens": budget, "thought_end_id": token_id, "thought_closing_ids": self._closing_ids}
+        return {
+            "reasoning_max_tokens": max(1, int(max_tokens * share)),
+            "thought_end_id": token_id,
+            "thought_closing_ids": self._closing_ids,
+        }
 
     def _grammar(self, wish: AnswerWish, look_up: Callable[[Body], dict[str, Any] | None]) -> dict[str, Any] | None:
         """None if `look_up` does not have all of it."""

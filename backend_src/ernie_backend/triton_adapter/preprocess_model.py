@@ -195,7 +195,9 @@ class PreprocessModel:
             generate = origin.mark(made) if isinstance(made, GenerateRequest) else None
             response = self._pb.InferenceResponse(output_tensors=self._outputs(generate or made))
         except ErnieError as error:
-            refusal = error
+            # Its traceback holds this frame, which holds it: such a ring, prompt and token ids within, waits for the garbage collector, and
+            # a few megabytes of ids at once leave the process larger for good.
+            refusal = error.with_traceback(None)
         except Exception:
             log.exception("A request could not be prepared.")
             refusal = EngineError("The server could not prepare this request. See the server's log.")
