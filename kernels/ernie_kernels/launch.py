@@ -40,7 +40,14 @@ class Device(Protocol):
 
 
 def run(
-    kernel: Any, grid: Sequence[int], *args: Argument, num_warps: int = 4, num_stages: int = 1, pdl: bool = False, **constants: Any
+    kernel: Any,
+    grid: Sequence[int],
+    *args: Argument,
+    num_warps: int = 4,
+    num_stages: int = 1,
+    pdl: bool = False,
+    branches_on_sums: bool = False,
+    **constants: Any,
 ) -> None:
     """Starts `kernel` on the current stream over `grid` (one to three host ints): no allocation and no synchronisation, so that it can be
     captured (after one run outside the capture, which compiles and loads).
@@ -49,6 +56,10 @@ def run(
     a `PDL: tl.constexpr` parameter, which is set here (False when interpreted, and before Hopper, whose instructions it guards): such a
     kernel must call gdc_wait before it touches what an earlier kernel wrote. 7 µs of host time on a fast core without a GPU, 65 beside an
     H100; use graphs where that counts.
+
+    `branches_on_sums` must be said of a kernel whose branches or loops depend on a sum of floats: it is compiled without fused
+    multiply-adds. The lanes of a warp add up in pairs, each its own product to the other's; fused, only its own is not rounded, so that two
+    lanes may get two sums, take two branches, and wait for each other for ever.
     """
     if _observers:
         _observers[-1](kernel.__name__, args)
@@ -58,6 +69,8 @@ def run(
         interpreter.run(kernel, tuple(grid), args, constants)
         return
     options: dict[str, Any] = {"num_warps": num_warps, "num_stages": num_stages}
+    if branches_on_sums:
+        options["enable_fp_fusion"] = False
     if "PDL" in kernel.arg_names:
         pdl = pdl and _arch(triton.runtime.driver.active) >= 90
         constants["PDL"] = pdl
