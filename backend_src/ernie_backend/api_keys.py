@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -71,6 +72,20 @@ def read_key_file(path: str | Path) -> tuple[ApiKey, ...]:
             raise ConfigError(f"Line {number} of the file of API keys repeats a key.", param="api_key_file")
         keys[key.digest] = key
     return tuple(keys.values())
+
+
+def left_open(path: str | Path) -> str | None:
+    """What others than its owner may do with the file of keys, and how to forbid it, for a warning; None: nothing that they should not. A
+    group that reads is meant to."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return None
+    reads, writes = bool(mode & stat.S_IROTH), bool(mode & (stat.S_IWGRP | stat.S_IWOTH))
+    if not stat.S_ISREG(mode) or not (reads or writes):
+        return None
+    what = " and ".join(("read",) * reads + ("changed",) * writes)
+    return f"can be {what} by others than its owner (mode {stat.S_IMODE(mode):03o}). Keep it to that one: chmod 600"
 
 
 def _key_of_line(words: list[str], number: int) -> ApiKey:

@@ -18,7 +18,7 @@ from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import Scheduler
 from .delivery import RESPONSES_PER_CORE_SECOND, Delivery, ResponseSink
-from .engine import Engine, refusal
+from .engine import ABORTED, Engine, refusal
 from .errors import ConfigError, ErnieError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
 from .relay import RelayReceiver
@@ -49,6 +49,51 @@ class TokenTable(Protocol):
     def encode_text(self, text: str) -> list[int]: ...
 
 
+class _Compiling:
+    """Requests whose grammars are being compiled: taken, but not yet the engine's. For several threads at once."""
+
+    def __init__(self, engine: Engine, delivery: Delivery) -> None:
+        self._engine = engine
+        self._delivery = delivery
+        self._requests: dict[str, GenerateRequest] = {}
+        self._lock = threading.Lock()
+        """Held while the engine is told: whoever is not here any more is in its inbox, before whatever is put there next."""
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._requests
+
+    def enter(self, request: GenerateRequest) -> None:
+        with self._lock:
+            self._requests[request.key] = request
+
+    def submit(self, request: GenerateRequest) -> None:
+        """To the engine, unless it has been aborted."""
+        with self._lock:
+            if self._requests.pop(request.key, None) is not None:
+                self._engine.submit(request)
+
+    def refuse(self, key: str, error: ErnieError, reason: FinishReason = FinishReason.ERROR) -> None:
+        with self._lock:
+            request = self._requests.pop(key, None)
+        if request is not None:
+            self._delivery.push(refusal(request, error.to_wire(), reason))
+
+    def abort(self, key: str) -> None:
+        """Its client has gone. To the engine, too, which may have it already."""
+        self.refuse(key, ABORTED, FinishReason.ABORT)
+        self._engine.abort(key)
+
+    def abort_answers(self, tenant: str | None, answer_ids: tuple[str, ...] | None, reply: Callable[[tuple[str, ...]], None]) -> None:
+        """As `Engine.abort_answers`, these included."""
+        with self._lock:
+            of_tenant = [request for request in self._requests.values() if tenant in (None, request.tenant)]
+            found = [self._requests.pop(request.key) for request in of_tenant if answer_ids is None or request.answer_id in answer_ids]
+            here = tuple(request.answer_id for request in found)
+            self._engine.abort_answers(tenant, answer_ids, lambda others: reply(tuple(dict.fromkeys((*here, *others)))))
+        for request in found:
+            self._delivery.push(refusal(request, ABORTED.to_wire(), FinishReason.ABORT))
+
+
 @dataclass
 class ServingEngine:
     """Engine, delivery and relay, wired; what an adapter starts and stops."""
@@ -59,6 +104,7 @@ class ServingEngine:
     delivery: Delivery
     relay: RelayReceiver
     grammars: GrammarCompiler
+    compiling: _Compiling
     draining: threading.Event
     """Set when the engine has been told to drain."""
 
@@ -83,12 +129,13 @@ class ServingEngine:
             return
 
         def refuse(error: ErnieError) -> None:
-            self.delivery.push(refusal(request, error.to_wire()))
+            self.compiling.refuse(request.key, error)
 
         def place(matcher: Any) -> None:
-            self.engine.submit(replace(request, matcher=matcher))
+            self.compiling.submit(replace(request, matcher=matcher))
 
-        self.grammars.compile(request.sampling.grammar, place, refuse)
+        self.compiling.enter(request)
+        self.grammars.compile(request.sampling.grammar, place, refuse, lambda: request.key in self.compiling)
 
     def abort_answers(
         self, tenant: str | None, answer_ids: tuple[str, ...] | None, sink: ResponseSink, hear: Callable[[tuple[str, ...]], None]
@@ -102,7 +149,7 @@ class ServingEngine:
             hear(found)
             self.delivery.push(StepOutput((GenerateEvent(key, 0, (), finish_reason=FinishReason.STOP),)))
 
-        self.engine.abort_answers(tenant, answer_ids, reply)
+        self.compiling.abort_answers(tenant, answer_ids, reply)
 
     def shutdown(self) -> None:
         """End every stream properly, then every thread; sockets go away."""
@@ -115,10 +162,10 @@ class ServingEngine:
 class _RelayToEngine:
     """What postprocess says, to those whom it concerns."""
 
-    def __init__(self, engine: Engine, delivery: Delivery, draining: threading.Event) -> None:
+    def __init__(self, engine: Engine, delivery: Delivery, compiling: _Compiling, draining: threading.Event) -> None:
         self._engine, self._draining = engine, draining
         self.consumed = delivery.consumed
-        self.cancelled = engine.abort
+        self.cancelled = compiling.abort
         self.stopped = engine.stop
         self.ended = engine.ended
 
@@ -205,10 +252,11 @@ def serve_core(core: EngineCore, config: EngineConfig, model_config: ModelConfig
     )
     listener.append(delivery.push)
     draining = threading.Event()
-    relay = RelayReceiver(_RelayToEngine(engine, delivery, draining), config.runtime_dir)
+    compiling = _Compiling(engine, delivery)
+    relay = RelayReceiver(_RelayToEngine(engine, delivery, compiling, draining), config.runtime_dir)
     delivery.start()
     engine.start()
-    return ServingEngine(config, model_config, engine, delivery, relay, grammars, draining)
+    return ServingEngine(config, model_config, engine, delivery, relay, grammars, compiling, draining)
 
 
 def _share_interpreter() -> None:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from .core.outputs import StepOutput
 from .protocol import FinishReason, GenerateEvent, Timings, TokenLogprobs
@@ -31,6 +31,10 @@ RESPONSES_PER_CORE_SECOND = 1000
 """What one core carries from here to the client and still has time for the engine: 0.45 to 0.6 ms each, the client included. Without it
 postprocess' acknowledgements would let a small machine send more than its front end reads: 2.2 s late at 256 streams on two cores."""
 PACE_BURST = 32
+
+RESPONSES_PER_PIECE_SIZE = 1024
+"""With so many responses the least size of a choice's pieces grows by a token: 2048 tokens may leave one by one, the last of 128 Ki by 16.
+tritonserver keeps what a gRPC client does not read, 4.4 kB a response, and tells nobody: 70 MB for such an answer, and not 560."""
 
 HEARTBEATS_AT_ONCE = 8
 HEARTBEAT_PAUSE_SECONDS = 0.05
@@ -94,6 +98,7 @@ class _Stream:
     sink: ResponseSink
     streamed: bool
     stop_watch: StopWatch | None
+    request_id: str
     choices: list[_Choice] = field(default_factory=list)
     num_cached_tokens: int = 0
     last_sent: float = field(default_factory=time.monotonic)
@@ -150,9 +155,11 @@ class Delivery:
     def start(self) -> None:
         self._thread.start()
 
-    def register(self, key: str, sink: ResponseSink, *, n: int, streamed: bool, stop_watch: StopWatch | None = None) -> None:
-        """Before the request is submitted to the engine."""
-        stream = _Stream(key, sink, streamed, stop_watch)
+    def register(
+        self, key: str, sink: ResponseSink, *, n: int, streamed: bool, stop_watch: StopWatch | None = None, request_id: str = ""
+    ) -> None:
+        """Before the request is submitted to the engine. `request_id`: what logs call it."""
+        stream = _Stream(key, sink, streamed, stop_watch, request_id)
         stream.choices = [_Choice(stream, index) for index in range(n)]
         self._inbox.put(_Register(stream))
 
@@ -199,25 +206,25 @@ class Delivery:
         if closing:
             self._window, self._ring_is_due_at, self._pace_seconds = math.inf, 0.0, 0.0
         while (choice := self._next()) is not None:
-            self._guarded(choice.stream.key, self._send, choice)
+            self._send_guarded(choice)
             if not closing:
                 break
         self._watch()
         return not closing
 
-    def _guarded(self, key: str, action: Callable[..., None], *arguments: Any) -> None:
-        """Whatever goes wrong with one request ends that request, not the thread."""
+    def _send_guarded(self, choice: _Choice) -> None:
+        """Send. Whatever goes wrong with one request ends that request, not the thread."""
         try:
-            action(*arguments)
+            self._send(choice)
         except Exception:
-            self._give_up(key)
+            self._give_up(choice.stream)
 
-    def _give_up(self, key: str) -> None:
-        log.exception("responses of %s could not be delivered; the request is aborted", key)
-        stream = self._streams.pop(key, None)
-        for choice in stream.choices if stream is not None else ():
+    def _give_up(self, stream: _Stream) -> None:
+        log.exception("the responses of a request could not be delivered; it is aborted", extra={"request_id": stream.request_id})
+        self._streams.pop(stream.key, None)
+        for choice in stream.choices:
             choice.is_sent = True
-        self._abort(key)
+        self._abort(stream.key)
 
     def _read_inbox(self) -> bool:
         """Take all that is there, waiting for it if nothing may leave; True when asked to close."""
@@ -237,7 +244,7 @@ class Delivery:
                 try:
                     self._collect(event)
                 except Exception:
-                    self._give_up(event.key)
+                    self._give_up(self._streams[event.key])
         elif isinstance(message, _Consumed):
             self._num_under_way = max(0, self._num_under_way - message.num_responses)
             self._last_consumed = time.monotonic()
@@ -277,7 +284,9 @@ class Delivery:
     def _has_piece(self, choice: _Choice) -> bool:
         if choice.is_sent or choice.last is not None:
             return not choice.is_sent
-        least = 1 if self._interval is None or not choice.has_spoken else self._interval
+        least = self._interval if self._interval is not None and choice.has_spoken else 1
+        if self._interval is None:
+            least = max(least, choice.num_sent // RESPONSES_PER_PIECE_SIZE)
         return choice.stream.streamed and len(choice.token_ids) >= least
 
     @property
@@ -351,6 +360,6 @@ class Delivery:
         silent = [s for s in self._streams.values() if s.streamed and now - s.last_sent > HEARTBEAT_SECONDS]
         for stream in silent[:HEARTBEATS_AT_ONCE]:
             choice = next(choice for choice in stream.choices if not choice.is_sent)
-            self._guarded(stream.key, self._send, choice)
+            self._send_guarded(choice)
         if len(silent) > HEARTBEATS_AT_ONCE:
             self._next_watch = now + HEARTBEAT_PAUSE_SECONDS

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .abort_signal import aborted
 from .core.admission import Admission, Limits
 from .core.engine_core import EngineCore
 from .core.outputs import StepOutput
 from .core.scheduler import SchedulerStats
-from .errors import EngineError, RequestAbortedError, UnavailableError
+from .errors import EngineError, UnavailableError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
 from .timeline import Timeline
 
@@ -29,7 +30,7 @@ STOPPING = UnavailableError(
     "The server is shutting down. Send the request to another server, or again when it is back.", retry_after_seconds=5
 )
 CUT_OFF = UnavailableError("The server is shutting down, and stopped this answer before it was complete. Try again.", retry_after_seconds=5)
-ABORTED = RequestAbortedError("The request was aborted before its answer was complete, as POST /v1/abort_requests asked.")
+ABORTED = aborted()
 IDLE_CHECK_SECONDS = 1.0
 
 NOT_QUEUED = EngineError("The engine could not take this request. Try again; if it happens again, see the server's log.")
@@ -276,8 +277,6 @@ def _show_name() -> None:
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(threading.current_thread().name, encoding="ascii")
 
 
-def refusal(request: GenerateRequest, error: str) -> StepOutput:
+def refusal(request: GenerateRequest, error: str, reason: FinishReason = FinishReason.ERROR) -> StepOutput:
     """A request that never ran ends every choice with the error."""
-    return StepOutput(
-        tuple(GenerateEvent(request.key, index, (), finish_reason=FinishReason.ERROR, error=error) for index in range(request.n))
-    )
+    return StepOutput(tuple(GenerateEvent(request.key, index, (), finish_reason=reason, error=error) for index in range(request.n)))

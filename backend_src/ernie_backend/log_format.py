@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 LOG_FORMATS = ("text", "json")
@@ -23,6 +25,14 @@ def install(log_format: str, source: str, *, text: str = "{time} {level} {source
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(source) if log_format == "json" else TextFormatter(source, text))
     logging.root.handlers[:] = [handler]
+    if log_format == "json":  # what Python itself would write, too
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        threading.excepthook = lambda of_thread: _log_uncaught(of_thread.exc_type, of_thread.exc_value, of_thread.exc_traceback)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    logging.root.critical("An error that nobody caught.", exc_info=(kind, error or kind(), traceback))
 
 
 def json_line(source: str, level: str, message: str, fields: dict[str, Any], *, created: float) -> str:

@@ -158,14 +158,20 @@ _DETAILS = ("auto", "low", "high")
 
 
 def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
-    """A part of type `image_url` or `video_url`. `detail` and `uuid` have no effect. Raises `InvalidRequestError` naming the field."""
+    """A part of type `image_url` or `video_url`. Raises `InvalidRequestError` naming the field.
+
+    `detail` has no effect, nor has `uuid`: what is kept is found by its content, so that nobody reads or replaces another's by its name.
+    """
     kind = part["type"]
     for key in part:
         if key not in ("type", "uuid", kind):
             raise _wrong(place, key, f"unknown field {key[:80]!r} in a part of type {kind!r}")
+    if not isinstance(part.get("uuid", ""), str | None):
+        raise _wrong(place, "uuid", f"uuid must be a string, got {json_kind(part['uuid'])}")
     given = part.get(kind)
-    if given is None:
-        raise _wrong(place, kind, f'{kind} is missing: give {{"url": …}}')
+    if given is None or (given == {} and part.get("uuid")):
+        alone = " (a uuid alone brings nothing back: what was sent before is found again by its content)" if part.get("uuid") else ""
+        raise _wrong(place, kind, f'{kind} is missing{alone}: give {{"url": …}}')
     if isinstance(given, str):
         given = {"url": given}
     if not isinstance(given, Mapping):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 
@@ -146,7 +146,7 @@ class GenerateRequest:
 
     def to_json(self) -> str:
         """Everything but the prompt ids and the media, which travel as tensors of their own."""
-        fields = asdict(replace(self, media=(), matcher=None))
+        fields = vars(self) | {"sampling": vars(self.sampling)}  # dataclasses.asdict would copy every id of the prompt first
         del fields["prompt_token_ids"], fields["media"], fields["matcher"]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 

@@ -1,8 +1,12 @@
-"""The socket between postprocess and engine: consumed · stopped · cancelled · ended, and drain from `serve`. Knows neither of them.
+"""The sockets between the steps: consumed · stopped · cancelled · ended to the engine, drain from `serve`, cancelled to preprocess.
+
+Knows none of them.
 
 A Triton ensemble never tells a running decoupled step that its client has gone, and queues responses without bound. Postprocess sees every
-response, so it reports back here. Messages are datagrams of plain ASCII, safe to repeat but for `ended`, which only counts; a lost
-one costs time only. The socket lies in a folder that only its owner may enter: who can write to it can end requests.
+response, so it reports back here; of requests that preprocess still works on the engine hears, and tells it likewise.
+
+Messages are datagrams of plain ASCII, safe to repeat but for `ended`, which only counts; a lost one costs time only. A socket lies in a
+folder that only its owner may enter: who can write to it can end requests.
 """
 
 from __future__ import annotations
@@ -14,29 +18,46 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 
 SOCKET_NAME = "relay.sock"
+"""The engine's."""
 _MAX_DATAGRAM_BYTES = 256
 _SEND_TIMEOUT_SECONDS = 1.0
 """The receiver only reads and queues; a second without progress means it is gone."""
 
 
-class RelayHandler(Protocol):
-    """Who listens: called on the receiver's thread, must return at once."""
+_VERBS: dict[str, tuple[Callable[[str], Any], ...]] = {
+    "consumed": (int,),
+    "cancelled": (str,),
+    "stopped": (str, int),
+    "ended": (str,),
+    "drain": (float,),
+}
+"""How each one's arguments are read."""
+
+
+class CancelHandler(Protocol):
+    """Who listens: called on the receiver's thread, must return at once. It hears those words that it has a method for."""
+
+    def cancelled(self, key: str) -> None: ...
+
+
+class RelayHandler(CancelHandler, Protocol):
+    """The engine's side."""
 
     def consumed(self, num_responses: int) -> None: ...
-    def cancelled(self, key: str) -> None: ...
     def stopped(self, key: str, index: int) -> None: ...
     def ended(self, reason: str) -> None: ...
     def drain(self, seconds: float) -> None: ...
 
 
 class RelaySender:
-    """Postprocess' end. Never raises: a dead engine ends its streams by itself."""
+    """The speaker's end. Never raises: a dead engine ends its streams by itself."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -74,12 +95,12 @@ class RelaySender:
 
 
 class RelayReceiver:
-    """The engine's end: a socket in a private folder and a thread that reads it. `folder`: where to put it; None: a temporary folder."""
+    """The listener's end: a socket in a private folder and a thread that reads it. `folder`: where to put it; None: a temporary folder."""
 
-    def __init__(self, handler: RelayHandler, folder: str | None = None) -> None:
+    def __init__(self, handler: CancelHandler, folder: str | None = None, name: str = SOCKET_NAME) -> None:
         self._handler = handler
         self._own_folder = None if folder else tempfile.mkdtemp(prefix="ernie-relay-")
-        self.path = str(Path(folder or self._own_folder or "") / SOCKET_NAME)
+        self.path = str(Path(folder or self._own_folder or "") / name)
         self._socket = self._bound()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="ernie-relay", daemon=True)
@@ -147,20 +168,7 @@ class RelayReceiver:
 
     def _dispatch(self, text: str) -> None:
         verb, *arguments = text.split(" ")
-        if verb == "consumed":
-            (count,) = arguments
-            self._handler.consumed(int(count))
-        elif verb == "cancelled":
-            (key,) = arguments
-            self._handler.cancelled(key)
-        elif verb == "stopped":
-            key, index = arguments
-            self._handler.stopped(key, int(index))
-        elif verb == "ended":
-            (reason,) = arguments
-            self._handler.ended(reason)
-        elif verb == "drain":
-            (seconds,) = arguments
-            self._handler.drain(float(seconds))
-        else:
+        hear = getattr(self._handler, verb, None) if verb in _VERBS else None
+        if hear is None:
             raise ValueError(f"unknown verb {verb!r}")
+        hear(*(read(argument) for read, argument in zip(_VERBS[verb], arguments, strict=True)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import triton
@@ -39,14 +40,26 @@ class Device(Protocol):
 
 
 def run(
-    kernel: Any, grid: Sequence[int], *args: Argument, num_warps: int = 4, num_stages: int = 1, pdl: bool = False, **constants: Any
+    kernel: Any,
+    grid: Sequence[int],
+    *args: Argument,
+    num_warps: int = 4,
+    num_stages: int = 1,
+    pdl: bool = False,
+    branches_on_sums: bool = False,
+    **constants: Any,
 ) -> None:
     """Starts `kernel` on the current stream over `grid` (one to three host ints): no allocation and no synchronisation, so that it can be
     captured (after one run outside the capture, which compiles and loads).
 
     `constants` are the kernel's constexpr parameters. `pdl` asks for programmatic dependent launch; it takes effect only for a kernel with
     a `PDL: tl.constexpr` parameter, which is set here (False when interpreted, and before Hopper, whose instructions it guards): such a
-    kernel must call gdc_wait before it touches what an earlier kernel wrote. About 7 µs of host time; use graphs where that counts.
+    kernel must call gdc_wait before it touches what an earlier kernel wrote. 7 µs of host time on a fast core without a GPU, 65 beside an
+    H100; use graphs where that counts.
+
+    `branches_on_sums` must be said of a kernel whose branches or loops depend on a sum of floats: it is compiled without fused
+    multiply-adds. The lanes of a warp add up in pairs, each its own product to the other's; fused, only its own is not rounded, so that two
+    lanes may get two sums, take two branches, and wait for each other for ever.
     """
     if _observers:
         _observers[-1](kernel.__name__, args)
@@ -56,8 +69,10 @@ def run(
         interpreter.run(kernel, tuple(grid), args, constants)
         return
     options: dict[str, Any] = {"num_warps": num_warps, "num_stages": num_stages}
+    if branches_on_sums:
+        options["enable_fp_fusion"] = False
     if "PDL" in kernel.arg_names:
-        pdl = pdl and triton.runtime.driver.active.get_current_target().arch >= 90
+        pdl = pdl and _arch(triton.runtime.driver.active) >= 90
         constants["PDL"] = pdl
         options["launch_pdl"] = pdl
     kernel[tuple(grid)](*args, **constants, **options)
@@ -78,7 +93,13 @@ def observe(observer: Callable[[str, Sequence[Argument]], None]) -> Iterator[Non
 
 def runs_on_hopper(kernel: Any) -> bool:
     """Whether `kernel` would be compiled for a GPU with Hopper's own matrix and copy instructions (they end with Hopper)."""
-    return not isinstance(kernel, InterpretedFunction) and triton.runtime.driver.active.get_current_target().arch // 10 == 9
+    return not isinstance(kernel, InterpretedFunction) and _arch(triton.runtime.driver.active) // 10 == 9
+
+
+@cache
+def _arch(driver: Any) -> int:
+    """90 for Hopper. Asked once: the answer takes 6 µs, a tenth of a launch."""
+    return int(driver.get_current_target().arch)
 
 
 def use_device(device: Device) -> None:

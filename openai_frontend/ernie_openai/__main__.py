@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ernie_backend.api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_environment
 from ernie_backend.errors import ConfigError
+from ernie_backend.flag_parsing import FlagParser, mistake, not_empty, port_or_any, positive
 
 from .access import KeyRing
 from .observability import add_arguments, read_arguments
@@ -16,23 +17,15 @@ from .server import run
 from .settings import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_PENDING_BYTES, FrontendSettings, TlsFiles
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ernie_openai", description="OpenAI-compatible front end of an ernie-triton server.")
+def _parser() -> FlagParser:
+    parser = FlagParser(prog="ernie_openai", description="OpenAI-compatible front end of an ernie-triton server.")
     parser.add_argument("--host", default="0.0.0.0")
-    parser.add_argument("--port", type=int, default=8180)
+    parser.add_argument("--port", type=port_or_any, default=8180)
     parser.add_argument("--triton-grpc", default="127.0.0.1:8001", metavar="HOST:PORT")
     parser.add_argument("--triton-metrics", default="http://127.0.0.1:8002/metrics", metavar="URL")
     parser.add_argument("--model-name", default="ernie", help="shown where no served name was given")
-    parser.add_argument(
-        "--served-model-name", nargs="+", action="extend", default=[], help="names that requests may give; without it any name passes"
-    )
+    names = "names that requests may give; without it any name passes"
+    parser.add_argument("--served-model-name", type=not_empty, nargs="+", action="extend", default=[], help=names)
     parser.add_argument(
         "--api-key", nargs="+", action="extend", default=[], help=f"keys that are let in, as well as those of {ENVIRONMENT_VARIABLE}"
     )
@@ -41,23 +34,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ssl-certfile", metavar="FILE")
     parser.add_argument("--ssl-keyfile", metavar="FILE")
     parser.add_argument("--ssl-ca-certs", metavar="FILE", help="clients must show a certificate of one of these authorities")
-    parser.add_argument("--max-model-len", type=_positive, help="tokens; only shown in /v1/models")
-    parser.add_argument("--max-body-bytes", type=_positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
+    parser.add_argument("--max-model-len", type=positive, help="tokens; only shown in /v1/models")
+    parser.add_argument("--max-body-bytes", type=positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
     parser.add_argument("--outage-file", metavar="FILE", help="while it exists, /health is 503 with its text; `serve` writes it")
     pending = "of a streamed answer that its client has not read yet; more end it"
-    parser.add_argument("--max-pending-bytes", type=_positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
+    parser.add_argument("--max-pending-bytes", type=positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
     parser.add_argument(
-        "--max-concurrency", type=_positive, help="answers that the engine gives at once; a request for more gets status 400"
+        "--max-concurrency", type=positive, help="answers that the engine gives at once; a request for more gets status 400"
     )
-    parser.add_argument("--workers", type=_positive, default=1, help="processes")
-    parser.add_argument("--shutdown-grace-seconds", type=_positive, default=30, help="time for answers under way after SIGTERM")
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+    parser.add_argument("--shutdown-grace-seconds", type=positive, default=30, help="time for answers under way after SIGTERM")
     add_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    settings = FrontendSettings(
+    tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
+    try:
+        settings = _settings(given)
+        KeyRing(settings.api_keys, settings.api_key_file)  # each worker makes its own; here mistakes can still be told
+    except ConfigError as error:
+        print(mistake("ernie_openai", error.message, given.log_format), file=sys.stderr)
+        return 2
+    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds, tls=tls)
+    return 0
+
+
+def _settings(given: argparse.Namespace) -> FrontendSettings:
+    return FrontendSettings(
         triton_grpc=given.triton_grpc,
         triton_metrics=given.triton_metrics,
         model_name=given.model_name,
@@ -72,14 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         observability=read_arguments(given),
         max_concurrency=given.max_concurrency,
     )
-    tls = TlsFiles(given.ssl_certfile, given.ssl_keyfile, given.ssl_ca_certs) if given.ssl_certfile else None
-    try:
-        KeyRing(settings.api_keys, settings.api_key_file)  # each worker makes its own; here mistakes can still be told
-    except ConfigError as error:
-        print(f"ernie_openai: error: {error.message}", file=sys.stderr)
-        return 2
-    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds, tls=tls)
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from ernie_backend.api_keys import ADMIN, INFER, METRICS, SCOPES, ApiKey, make_key, read_key_file
+from ernie_backend.api_keys import ADMIN, INFER, METRICS, SCOPES, ApiKey, left_open, make_key, read_key_file
 from ernie_backend.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ class KeyRing:
             log.error("The API keys stay as they were. %s", error.message)
         else:
             log.warning("The file of API keys has changed: it holds %d now.", len(self._of_file))
+            if (open_to := left_open(self._file)) is not None:
+                log.warning("The file of API keys %s.", open_to)
 
     def _stamp_of_file(self) -> tuple[int, int, int] | None:
         if self._file is None:

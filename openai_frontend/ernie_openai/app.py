@@ -15,6 +15,7 @@ from ernie_backend.tracing import Tracer
 
 from .access import KeyRing
 from .client import EngineClient
+from .draining import Drain, DrainMiddleware
 from .errors import REQUEST_ID_HEADER, install_error_handlers
 from .http_metrics import HttpMetrics
 from .middleware import AccessMiddleware, LimitsMiddleware, RequestIdMiddleware
@@ -25,8 +26,8 @@ from .routes.common import Frontend
 from .settings import FrontendSettings
 
 
-def create_app(settings: FrontendSettings, client: EngineClient, tracer: Tracer | None = None) -> FastAPI:
-    """The ASGI application; it closes `client` and `tracer` when it ends."""
+def create_app(settings: FrontendSettings, client: EngineClient, tracer: Tracer | None = None, drain: Drain | None = None) -> FastAPI:
+    """The ASGI application; it closes `client` and `tracer` when it ends. `drain`: how it hears that it is about to."""
     http_metrics = HttpMetrics()
 
     @asynccontextmanager
@@ -41,6 +42,7 @@ def create_app(settings: FrontendSettings, client: EngineClient, tracer: Tracer 
     app.state.frontend = Frontend(settings, client, started=int(time.time()), http_metrics=http_metrics)
     # The one added last is asked first.
     app.add_middleware(LimitsMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(DrainMiddleware, drain=drain or Drain())
     app.add_middleware(AccessMiddleware, key_ring=KeyRing(settings.api_keys, settings.api_key_file))
     if settings.allowed_origins:
         app.add_middleware(

@@ -1,4 +1,5 @@
-"""uvicorn's HTTP/1.1 connection with the limits that it lacks: time for a request's head, number of chunks, errors in our words.
+"""uvicorn's HTTP/1.1 connection with what it lacks: limits (time for a request's head, number of chunks), errors in our words, and an
+answer for clients that close their half of the connection behind their request.
 
 Knows no route. What is wrong with a request that has a proper head is refused in `middleware.py`.
 """
@@ -8,19 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import socket
 import sys
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import is_ssl
 
 from ernie_backend.errors import ErnieError, InvalidRequestError, PayloadTooLargeError
 
 from .errors import HeadersTooLargeError, SlowBodyError, dumps, error_object
+from .streaming import HARMLESS
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNKS = 8192
 """Of one body. Each costs about 10 µs, and a body of 16 MiB in single bytes would hold up everyone for minutes."""
+
+_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.001, 0.1
+"""Between two looks whether a client that sends no more still listens; each twice as long as the last."""
+_TCP_CLOSED = 7  # linux/tcp_states.h; the first byte of TCP_INFO
 
 _NOT_HTTP = InvalidRequestError("This is not a proper HTTP/1.1 request.")
 _FAULTS: dict[int, ErnieError] = {
@@ -64,19 +72,58 @@ class GuardedProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self.conn = _CountingConnection()
         self._head_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._sends_no_more = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        for timer in (self._head_timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         self._expect_head()  # before: what was pipelined begins at once
         super().on_response_complete()
+        if self._sends_no_more and self.cycle.response_complete:
+            self.transport.close()
+
+    # A client that closes its half --------------------------------------------------------------------------------------------
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """True keeps our half open. It looks the same when a client only has nothing more to send, and when it has gone for good: but one
+        that has gone answers what it is still sent with a reset. (One that goes later does so with the next piece of its answer.) TLS knows
+        no half-closed connections."""
+        if is_ssl(self.transport) or self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return None
+        self._sends_no_more = True
+        self._send_something_harmless()
+        self._look_whether_it_listens(_FIRST_LOOK_SECONDS)
+        return True
+
+    def _send_something_harmless(self) -> None:
+        """What a client must ignore: an interim response, or what the answer itself knows. Not for a GET, which is answered soon and holds
+        nothing up, and may come from a script that reads the first line."""
+        scope: Any = self.cycle.scope
+        if self.conn.our_state is h11.SEND_RESPONSE and scope["method"] == "POST" and scope["http_version"] == "1.1":
+            self.transport.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) or b"")
+        elif self.conn.our_state is h11.SEND_BODY and HARMLESS in scope:
+            self.transport.write(self.conn.send(h11.Data(data=scope[HARMLESS])) or b"")
+
+    def _look_whether_it_listens(self, seconds: float) -> None:
+        if self.transport.is_closing():
+            return
+        connection: socket.socket = self.transport.get_extra_info("socket")
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSED:
+            self.transport.abort()
+        else:
+            again = min(2 * seconds, _LONGEST_LOOK_SECONDS)
+            self._look_timer = self.loop.call_later(seconds, self._look_whether_it_listens, again)
+
+    # Heads and faults ---------------------------------------------------------------------------------------------------------
 
     def _expect_head(self) -> None:
         if self._head_timer is not None:

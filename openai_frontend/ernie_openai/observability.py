@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from ernie_backend.flag_parsing import count
 from ernie_backend.log_format import LOG_FORMATS
 
 
@@ -25,7 +26,7 @@ class Observability:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-format", choices=LOG_FORMATS, default="text", help="json: one object a line")
     parser.add_argument("--no-access-log", action="store_true", help="no line for each request")
-    parser.add_argument("--max-log-len", type=int, default=0, help="characters of each prompt in the access log; 0: none")
+    parser.add_argument("--max-log-len", type=count, default=0, help="characters of each prompt in the access log; 0: none")
     parser.add_argument("--otlp-traces-endpoint", metavar="URL", help="send spans there by OTLP over HTTP")
 
 
@@ -33,6 +34,6 @@ def read_arguments(given: argparse.Namespace) -> Observability:
     return Observability(
         log_format=given.log_format,
         access_log=not given.no_access_log,
-        max_log_len=max(0, given.max_log_len),
+        max_log_len=given.max_log_len,
         otlp_traces_endpoint=given.otlp_traces_endpoint,
     )

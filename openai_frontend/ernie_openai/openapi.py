@@ -38,6 +38,8 @@ RANGES: dict[str, tuple[float, float]] = {
 """Numbers that preprocess checks, which takes them as strings, too."""
 _NUMBER_AS_TEXT = r"^[+-]?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?$"
 _SWITCHES = ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
+THINKING_SWITCH = (1, "1", "true", "t", "yes", "y", "on", 0, "0", "false", "f", "no", "n", "off")
+"""What `enable_thinking` may be besides a boolean."""
 
 _TEXT: JsonSchema = {"type": "string"}
 _OBJECT: JsonSchema = {"type": "object"}
@@ -184,6 +186,7 @@ def _by_hand(kind: type[ChatRequest] | type[CompletionRequest]) -> dict[str, Jso
     }
     if kind is ChatRequest:
         fields["messages"] = {"anyOf": [{"type": "array", "items": _MESSAGE}, ids]}
+        fields["enable_thinking"] = {"anyOf": [{"type": "boolean"}, {"enum": list(THINKING_SWITCH)}]}
     return fields
 
 

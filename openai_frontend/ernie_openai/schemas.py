@@ -27,7 +27,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "reasoning_effort": (),
     "chat_template": (),
     "completion_token_ids": ([],),
     "logits_processors_args": ({},),
@@ -46,6 +45,8 @@ NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     "suffix": ("", {}),
     "best_of": (1,),
 }
+
+_WHY_NOT = {"mm_hashes": "is not supported: what was sent before is found again by its content, so send images and videos in messages"}
 
 _NOT_IN_METADATA = frozenset(("model", "messages", "prompt", "stream", "stream_options", "user", "store", "metadata", "request_id"))
 
@@ -140,6 +141,8 @@ class ChatRequest(_Request):
     """OpenAI's messages; or, as FastDeploy has it, the prompt's ids."""
     chat_template_kwargs: Annotated[dict[str, Any] | None, SkipValidation] = None
     enable_thinking: Boolean = None
+    reasoning_effort: Annotated[Literal["none", "minimal", "low", "medium", "high"] | None, SkipValidation] = None
+    """Whether the model thinks, and for how much of its answer; what `enable_thinking` and `reasoning_max_tokens` say goes before."""
     disable_chat_template: Boolean = None
     """The one message's content is the whole prompt."""
     add_generation_prompt: Boolean = None
@@ -178,6 +181,7 @@ _CHAT_FIELDS = (
     "prompt_token_ids",
     "chat_template_kwargs",
     "enable_thinking",
+    "reasoning_effort",
     "disable_chat_template",
     "add_generation_prompt",
     "continue_final_message",
@@ -231,7 +235,8 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
         fields = {name: value for name, value in metadata.items() if name in parameters and value is not None} | fields
     for name, harmless in NOT_SUPPORTED_YET.items():
         if name in fields and not _is_among(fields.pop(name), harmless):
-            raise InvalidRequestError(f"{name} is not supported yet. Remove it from the request.", param=name)
+            why = _WHY_NOT.get(name, "is not supported yet")
+            raise InvalidRequestError(f"{name} {why}. Remove it from the request.", param=name)
     return parse_model(kind, fields)
 
 

@@ -1,6 +1,6 @@
 """Listens, runs the worker processes and ends them; knows no flag and no route.
 
-SIGTERM or SIGINT: no new connections, answers under way get the grace time, then `run` returns.
+SIGTERM or SIGINT: new requests are refused (`draining.py`), answers under way get the grace time, then the port closes and `run` returns.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ernie_backend import log_format
 from ernie_backend.tracing import Tracer, check_installed, traces_url
 
 from .app import create_app
+from .draining import END_SIGNALS, Drain
 from .http_metrics import shared_by_workers
 from .http_protocol import GuardedProtocol
 from .observing import access_log
@@ -29,7 +30,8 @@ from .settings import FrontendSettings, TlsFiles
 from .triton_client import TritonClient
 
 PROCESS_NAME = "frontend"
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LAST_SECONDS = 1
+"""Behind the grace time: for those cut off to be told so."""
 
 _SEND_BUFFER_BYTES = 128 * 1024
 """Of a connection, in the kernel (Linux takes it twice). Else it grows to megabytes, and a slow client is noticed late."""
@@ -37,15 +39,18 @@ _UNREAD_SECONDS = 300
 """A client that has taken nothing for so long, while there was something for it, is cut off."""
 
 
-def worker_app(settings: FrontendSettings) -> FastAPI:
-    """Called in each worker, inside its event loop, which the gRPC channels belong to."""
+def worker_app(settings: FrontendSettings, grace_seconds: float) -> FastAPI:
+    """Called in each worker, inside its event loop, which the gRPC channels belong to; the HTTP server handles signals already."""
     set_up_logs(settings)
     endpoint = settings.observability.otlp_traces_endpoint
     tracer = None
     if endpoint is not None:
         check_installed()
         tracer = Tracer(traces_url(endpoint), PROCESS_NAME)
-    app = create_app(settings, TritonClient(settings.triton_grpc, settings.triton_metrics), tracer)
+    drain = Drain()
+    drain.handle_signals(grace_seconds)
+    client = TritonClient(settings.triton_grpc, settings.triton_metrics, outage=lambda: settings.outage)
+    app = create_app(settings, client, tracer, drain)
     gc.collect()
     gc.freeze()  # what stays for ever is looked at no more: full collections come sooner, and hold up the streams for less
     return app
@@ -71,7 +76,7 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is one; the usual 1024 are soon taken
     set_up_logs(settings)
     config = uvicorn.Config(
-        functools.partial(worker_app, settings),
+        functools.partial(worker_app, settings, grace_seconds),
         factory=True,
         host=host,
         port=port,
@@ -86,7 +91,7 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
         ssl_keyfile=tls.key if tls else None,
         ssl_ca_certs=tls.client_authorities if tls else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authorities else ssl.CERT_NONE,
-        timeout_graceful_shutdown=grace_seconds,
+        timeout_graceful_shutdown=_LAST_SECONDS,
     )
     listening = config.bind_socket()
     prepare_listening(listening)
@@ -97,8 +102,8 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
         server = uvicorn.Server(config)
         # uvicorn raises the signal again when it has drained, for whoever handled it before; by default that would end the process
         # with a signal's status instead of 0.
-        for number in _END_SIGNALS:
+        for number in END_SIGNALS:
             signal.signal(number, server.handle_exit)
         server.run(sockets=[listening])
-    for number in _END_SIGNALS:  # one more must not spoil the exit status while Python winds up
+    for number in END_SIGNALS:  # one more must not spoil the exit status while Python winds up
         signal.signal(number, signal.SIG_IGN)

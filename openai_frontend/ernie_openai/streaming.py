@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+HARMLESS = "ernie.harmless"
+"""In a request's ASGI scope, once its answer is a stream: bytes that may be sent between any two lines, and mean nothing."""
+_COMMENT = b":\n\n"
+
 _LAST_WORD_SECONDS = 1.0
 """To tell a client that the server stops: one that does not read must not keep it from doing so."""
 _QUEUED_EVENTS = 64  # of all prompts of a request together; beyond it their gRPC streams wait
@@ -136,6 +140,7 @@ class EventStreamResponse(Response):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[HARMLESS] = _COMMENT
         try:
             await run_until_disconnect(receive, self._send_all(send))
         except ClientDisconnectedError:

@@ -8,7 +8,7 @@ import logging
 import re
 import struct
 import urllib.request
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import grpc
@@ -34,38 +34,57 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),  # else all channels share one connection
     ("grpc.enable_http_proxy", 0),
-    ("grpc.max_reconnect_backoff_ms", 2000),  # default 120 s: too long after a restart of Triton
+    ("grpc.initial_reconnect_backoff_ms", 100),  # defaults 1 and 120 s: too long for a Triton on this machine that has been restarted
+    ("grpc.max_reconnect_backoff_ms", 250),
 )
+_CONNECT_SECONDS = 1.0
+"""For a connection that is being made anew: some tries. gRPC itself would refuse at once what comes between two of them."""
 
 # tritonserver answers INVALID_ARGUMENT for what a model refuses. These codes are of its own making.
 _UNAVAILABLE_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+_BROKEN_UNDER_A_CALL = "Internal error from Core"
+"""What grpc itself says when a call begins just as its connection ends."""
 _TRITON_PREFIX = re.compile(r"^(in ensemble '[^']*', )*(\[request id: \S*\] )?")
 # Said inside the stream, with status OK: while the model is not loaded, and when the process of one of its steps has died.
 _UNAVAILABLE_TEXT = re.compile(r"Request for unknown model|.*Stub process '\S*' is not healthy", re.DOTALL)
 
 
+class _NotThereError(UnavailableError):
+    """Triton does not answer, or not for the ensemble."""
+
+    def __init__(self, details: str) -> None:
+        super().__init__("The model server is not available. Try again in a moment.")
+        self.details = details
+
+
 class TritonClient:
     """Made inside a running event loop. `close` when done."""
 
-    def __init__(self, grpc_address: str, metrics_url: str, num_channels: int = 4) -> None:
+    def __init__(self, grpc_address: str, metrics_url: str, num_channels: int = 4, outage: Callable[[], str | None] = lambda: None) -> None:
+        """`outage`: why no request can be answered now, as whoever supervises the server knows; None: nothing is known."""
         self._metrics_url = metrics_url
+        self._outage = outage
         self._channels = [grpc.aio.insecure_channel(grpc_address, options=_CHANNEL_OPTIONS) for _ in range(num_channels)]
         self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
         self._streams = [0] * num_channels  # open streams of each channel
+        self._connecting: dict[int, asyncio.Future[None]] = {}
 
     async def generate(self, request: EnsembleRequest) -> AsyncGenerator[AnswerEvent, None]:
+        self._refuse_in_outage()
         channel = self._streams.index(min(self._streams))
         self._streams[channel] += 1
-        # Without the metadata `triton_grpc_error`: it gives real status codes, but tritonserver 2.51 dies of some hundred refusals with it.
-        call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]), timeout=_patience(request))
         unfinished = request.num_choices
+        call = None
         try:
+            await self._await_connection(channel)
+            # Without metadata `triton_grpc_error`: it gives real status codes, but tritonserver 2.51 dies of some hundred refusals with it
+            call = self._stubs[channel].ModelStreamInfer(iter([_infer_request(request)]), timeout=_patience(request))
             while (reply := await _read(call)) is not grpc.aio.EOF:
                 try:
                     event = _event(reply)
-                except ErnieError:
+                except ErnieError as error:
                     await _read_to_end(call)
-                    raise
+                    raise self._explained(error) from None
                 if event is None:
                     continue
                 unfinished -= event.finish_reason is not None
@@ -76,9 +95,10 @@ class TritonClient:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise RequestTimeoutError("The request was not answered within its time limit. Give it more time.") from None
-            raise _error_of_status(error) from None
+            raise self._explained(_error_of_status(error)) from None
         finally:
-            call.cancel()  # without effect on a call that has ended
+            if call is not None:
+                call.cancel()  # without effect on a call that has ended
             self._streams[channel] -= 1
         log.error("Triton ended a stream with %d of %d choices unfinished.", unfinished, request.num_choices)
         raise EngineError("The answer ended before it was complete. Try again; if it happens again, see the server's log.")
@@ -91,16 +111,42 @@ class TritonClient:
         message.parameters["ernie_tenant"].string_param = tenant or ""
         _add_input(message, "stream", "BOOL", b"\x00")
         aborted: tuple[str, ...] | None = None
+        self._refuse_in_outage()
+        await self._await_connection(0)
         try:
             async for reply in self._stubs[0].ModelStreamInfer(iter([message]), timeout=_ABORT_TIMEOUT_SECONDS):
                 event = _event(reply)
                 if event is not None:
                     aborted = tuple(json.loads(event.text))
+        except _NotThereError as error:
+            raise self._explained(error) from None
         except grpc.aio.AioRpcError as error:
-            raise _error_of_status(error) from None
+            raise self._explained(_error_of_status(error)) from None
         if aborted is None:
             raise EngineError("The server did not say what it aborted. Try again.")
         return aborted
+
+    def _refuse_in_outage(self) -> None:
+        outage = self._outage()
+        if outage is not None:
+            raise UnavailableError(outage)
+
+    def _explained(self, error: ErnieError) -> ErnieError:
+        """That Triton is not there, in the words of an outage, which is in the log already; else it is told there now."""
+        if not isinstance(error, _NotThereError):
+            return error
+        self._refuse_in_outage()
+        log.error("Triton is not available: %s", error.details)
+        return UnavailableError(error.message)
+
+    async def _await_connection(self, number: int) -> None:
+        """Of the channel, for a while; whether there is one then is seen when it is used."""
+        channel = self._channels[number]
+        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        if number not in self._connecting or self._connecting[number].done():
+            self._connecting[number] = asyncio.ensure_future(channel.channel_ready())
+        await asyncio.wait({self._connecting[number]}, timeout=_CONNECT_SECONDS)
 
     async def is_ready(self) -> bool:
         """Whether Triton and the ensemble take requests now, on every channel: after a restart of Triton each connects anew."""
@@ -124,6 +170,9 @@ class TritonClient:
             raise UnavailableError("The model server's metrics cannot be read. Try again.") from None
 
     async def close(self) -> None:
+        for connecting in self._connecting.values():
+            connecting.cancel()
+        await asyncio.gather(*self._connecting.values(), return_exceptions=True)
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
 
@@ -248,20 +297,15 @@ def _json(outputs: dict[str, bytes], name: str, default: Any) -> Any:
 def _error_of_text(text: str) -> ErnieError:
     """What a model said, in wire form; Triton puts the ensemble's name before it."""
     if _UNAVAILABLE_TEXT.match(text):
-        return _unavailable(text)
+        return _NotThereError(text)
     error = from_wire(_TRITON_PREFIX.sub("", text))
     if isinstance(error, EngineError):
         log.error("Triton answered: %s", text)
     return error
 
 
-def _unavailable(text: str) -> UnavailableError:
-    log.error("Triton is not available: %s", text)
-    return UnavailableError("The model server is not available. Try again in a moment.")
-
-
 def _error_of_status(error: grpc.aio.AioRpcError) -> ErnieError:
     code, details = error.code(), error.details() or ""
-    if code in _UNAVAILABLE_CODES:
-        return _unavailable(f"{code.name} {details}")
+    if code in _UNAVAILABLE_CODES or details == _BROKEN_UNDER_A_CALL:
+        return _NotThereError(f"{code.name} {details}")
     return _error_of_text(details)

@@ -9,14 +9,19 @@ from tests.architecture.sources import OURS, ROOT, imports, is_within, module_fi
 BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "timeline", "metrics", "protocol", "errors", "config")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "ernie_openai": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "json_depth", "log_format", "tracing", "api_keys")),
+    "ernie_openai": (
+        *(f"ernie_backend.{name}" for name in ("protocol", "errors", "json_depth", "log_format", "tracing", "api_keys")),
+        "ernie_backend.flag_parsing",
+    ),
     "ernie_backend": (),
     "ernie_backend.errors": (),
     "ernie_backend.protocol": (),
     "ernie_backend.relay": (),
+    "ernie_backend.abort_signal": ("ernie_backend.errors",),
     "ernie_backend.json_depth": (),
     "ernie_backend.api_keys": ("ernie_backend.errors",),
     "ernie_backend.log_format": (),
+    "ernie_backend.flag_parsing": ("ernie_backend.log_format",),
     "ernie_backend.metrics": (),
     "ernie_backend.tracing": ("ernie_backend.errors",),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
@@ -27,10 +32,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.core": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
     "ernie_backend.timeline": tuple(f"ernie_backend.{name}" for name in ("core.outputs", "protocol", "errors", "metrics")),
     "ernie_backend.engine_metrics": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "config", "metrics", "timeline")),
-    "ernie_backend.engine": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "errors", "timeline")),
+    "ernie_backend.engine": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "errors", "abort_signal", "timeline")),
     "ernie_backend.delivery": ("ernie_backend.core.outputs", "ernie_backend.relay", "ernie_backend.protocol"),
-    "ernie_backend.text": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config", "ernie_backend.media_fields"),
-    "ernie_backend.media": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "media_fields", "metrics")),
+    "ernie_backend.text": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "config", "media_fields")),
+    "ernie_backend.media": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "media_fields", "metrics")),
     "ernie_backend.execution": (
         "ernie_backend.core.outputs",
         "ernie_backend.config",
@@ -43,7 +48,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.triton_adapter": (
         *(f"ernie_backend.{name}" for name in ("build", "text", "media", "engine", "delivery", "relay")),
         *(f"ernie_backend.{name}" for name in ("engine_metrics", "metrics", "log_format", "tracing")),
-        *(f"ernie_backend.{name}" for name in ("protocol", "sampling_fields", "media_fields", "json_depth", "errors", "config")),
+        *(
+            f"ernie_backend.{name}"
+            for name in ("protocol", "sampling_fields", "media_fields", "json_depth", "errors", "abort_signal", "config")
+        ),
     ),
     "ernie_backend.checkpoint_writer": (
         "ernie_backend.config",
@@ -57,16 +65,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"ernie_backend.{name}" for name in ("core", "execution", "protocol", "errors", "config", "model_config")),
         "ernie_kernels",
     ),
-    "ernie_backend.cli.bench_server": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
+    "ernie_backend.cli.bench_server": tuple(f"ernie_backend.{name}" for name in ("benchmark", "cli", "errors", "flag_parsing")),
     "ernie_backend.benchmark.load_client": (),
     "ernie_backend.benchmark.process_usage": (),
     "ernie_backend.benchmark.clock": ("ernie_backend.core", "ernie_backend.config", "ernie_backend.errors"),
     "ernie_backend.benchmark.naive": ("ernie_backend.benchmark.clock",),
     "ernie_backend.benchmark.path_bench": ("ernie_backend.benchmark", "ernie_backend.text.tokenizer", "ernie_backend.errors"),
-    "ernie_backend.cli.bench_path": ("ernie_backend.benchmark", "ernie_backend.cli", "ernie_backend.errors"),
+    "ernie_backend.cli.bench_path": tuple(f"ernie_backend.{name}" for name in ("benchmark", "cli", "errors", "flag_parsing")),
     "ernie_backend.benchmark.server_bench": ("ernie_backend.benchmark.load_client", "ernie_backend.errors"),
     "ernie_backend.cli.bench_engine": (
         "ernie_backend.cli.flags",
+        "ernie_backend.flag_parsing",
         *(
             f"ernie_backend.{name}"
             for name in ("benchmark", "checkpoint_writer.published", "execution.random_model", "protocol", "errors", "config")
@@ -75,7 +84,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ernie_backend.cli": (
         *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "api_keys", "checkpoint_writer", "execution.safetensors_file")),
-        *(f"ernie_backend.{name}" for name in ("log_format", "tracing")),
+        *(f"ernie_backend.{name}" for name in ("log_format", "tracing", "flag_parsing")),
         "ernie_demo_model",
     ),
     "ernie_demo": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -54,6 +55,24 @@ def test_an_exception_is_one_line_of_json_and_several_of_text() -> None:
     assert "ValueError: why" in json.loads(JsonFormatter("engine").format(failed))["exception"]
     assert "\n" not in JsonFormatter("engine").format(failed)
     assert TextFormatter("engine", TEMPLATE).format(failed).startswith("WARNING engine: said\nTraceback")
+
+
+def test_what_python_itself_would_write_is_json_too() -> None:
+    program = """if True:
+        import threading, warnings
+        from ernie_backend import log_format
+        log_format.install("json", "serve")
+        warnings.warn("careful")
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+        raise ValueError("why")
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    warned, of_the_thread, last = map(json.loads, ended.stderr.splitlines())
+    assert ended.returncode == 1 and "careful" in warned["message"]
+    assert "ZeroDivisionError" in of_the_thread["exception"] and "ValueError: why" in last["exception"]
+    assert {line["source"] for line in (warned, of_the_thread, last)} == {"serve"}
 
 
 @pytest.mark.parametrize("hostile", ["a\nERROR engine: forged", "a b", "", "\x1b[31m", '"'])

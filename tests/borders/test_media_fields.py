@@ -41,6 +41,7 @@ class TestParts:
         [
             ({"type": "image_url"}, "image_url"),
             ({"type": "image_url", "image_url": 5}, "image_url"),
+            ({"type": "image_url", "image_url": {"url": "u"}, "uuid": ["x"]}, "uuid"),
             ({"type": "image_url", "image_url": {}}, "image_url.url"),
             ({"type": "image_url", "image_url": {"url": ""}}, "image_url.url"),
             ({"type": "image_url", "image_url": {"url": ["a"]}}, "image_url.url"),
@@ -63,6 +64,13 @@ class TestParts:
         with pytest.raises(InvalidRequestError) as caught:
             read_media_part(part, PLACE)
         assert caught.value.param == f"{PLACE}.{param}" and caught.value.message.startswith(PLACE)
+
+    @pytest.mark.parametrize("given", [{}, {"image_url": None}, {"image_url": {}}], ids=str)
+    def test_a_name_alone_brings_nothing_back(self, given: dict[str, Any]) -> None:
+        """vLLM and FastDeploy keep what a client has named; here a name that others could use, too, finds nothing."""
+        with pytest.raises(InvalidRequestError, match=r"image_url is missing \(a uuid alone .* content\): give \{\"url\": …\}\.") as caught:
+            read_media_part({"type": "image_url", "uuid": "cat", **given}, PLACE)
+        assert caught.value.param == f"{PLACE}.image_url"
 
     def test_counts(self) -> None:
         parts = [MediaPart(MediaKind.IMAGE, "u", f"messages[{i}]") for i in range(3)] + [MediaPart(MediaKind.VIDEO, "u", "v")]

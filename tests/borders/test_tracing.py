@@ -17,7 +17,7 @@ from ernie_openai.settings import FrontendSettings
 import asyncio
 
 async def front_end():
-    worker_app(FrontendSettings("127.0.0.1:1", "http://127.0.0.1:1/metrics"))
+    worker_app(FrontendSettings("127.0.0.1:1", "http://127.0.0.1:1/metrics"), grace_seconds=1)
 
 assert set_up_process(EngineConfig(model="m"), "engine") is None
 asyncio.run(front_end())

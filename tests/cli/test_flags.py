@@ -230,6 +230,38 @@ def test_wrong_types_end_the_program_with_status_2(line: str, capsys: pytest.Cap
     assert line.split()[0] in capsys.readouterr().err
 
 
+WHOLE, REAL = "must be a whole number", "must be a number"
+NUMBERS = {
+    "--max-model-len --max-num-seqs --max-num-batched-tokens --block-size --num-gpu-blocks-override --stream-interval --seed": WHOLE,
+    "--max-encoder-cache --cpu-threads --max-concurrency --max-queued-requests --max-queued-tokens": WHOLE,
+    "--workers --max-pending-bytes --max-restarts --max-log-len": WHOLE,
+    "--gpu-memory-utilization --max-processor-cache --step-timeout --max-waiting-time --shutdown-grace-seconds": REAL,
+    "--port --metrics-port --triton-http-port --triton-grpc-port": "must be a port",
+}
+
+
+@pytest.mark.parametrize(("flag", "wanted"), [(flag, wanted) for flags, wanted in NUMBERS.items() for flag in flags.split()])
+def test_numbers_say_what_is_wanted(flag: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ("x", "", *(() if wanted == REAL else ("4096.5", "1e3", "4_096", "9" * 5000))):
+        with pytest.raises(SystemExit):
+            read(f"--model m {flag}={given}")
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert flag in said and wanted in said and f"got '{given[:80]}" in said and "invalid" not in said
+
+
+def test_every_number_is_among_them() -> None:
+    """A new flag whose type speaks in argparse's words fails here."""
+    types = {action.type for action in _parser()._actions if action.type is not None}
+    assert types.isdisjoint((int, float))
+
+
+def test_an_empty_name_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ("''", "' '"):
+        with pytest.raises(SystemExit):
+            read(f"--model m --served-model-name {given}")
+        assert "--served-model-name: must not be empty" in capsys.readouterr().err
+
+
 def test_values_keep_their_underscores() -> None:
     assert normalise(["--served_model_name", "my_model", "--api_key=a_b", "x_y"]) == [
         "--served-model-name",

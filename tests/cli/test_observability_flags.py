@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from ernie_backend.cli.__main__ import main as serve_main
 from ernie_backend.cli.flags import add_arguments, normalise, read_options
+from ernie_backend.cli.ready_line import ready_line
 from ernie_backend.config import EngineConfig
 from ernie_backend.errors import ConfigError
 from ernie_openai.__main__ import _parser
+from ernie_openai.__main__ import main as front_end_main
 from ernie_openai.observability import Observability, read_arguments
 
 
@@ -26,6 +31,55 @@ def test_what_each_process_is_told() -> None:
     told = read_arguments(_parser().parse_args(options.observability.front_end_arguments))
     assert told == Observability("json", access_log=False, max_log_len=80, otlp_traces_endpoint="http://127.0.0.1:4318/v1/traces")
     assert options.observability.triton_flags == {"grpc-header-forward-pattern": "traceparent|tracestate"}
+
+
+def test_the_ready_line_is_an_object_where_the_log_is() -> None:
+    line = "--host 0.0.0.0 --port 9000 --served-model-name e"
+    text, said = ready_line(read(line)), json.loads(ready_line(read(f"{line} --log-format json")))
+    assert text.startswith("Ready: e · OpenAI http://127.0.0.1:9000/v1 · Triton HTTP http://127.0.0.1:8000 · gRPC 127.0.0.1:8001 · ")
+    assert list(said)[:4] == ["time", "level", "source", "message"] and said["message"] == "Ready"
+    assert (said["model"], said["openai_url"], said["triton_grpc"]) == ("e", "http://127.0.0.1:9000/v1", "127.0.0.1:8001")
+    assert said["metrics_url"] in text and said["triton_url"] in text
+
+
+@pytest.mark.parametrize("form", ["--log-format json", "--log_format=json"])
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("--max-model-len 4.5", "whole number"), ("--max-modellen 4", "unknown flag"), ("", "/nowhere")]
+)
+def test_mistakes_are_objects_where_the_log_is(form: str, wrong: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that argparse finds, and ours."""
+    for arguments in (f"{form} {wrong}", f"{wrong} {form}"):
+        assert ended(serve_main, ["serve", "--model", "/nowhere", *arguments.split()]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        told = json.loads(line)
+        assert (told["level"], told["source"]) == ("error", "serve") and said in told["message"]
+    assert ended(serve_main, ["serve", "--model", "/nowhere", *wrong.split()]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("ernie-triton serve: error: ")
+
+
+def test_mistakes_of_the_front_end_are_objects_where_its_log_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FD_API_KEY", ",")
+    for wrong, said in (
+        ("--port x", "must be a port"),
+        ("--max-body-bytes 1.5", "whole number"),
+        ("", "FD_API_KEY is set and holds no key"),
+    ):
+        assert ended(front_end_main, ["--log-format", "json", *wrong.split()]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in json.loads(line)["message"]
+    assert ended(front_end_main, ["--served-model-name", "e", ""]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("argument --served-model-name: must not be empty")
+
+
+def ended(program: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Its status."""
+    try:
+        return program(arguments)
+    except SystemExit as exit_of_argparse:
+        assert isinstance(exit_of_argparse.code, int)
+        return exit_of_argparse.code
 
 
 def test_nothing_is_traced_and_no_prompt_logged_unless_asked() -> None:

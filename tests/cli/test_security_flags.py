@@ -99,6 +99,28 @@ def test_what_is_left_open_is_said(host: str, triton_host: str, key: bool, warne
     assert ("goes around the API keys" in " ".join(warnings)) == (key and triton_host != "127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        (0o600, None),
+        (0o400, None),
+        (0o640, None),
+        (0o644, "can be read by others than its owner (mode 644)"),
+        (0o660, "can be changed by others than its owner (mode 660)"),
+        (0o602, "can be changed by"),
+        (0o666, "can be read and changed by others than its owner (mode 666)"),
+    ],
+)
+def test_a_key_file_that_others_may_use_is_told_once(tmp_path: Path, mode: int, said: str | None) -> None:
+    file = tmp_path / "keys"
+    file.write_text("k\n")
+    file.chmod(mode)
+    warnings = read_options(parse("--api-key-file", str(file)), on_gpu=False).warnings
+    assert len(warnings) == (said is not None)
+    for warning in warnings:
+        assert warning.startswith(f"warning: --api-key-file {said}") and warning.endswith(f"chmod 600 {file}")
+
+
 def test_keys_go_to_the_front_end_alone_and_on_no_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FD_API_KEY", "sesame-1")
     options = read_options(parse("--api-key", "sesame-2", "--ssl-certfile", CERTIFICATE, "--ssl-keyfile", KEY), on_gpu=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ernie_backend.execution.model_runner import ModelRunner
 from ernie_demo.encoder import Encoder, Example
 from ernie_demo.mixture import SKILLS
 from ernie_demo.weights import load
@@ -26,8 +27,8 @@ from ..parity.vision_checkpoints import normalized
 
 SEED = 31
 MAX_TOKENS = 120
-_TOGETHER = 8
-_LONGEST = 640
+TOGETHER = 8
+LONGEST = 640
 
 
 @dataclass
@@ -37,8 +38,15 @@ class Compared:
     theirs: list[int]
 
 
-def compare(folder: Path, cases_per_skill: int, show: bool = False) -> list[Compared]:
-    """One for each case: what we say, and what transformers says at the same places."""
+def cpu_runner(folder: Path) -> ModelRunner:
+    return make_runner(folder, num_blocks=TOGETHER * LONGEST // BLOCK_SIZE, max_model_len=LONGEST)
+
+
+def compare(
+    folder: Path, cases_per_skill: int, show: bool = False, runner_for: Callable[[Path], ModelRunner] = cpu_runner
+) -> list[Compared]:
+    """One for each case: what we say, and what transformers says at the same places. `runner_for` makes one that has room for TOGETHER
+    sequences of LONGEST tokens."""
     torch.set_num_threads(1)  # small products: threads that wait for each other take longer than the work
     encoder = Encoder(folder)
     model = load(folder, torch.float32).eval()
@@ -46,11 +54,10 @@ def compare(folder: Path, cases_per_skill: int, show: bool = False) -> list[Comp
         (name, encoder.encode(case)) for name, skill in SKILLS.items() for case in skill.module.held_out_cases(SEED, cases_per_skill)
     ]
     found = []
-    for start in tqdm(range(0, len(examples), _TOGETHER), desc="Comparing", disable=not show):
-        some = examples[start : start + _TOGETHER]
+    for start in tqdm(range(0, len(examples), TOGETHER), desc="Comparing", disable=not show):
+        some = examples[start : start + TOGETHER]
         prompts = [example.token_ids[: example.prompt_len] for _, example in some]
-        runner = make_runner(folder, num_blocks=_TOGETHER * _LONGEST // BLOCK_SIZE, max_model_len=_LONGEST)
-        hand = HandScheduler(runner, prompts, media=[example.media for _, example in some])
+        hand = HandScheduler(runner_for(folder), prompts, media=[example.media for _, example in some])
         answers = generated(hand, encoder.config.eos_token_ids)
         for (name, example), answer in zip(some, answers, strict=True):
             found.append(Compared(name, answer, their_choices(model, example, answer)))
@@ -61,7 +68,7 @@ def generated(hand: HandScheduler, ends: Sequence[int]) -> list[list[int]]:
     """What we say, each up to its end token."""
     numbers = range(len(hand.prompts))
     while running := [i for i in numbers if not set(ends) & set(hand.outputs(i)) and len(hand.outputs(i)) < MAX_TOKENS]:
-        hand.step(dict.fromkeys(running, _LONGEST))
+        hand.step(dict.fromkeys(running, LONGEST))
     return [hand.outputs(i) for i in numbers]
 
 

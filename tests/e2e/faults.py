@@ -15,7 +15,9 @@ from pathlib import Path
 
 import httpx
 
+from ernie_backend.benchmark.path_bench import write_repository
 from ernie_backend.cli.background import RunningServer
+from ernie_backend.cli.commands import find_model_repository
 from ernie_backend.cli.processes import state_of
 from tests.e2e.kserve import Stream
 from tests.e2e.server import descendants
@@ -73,6 +75,69 @@ class HungThread:
         with contextlib.suppress(ChildProcessError):
             while self.works and os.WIFSTOPPED(os.waitpid(self._thread_id, _WALL)[1]):
                 pass
+
+
+_BREAKABLE_ENGINE = '''"""The engine step, which loses its device when there is a certain file."""
+
+import os
+
+import triton_python_backend_utils as pb_utils
+
+from ernie_backend.build import build_core
+from ernie_backend.triton_adapter.engine import EngineModel
+
+FILE = {file!r}
+
+
+class Breakable:
+    """The runner. A lost device computes nothing any more in the process that had it; a new process gets a new one."""
+
+    def __init__(self, runner):
+        self._runner, self._is_lost = runner, False
+
+    def __getattr__(self, name):
+        return getattr(self._runner, name)
+
+    def launch(self, output):
+        if os.path.exists(FILE):
+            os.unlink(FILE)
+            self._is_lost = True
+        self._check()
+        return self._runner.launch(output)
+
+    def recover(self):
+        self._check()
+        self._runner.recover()
+
+    def _check(self):
+        if self._is_lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def make_core(config, model_config):
+    core = build_core(config, model_config)
+    core.runner = Breakable(core.runner)
+    return core
+
+
+class TritonPythonModel(EngineModel):
+    def __init__(self):
+        super().__init__(pb_utils, make_core)
+'''
+
+
+class BreakableEngine:
+    """A model repository of ours, but for an engine that a test can break in its own process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = folder / "repository"
+        self._file = folder / "lost"
+        self.repository.mkdir()
+        write_repository(self.repository, find_model_repository(None), _BREAKABLE_ENGINE.format(file=str(self._file)))
+
+    def lose_device(self) -> None:
+        """In its next step: it fails, and so does every other one, upon which the engine's thread ends."""
+        self._file.touch()
 
 
 # Shared memory -------------------------------------------------------------------------------------------------------------------

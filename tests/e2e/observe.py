@@ -8,7 +8,13 @@ import httpx
 
 from ernie_backend.cli.background import RunningServer
 
-IDLE_GAUGES = ("ernie_kv_blocks_used", "ernie_sequences_running", "ernie_sequences_waiting", "ernie_postprocess_streams")
+IDLE_GAUGES = (
+    "ernie_kv_blocks_used",
+    "ernie_sequences_running",
+    "ernie_sequences_waiting",
+    "ernie_postprocess_streams",
+    "ernie_requests_in_preparation",
+)
 
 
 def metric(server: RunningServer, name: str) -> float:

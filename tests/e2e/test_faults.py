@@ -24,6 +24,8 @@ from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
 from tests.e2e.faults import (
     GREEDY,
+    RECOVERY_SECONDS,
+    BreakableEngine,
     HealthLog,
     Neighbour,
     ask,
@@ -39,7 +41,7 @@ from tests.e2e.faults import (
 )
 from tests.e2e.kserve import Stream
 from tests.e2e.observe import metric, wait_until_idle
-from tests.e2e.server import running_server
+from tests.e2e.server import running_server, wait_until_gone
 
 EXPERTS = "moe_num_experts=4 moe_intermediate_size=64 moe_k=2 num_hidden_layers=2 hidden_size=64 intermediate_size=6144"
 SIZES = [*EXPERTS.split(), *["tie_word_embeddings=false", "num_attention_heads=4", "num_key_value_heads=2", "head_dim=16"]]
@@ -63,8 +65,13 @@ def poisoned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def faulty(poisoned_model: Path) -> Iterator[RunningServer]:
-    flags: dict[str, object] = {"max_model_len": 4096, "max_num_seqs": 8, "max_restarts": 20}
+def engine(tmp_path_factory: pytest.TempPathFactory) -> BreakableEngine:
+    return BreakableEngine(tmp_path_factory.mktemp("breakable"))
+
+
+@pytest.fixture(scope="module")
+def faulty(poisoned_model: Path, engine: BreakableEngine) -> Iterator[RunningServer]:
+    flags: dict[str, object] = {"max_model_len": 4096, "max_num_seqs": 8, "max_restarts": 20, "model_repository": engine.repository}
     with contextlib.ExitStack() as stack:
 
         def start() -> RunningServer:
@@ -223,6 +230,23 @@ def test_tritonserver_is_restarted(faulty: RunningServer, which: str, number: si
     after = {pid for kind in OF_TRITON for pid in processes(faulty, kind)}
     assert not before & after and len(after) == len(before)
     assert any(reason in line for line in faulty.log)
+
+
+def test_a_lost_device_and_with_it_the_engines_thread(faulty: RunningServer, engine: BreakableEngine) -> None:
+    """Everyone under way is told, and who comes meanwhile, before the process ends; another one takes its place."""
+    (before,) = processes(faulty, "ernie_engine/1")
+    health = HealthLog(faulty)
+    with neighbours(faulty, 3900) as both:
+        engine.lose_device()
+        assert [each.end() for each in both] == ["internal_error", "error"]
+        refused = ask(faulty)
+    assert refused.status_code == 503 and refused.headers["retry-after"], refused.text
+    wait_until_gone({before}, RECOVERY_SECONDS)
+    wait_until_healthy(faulty)
+    health.end()
+    assert health.statuses == [200, 503, 200], health.seen
+    assert any("its thread has died" in message for _, message, _ in health.seen), health.seen
+    assert processes(faulty, "ernie_engine/1") != [before]
 
 
 def test_the_front_end_is_restarted(faulty: RunningServer) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +22,8 @@ import pytest
 from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
 from tests.e2e.faults import helpers, neighbours
+from tests.e2e.kserve import Stream
+from tests.e2e.observe import wait_for_metric
 from tests.e2e.server import running_server
 from tests.media.conftest import encoded, picture
 from tests.media.hostile_server import HostileServer, body, redirect
@@ -182,6 +187,99 @@ def test_nobody_waits_for_a_host_that_hangs(seeing_server: RunningServer, host: 
         assert not any(each.done() for each in stuck)
         release.set()
         assert {each.result().status_code for each in stuck} == {400}
+
+
+class Downloads:
+    """Of a file that never comes; counts those under way. Each ends when the fetching side closes its connection."""
+
+    def __init__(self, host: HostileServer) -> None:
+        self.url = host.url("/never")
+        self.begun = self.ended = 0
+        host.answers["/never"] = self._serve
+
+    def _serve(self, connection: socket.socket, _: HostileServer) -> None:
+        self.begun += 1
+        connection.recv(1)
+        self.ended += 1
+
+    def wait(self, begun: int, ended: int, seconds: float = 15) -> None:
+        """Far less than the 30 s that a download may take."""
+        deadline = time.monotonic() + seconds
+        while (self.begun, self.ended) != (begun, ended):
+            assert time.monotonic() < deadline, f"{self.begun} began and {self.ended} ended"
+            time.sleep(0.02)
+
+
+def abort(server: RunningServer, **which: Any) -> dict[str, list[str]]:
+    """Which answers were found."""
+    answer = httpx.post(f"{server.openai_url}/v1/abort_requests", json=which, timeout=20)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, list[str]] = answer.json()["result"]
+    return result
+
+
+def test_an_abort_reaches_what_is_still_fetched(seeing_server: RunningServer, host: HostileServer) -> None:
+    downloads = Downloads(host)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, seeing_server, image(downloads.url), stream=i == 2) for i in range(3)]
+        downloads.wait(3, 0)
+        result = abort(seeing_server, abort_all=True)
+        answers = [each.result() for each in asked]
+    downloads.wait(3, 3)
+    assert len(result["aborted"]) == 3 and result["not_found"] == []
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [(499, "request_aborted")] * 3
+    assert abort(seeing_server, req_ids=result["aborted"]) == {"aborted": [], "not_found": result["aborted"]}, "they are gone"
+
+
+def test_an_abort_reaches_a_grammar_that_compiles(seeing_server: RunningServer) -> None:
+    """However long it would take: the helper processes that try grammars out are stopped."""
+    numbers = itertools.count(1)
+
+    def guided() -> httpx.Response:
+        return ask(seeing_server, "x", guided_regex=f"[cd]{{{next(numbers)}}}", ignore_eos=False)
+
+    while len(helpers(seeing_server, "grammar_worker")) < 2:  # one in each of the two preprocess processes, started when first needed
+        assert guided().status_code == 200
+    stopped = helpers(seeing_server, "grammar_worker")
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(guided)
+        while not abort(seeing_server, abort_all=True)["aborted"]:
+            assert not asked.done()
+        assert asked.result().json()["error"]["code"] == "request_aborted"
+    left = set(stopped) & set(helpers(seeing_server, "grammar_worker"))
+    assert len(left) == 1, "the one at work was ended"
+    os.kill(left.pop(), signal.SIGCONT)
+    assert [guided().status_code for _ in range(4)] == [200] * 4
+
+
+def test_nobody_fetches_for_clients_that_have_left(seeing_server: RunningServer, host: HostileServer) -> None:
+    """From every side on which Triton can tell; each leaves while its picture is on its way."""
+    downloads = Downloads(host)
+    parts = [image(downloads.url)]
+    chat = {"messages": [{"role": "user", "content": parts}]}
+    streams = [Stream(seeing_server.triton_grpc, stream=stream, chat=chat) for stream in (True, False)]
+    leaving = []
+    for path, asked in (
+        ("/v1/chat/completions", chat | {"stream": True}),
+        ("/v1/chat/completions", chat),
+        ("/v2/models/ernie/generate_stream", {"chat": json.dumps(chat), "stream": True}),
+    ):
+        url = httpx.URL(seeing_server.openai_url if path.startswith("/v1") else seeing_server.triton_url)
+        connection = socket.create_connection((url.host, url.port))
+        data = json.dumps(asked).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        connection.sendall(head.encode() + data)
+        leaving.append(connection)
+    downloads.wait(5, 0)
+    for stream in streams:
+        stream.cancel()
+    for connection in leaving:
+        connection.close()
+    downloads.wait(5, 5)
+    assert content(ask(seeing_server, "the server goes on"))
+    wait_for_metric(seeing_server, "ernie_requests_in_preparation", 0)
 
 
 def test_killed_decoders_are_replaced(seeing_server: RunningServer) -> None:

@@ -31,7 +31,8 @@ def nothing_new_is_taken(server: RunningServer, endings: dict[int, str]) -> None
         assert not client.is_model_ready("ernie")
     refused = httpx.post(f"{server.openai_url}/v1/completions", json={"prompt": "late", "max_tokens": 3}, timeout=10)
     assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1, refused.text
-    assert refused.json()["error"]["code"] == "unavailable"
+    assert refused.json()["error"]["code"] == "unavailable" and "shutting down" in refused.json()["error"]["message"]
+    assert not any("not available" in line for line in server.log), "it is no fault"
     assert httpx.get(f"{server.triton_url}/v2/models/ernie/ready", timeout=5).status_code != 200
     with pytest.raises(InferenceServerException):
         Stream(server.triton_grpc, text_input="late").next()

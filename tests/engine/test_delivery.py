@@ -145,15 +145,35 @@ def test_the_stop_watch_ends_an_unstreamed_choice() -> None:
     assert sink.ids() == [0, 1, 2, 3] and sink.responses[-1].is_final
 
 
-def test_a_broken_sink_aborts_its_request_only() -> None:
+@pytest.mark.parametrize(("stream_interval_tokens", "responses"), [(None, 8576), (1, 32_768)])
+def test_a_long_answer_has_few_responses_however_quiet_the_path(stream_interval_tokens: int | None, responses: int) -> None:
+    """Whoever does not read it shall not fill tritonserver's memory. Every token leaves by itself if that was asked for."""
+    delivery, sink, ids = Delivery(1, abort=print, stop=print, stream_interval_tokens=stream_interval_tokens), Sink(), range(32_768)
+    delivery.register("k", sink, n=1, streamed=True)
+    delivery._read_inbox()
+    for i in ids:
+        delivery._take(StepOutput((token("k", i, last=FinishReason.LENGTH if i == ids[-1] else None),)))
+        while (choice := delivery._next()) is not None:
+            delivery._send(choice)
+            delivery._num_under_way = 0
+    assert sink.ids() == list(ids) and sink.responses[-1].is_final
+    assert len(sink.responses) == responses
+    assert all(len(response.token_ids) == 1 for response in sink.responses[:2048])
+
+
+@pytest.mark.parametrize("last", [None, FinishReason.STOP])
+def test_a_broken_sink_aborts_its_request_only(caplog: pytest.LogCaptureFixture, last: FinishReason | None) -> None:
+    """And the log says whose it was, also behind its last response."""
     harness, broken, sound = Harness(), Sink(), Sink()
     broken.broken = True
-    harness.delivery.register("bad", broken, n=1, streamed=True)
+    harness.delivery.register("bad", broken, n=1, streamed=True, request_id="chatcmpl-7")
     harness.delivery.register("good", sound, n=1, streamed=True)
-    harness.push(token("bad", 1), token("good", 1))
-    harness.push(token("bad", 2), token("good", 2, last=FinishReason.STOP))
+    harness.push(token("bad", 1, last=last), token("good", 1))
+    harness.push(token("good", 2, last=FinishReason.STOP))
     harness.close()
     assert harness.aborted == ["bad"] and sound.ids() == [1, 2]
+    (record,) = caplog.records
+    assert record.request_id == "chatcmpl-7" and "bad" not in record.getMessage()  # type: ignore[attr-defined]
 
 
 def test_events_of_unknown_keys_and_late_acknowledgements_are_harmless() -> None:

@@ -37,7 +37,7 @@ def compiler() -> Any:
 def compiled(compiler: GrammarCompiler, grammar: str) -> Any:
     """The matcher, or the error."""
     answers: queue.Queue[Any] = queue.Queue()
-    compiler.compile(grammar, answers.put, answers.put)
+    compiler.compile(grammar, answers.put, answers.put, lambda: True)
     return answers.get(timeout=30)
 
 

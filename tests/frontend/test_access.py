@@ -118,6 +118,12 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.L
         assert let_in() == ["fixed"], "an empty file lets nobody in"
     assert "Line 1" in caplog.text and "old-key" not in caplog.text and "emperor" not in caplog.text
     assert ring.asks
+    for mode, told in ((0o600, 0), (0o604, 1)):
+        caplog.clear()
+        file.write_text(f"new-key infer\n# {mode}\n")
+        file.chmod(mode)
+        assert let_in() == ["fixed", "new-key"]
+        assert len([line for line in caplog.messages if "can be read by others" in line and "chmod 600" in line]) == told
 
 
 async def test_an_emptied_file_does_not_open_the_server(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 NOT_YET: list[tuple[str, Any]] = [
-    ("reasoning_effort", "high"),
+    ("verbosity", "low"),
     ("chat_template", "{{ messages }}"),
     ("logits_processors_args", {"a": 1}),
     ("prompt_logprobs", 0),
@@ -70,6 +70,17 @@ async def test_faulty_chat_fields(fields: dict[str, Any], param: str, text: str)
     async with http(client) as front:
         assert_error(await front.post(CHAT, json=HELLO | fields), 400, param=param, code="invalid_value", text=text)
     assert client.requests == []
+
+
+async def test_hashes_of_media_are_refused_with_their_reason() -> None:
+    async with http(FakeClient(words(["a"]))) as front:
+        assert_error(
+            await front.post(CHAT, json=HELLO | {"mm_hashes": ["a"]}),
+            400,
+            param="mm_hashes",
+            code="invalid_value",
+            text="found again by its content",
+        )
 
 
 @pytest.mark.parametrize(("name", "value"), NOT_YET, ids=str)

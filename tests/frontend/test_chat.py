@@ -228,6 +228,8 @@ async def test_fields_that_ask_for_nothing_pass(fields: dict[str, object]) -> No
         ({"enable_thinking": False}, {"enable_thinking": False}),
         ({"metadata": {"enable_thinking": "false"}}, {"enable_thinking": "false"}),
         ({"metadata": {"enable_thinking": False}, "enable_thinking": True}, {"enable_thinking": True}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"metadata": {"reasoning_effort": "none"}}, {"reasoning_effort": "none"}),
         (
             {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}},
             {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}},
@@ -254,9 +256,9 @@ async def test_parameters_in_metadata_act_unless_given_themselves() -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         await front.post(CHAT, json=HELLO | {"temperature": 0.5, "metadata": {"temperature": 0.1, "top_k": 4, "model": "x", "tag": 1}})
-        refused = await front.post(CHAT, json=HELLO | {"metadata": {"reasoning_effort": "low"}})
+        refused = await front.post(CHAT, json=HELLO | {"metadata": {"verbosity": "low"}})
     assert client.sampling() == {"temperature": 0.5, "top_k": 4}
-    assert refused.json()["error"]["param"] == "reasoning_effort"
+    assert refused.json()["error"]["param"] == "verbosity"
 
 
 @pytest.mark.parametrize("body", [{"prompt_token_ids": [1, 2]}, {"messages": [], "prompt_token_ids": [1, 2]}, {"messages": [1, 2]}])

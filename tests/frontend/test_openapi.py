@@ -10,8 +10,9 @@ import pytest
 
 from ernie_backend.errors import InvalidRequestError
 from ernie_backend.sampling_fields import parse_sampling_params
+from ernie_backend.triton_adapter.thinking import EFFORTS, OFF, ON, read_thinking
 from ernie_openai.app import create_app
-from ernie_openai.openapi import RANGES
+from ernie_openai.openapi import RANGES, THINKING_SWITCH
 
 from .fakes import CHAT, COMPLETIONS, HELLO, FakeClient, http, logprob, settings, sse, words
 
@@ -31,6 +32,15 @@ def test_ranges_are_those_of_preprocess(name: str) -> None:
     for outside in (low - 1, high + 1, high * 2 + 1):
         with pytest.raises(InvalidRequestError):
             parse_sampling_params({name: outside})
+
+
+def test_how_much_to_think_is_said_in_the_words_of_preprocess() -> None:
+    is_valid = validator("ChatRequest").is_valid
+    for value in (*THINKING_SWITCH, True, False):
+        assert read_thinking({"enable_thinking": value}, {}, {}).enabled is not None and is_valid(HELLO | {"enable_thinking": value})
+    assert set(THINKING_SWITCH) == {1, 0, *ON, *OFF} and not is_valid(HELLO | {"enable_thinking": "maybe"})
+    assert all(is_valid(HELLO | {"reasoning_effort": effort}) for effort in EFFORTS)
+    assert not is_valid(HELLO | {"reasoning_effort": "extreme"})
 
 
 @pytest.mark.parametrize("kind", ["ChatRequest", "CompletionRequest"])

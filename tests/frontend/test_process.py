@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -49,20 +51,34 @@ async def front_end(address: str, *flags: str) -> AsyncIterator[tuple[asyncio.su
         await process.wait()
 
 
-async def twenty_words(_: SeenRequest) -> AsyncIterator[Any]:
-    for i in range(20):
-        yield response(text_output=f"{i} ", token_ids=(i,))
-        await asyncio.sleep(0.05)
-    yield response(True, finish_reason="stop")
+async def one_word(_: SeenRequest) -> AsyncIterator[Any]:
+    yield response(True, text_output="0 ", token_ids=(0,), finish_reason="stop")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_sigterm_lets_streams_end_and_exits_with_0(workers: int) -> None:
+    """And what is new is refused with words until then, whichever worker takes the connection."""
+    release = asyncio.Event()
+
+    async def twenty_words(_: SeenRequest) -> AsyncIterator[Any]:
+        for i in range(20):
+            yield response(text_output=f"{i} ", token_ids=(i,))
+            if i == 1:
+                await release.wait()
+        yield response(True, finish_reason="stop")
+
     async with serving(FakeTriton(twenty_words)) as address, front_end(address, "--workers", str(workers)) as (process, client):
         async with client.stream("POST", CHAT, json=HELLO | {"stream": True}) as answer:
             lines = answer.aiter_lines()
             text = await anext(lines) + "\n"
             process.send_signal(signal.SIGTERM)
+            while (health := await _once(client, "GET", "/health")).status_code == 200:
+                await asyncio.sleep(0.05)
+            for refused in (health, *[await _once(client, "POST", CHAT) for _ in range(8)]):
+                assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1, refused.text
+                assert "shutting down" in refused.json()["error"]["message"]
+            assert (await _once(client, "GET", "/v1/models")).status_code == 200
+            release.set()
             async for line in lines:
                 text += line + "\n"
         assert sse(text)[-1] == "[DONE]"
@@ -70,7 +86,15 @@ async def test_sigterm_lets_streams_end_and_exits_with_0(workers: int) -> None:
         assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_what_outlives_the_grace_time_is_told_so() -> None:
+async def _once(client: httpx.AsyncClient, method: str, path: str) -> httpx.Response:
+    """On a connection of its own; another one if the first was taken by a worker that just ended."""
+    while True:
+        async with httpx.AsyncClient(base_url=client.base_url, timeout=10, trust_env=False) as fresh:
+            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+                return await fresh.request(method, path, json=HELLO if method == "POST" else None)
+
+
+async def test_what_outlives_the_grace_time_is_told_so(tmp_path: Path) -> None:
     async def endless(_: SeenRequest) -> AsyncIterator[Any]:
         while True:
             yield response(text_output="x", token_ids=(1,))
@@ -78,13 +102,18 @@ async def test_what_outlives_the_grace_time_is_told_so() -> None:
 
     triton = FakeTriton(endless)
     names = ("--served-model-name", "a", "b", "--api-key", "k1", "--api-key", "k2", "--max-model-len", "77")
+    outage = tmp_path / "outage"
     async with (
         serving(triton) as address,
-        front_end(address, "--shutdown-grace-seconds", "1", *names) as (process, client),
+        front_end(address, "--shutdown-grace-seconds", "1", "--outage-file", str(outage), *names) as (process, client),
     ):
         client.headers["authorization"] = "Bearer k2"
         cards = (await client.get("/v1/models")).json()["data"]
         assert [(card["id"], card["max_model_len"]) for card in cards] == [("a", 77), ("b", 77)]
+        outage.write_text("The server is being restarted.")
+        refused = await client.post(CHAT, json=HELLO)
+        assert refused.status_code == 503 and "is being restarted" in refused.text and refused.headers["retry-after"]
+        outage.unlink()
         async with client.stream("POST", CHAT, json=HELLO | {"stream": True}) as answer:
             lines = [line async for line in answer.aiter_lines() if line or process.send_signal(signal.SIGTERM)]
         assert "shutting down" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]

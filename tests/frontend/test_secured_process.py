@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from .fake_triton import FakeTriton, serving
-from .test_process import free_port, front_end, twenty_words
+from .test_process import free_port, front_end, one_word
 
 TLS = Path(__file__).parents[1] / "media" / "tls"
 CERTIFICATE, KEY = str(TLS / "media.test.crt"), str(TLS / "media.test.key")
@@ -30,7 +30,7 @@ async def test_every_worker_reads_the_keys_again(tmp_path: Path, monkeypatch: py
     file = tmp_path / "keys"
     file.write_text("sesame-old\n")
     flags = ("--workers", "2", "--api-key-file", str(file))
-    async with serving(FakeTriton(twenty_words)) as address, front_end(address, *flags) as (process, client):
+    async with serving(FakeTriton(one_word)) as address, front_end(address, *flags) as (process, client):
         assert await statuses(client, "sesame-old", 10) == {200} and await statuses(client, "sesame-new", 10) == {401}
         file.write_text("sesame-new admin\n")
         for _ in range(100):
@@ -50,7 +50,7 @@ async def test_tls(asks_for_certificate: bool) -> None:
     with_proof = ssl.create_default_context(cafile=CERTIFICATE)
     with_proof.load_cert_chain(CERTIFICATE, KEY)
     without = ssl.create_default_context(cafile=CERTIFICATE)
-    async with serving(FakeTriton(twenty_words)) as address:
+    async with serving(FakeTriton(one_word)) as address:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ernie_openai", "--host", "127.0.0.1", "--port", str(port), "--triton-grpc", address, *flags)
         )

@@ -273,6 +273,7 @@ ERRORS: list[tuple[str, list[Any], type[ErnieError], str | None, str]] = [
         "not available",
     ),
     ("unknown model", [error_message("Request for unknown model: 'ernie' is not found")], UnavailableError, None, "not available"),
+    ("broken connection", [(grpc.StatusCode.INTERNAL, "Internal error from Core")], UnavailableError, None, "not available"),
     ("internal", [(grpc.StatusCode.INTERNAL, "RuntimeError: secret /path")], EngineError, None, "server's log"),
     ("python error", [error_message("Failed to process: secret /path/model.py(11)")], EngineError, None, "server's log"),
     ("too short", [response(token_ids=(1,))], EngineError, None, "before it was complete"),
@@ -288,32 +289,6 @@ async def test_errors(script: list[Any], kind: type[ErnieError], param: str | No
     assert type(caught.value) is kind and caught.value.param == param
     assert text in caught.value.message
     assert "secret" not in caught.value.message and "ensemble" not in caught.value.message
-
-
-async def test_a_server_that_is_not_there() -> None:
-    async with serving(FakeTriton(replies())) as address:
-        pass
-    client = TritonClient(address, f"http://{address}/metrics")
-    with pytest.raises(UnavailableError):
-        await collect(client)
-    with pytest.raises(UnavailableError):
-        await client.metrics()
-    assert not await client.is_ready()
-    await client.close()
-
-
-async def test_a_server_that_comes_back_is_found_again() -> None:
-    triton = FakeTriton(replies(response(True, finish_reason="stop")))
-    async with serving(triton) as address:
-        client = TritonClient(address, "http://127.0.0.1:1/metrics")
-        assert len(await collect(client)) == 1
-    with pytest.raises(UnavailableError):
-        await collect(client)
-    async with serving(triton, address):
-        while not await client.is_ready():
-            await asyncio.sleep(0.1)
-        assert len(await collect(client)) == 1
-        await client.close()
 
 
 @pytest.mark.parametrize(("server", "model", "ready"), [(True, True, True), (False, True, False), (True, False, False)])

@@ -13,7 +13,7 @@ import torch
 from transformers import Ernie4_5_MoeConfig, Ernie4_5_MoeForCausalLM, Ernie4_5Config, Ernie4_5ForCausalLM
 
 from ernie_backend.config import EngineConfig, ModelConfig
-from ernie_backend.execution.input_batch import build_input_batch
+from ernie_backend.execution.input_batch import build_input_batch, lay_out, upload
 from ernie_backend.execution.model_runner import ModelRunner
 from ernie_backend.execution.models.ernie45 import Ernie45ForCausalLM
 from ernie_backend.execution.sampler import sampling_inputs
@@ -216,6 +216,27 @@ def test_a_graph_repeats_what_launches_do(world: World) -> None:
         graphs.sampler.logits.fill_(float("nan"))
         graphs._decode(8, truncated)
         assert torch.equal(graphs.sampler.logits[:5], logits) and torch.equal(graphs.sampler.sampled[:5], sampled)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_prompt_graph_computes_what_launches_do(world: World, deterministic: bool) -> None:
+    """Three sequences that decode and two prompts in one step, one of them in its middle; padded to 4 and 384."""
+    runner = world.runner(deterministic=deterministic)
+    hand = HandScheduler(runner, prompts(17, 64, 65, 200, 301))
+    hand.step({0: 99, 1: 99, 2: 99})
+    hand.step({3: 50, 4: 100})
+    step = hand.output({0: 1, 1: 1, 2: 1, 3: 100, 4: 201})
+    layout = lay_out(step, runner.states, runner.block_size)
+    graphs = runner.graphs.prompts
+    bucket = graphs.bucket(layout)
+    assert bucket == (4, 384)
+    captured, replayed = (graphs.compute(layout, bucket).clone() for _ in range(2))
+    batch = upload(layout)
+    expected = runner.model.forward(batch, runner.caches, runner.cos_sin)[batch.logits_rows.long()]
+    assert replayed.shape == (4, expected.shape[1]) and torch.equal(captured, replayed)
+    cosine = torch.nn.functional.cosine_similarity(replayed.double(), expected.double(), dim=-1)
+    print(f"cosine {cosine.tolist()}")
+    assert torch.equal(replayed, expected) if deterministic else float(cosine.min()) >= 0.99
 
 
 def test_sampling_is_the_references(world: World) -> None:

@@ -32,6 +32,8 @@ class Launch:
     grid: tuple[int, ...]
     num_warps: int
     launch_pdl: bool
+    fuses: bool
+    """Whether a multiplication and an addition may become one."""
     shared_bytes: int
     registers: int = 0
     stack_bytes: int = 0  # per thread: where registers are spilled to
@@ -65,10 +67,10 @@ class _Launcher:
 
     def __call__(self, x: int, y: int, z: int, *ignored: Any) -> None:
         m = self.metadata
-        self.driver.launches.append(Launch(m.name, (x, y, z), m.num_warps, m.launch_pdl, m.shared, *self.resources))
+        self.driver.launches.append(Launch(m.name, (x, y, z), m.num_warps, m.launch_pdl, m.enable_fp_fusion, m.shared, *self.resources))
 
 
-@dataclass
+@dataclass(eq=False)
 class RecordingDriver(DriverBase):
     """Compiles for `arch`, asks ptxas' output for resources, launches nothing."""
 

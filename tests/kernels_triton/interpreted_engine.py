@@ -133,7 +133,7 @@ def main(kind: str) -> None:
         SamplingParams(max_tokens=9, seed=6, eos_token_ids=(END,), grammar="x", presence_penalty=0.5),
     ]
     matchers: list[Any] = []
-    GrammarCompiler(vocabulary()).compile("start: /[a-c]x/", matchers.append, matchers.append)
+    GrammarCompiler(vocabulary()).compile("start: /[a-c]x/", matchers.append, matchers.append, lambda: True)
     while not matchers:
         time.sleep(0.01)
     prompts: list[tuple[list[int], tuple[MediaItem, ...]]] = [(rng.integers(0, 640, length).tolist(), ()) for length in (3, 18, 2, 4, 5)]
@@ -144,11 +144,15 @@ def main(kind: str) -> None:
         for i, ((ids, media), params) in enumerate(zip(prompts, sampling[: len(prompts)], strict=True))
     ]
 
-    def answers(steps_ahead: int, requests: list[GenerateRequest], deterministic: bool = False) -> dict[str, list[int]]:
+    def answers(
+        steps_ahead: int, requests: list[GenerateRequest], *, deterministic: bool = False, prompt_graphs: bool = True
+    ) -> dict[str, list[int]]:
         settings = {"max_model_len": 128, "max_num_seqs": 2, "max_num_batched_tokens": 16, "deterministic": deterministic}
         engine = EngineConfig("random", **settings).resolved(config)  # type: ignore[arg-type]
         runner = ModelRunner(model, config, engine, num_blocks=4)
         runner.steps_ahead = steps_ahead
+        if not prompt_graphs:
+            runner.graphs.prompts.bucket = lambda layout: None  # type: ignore[method-assign, union-attr]
         core = EngineCore(Scheduler(engine, 4), runner)
         for request in requests:
             core.add(request)
@@ -161,9 +165,9 @@ def main(kind: str) -> None:
         return found
 
     if config.vision is None:
-        print(json.dumps([answers(0, requests), answers(1, requests)]))
+        print(json.dumps([answers(0, requests, prompt_graphs=False), answers(1, requests)]))
         return
-    alone = [answers(0, [request], deterministic=True) for request in requests]
+    alone = [answers(0, [request], deterministic=True, prompt_graphs=False) for request in requests]
     print(json.dumps([{key: ids for one in alone for key, ids in one.items()}, answers(1, requests, deterministic=True)]))
 
 

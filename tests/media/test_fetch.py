@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
 import pytest
 
-from ernie_backend.errors import UnavailableError
+from ernie_backend.abort_signal import AbortSignal
+from ernie_backend.errors import RequestAbortedError, UnavailableError
 from ernie_backend.media.fetch import Fetcher, FetchLimits, FetchPolicy, decode_base64
 from ernie_backend.media.sniff import MediaError
 from ernie_backend.protocol import MediaKind
@@ -156,6 +159,26 @@ class TestTheWeb:
         with pytest.raises(UnavailableError):
             fetcher.fetch(serve({"/": answer}).url("/"), MediaKind.IMAGE)
         closer.join()
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_an_abort_ends_it(self, scheme: str) -> None:
+        """While it waits for a response, or in a handshake, that never comes: each would take 30 s."""
+        fetcher, signal = Fetcher(LOOPBACK), AbortSignal()
+        with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+            url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}/"
+            fetching = pool.submit(fetcher.fetch, url, MediaKind.IMAGE, signal)
+            connection, _ = listening.accept()
+            with connection:
+                assert connection.recv(4096), "it has begun"
+                signal.set()
+                with pytest.raises(RequestAbortedError):
+                    fetching.result()
+                connection.settimeout(20)
+                assert not connection.recv(4096), "the connection is given up"
+            listening.close()
+            with pytest.raises(RequestAbortedError):
+                fetcher.fetch(url, MediaKind.IMAGE, signal)
+        fetcher.close()
 
 
 class TestAddresses:

@@ -50,11 +50,11 @@ def test_how_many(settings: dict[str, Any], duration: float, expected: int) -> N
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"target_frames": 20}, "fps must not be positive if target_frames is given"),
-        ({"fps": -1, "target_frames": 8}, "target_frames must be larger than min_frames"),
-        ({"fps": -1, "target_frames": 200}, "target_frames must be smaller than max_frames"),
-        ({"min_frames": 20, "max_frames": 10}, "must be smaller than max_frames"),
-        ({"fps": -1}, "Must provide either positive target_fps or positive target_frames"),
+        ({"target_frames": 20}, r"fps \(2\) and target_frames \(20\)\. Give one of the two, and -1 for the other"),
+        ({"fps": -1, "target_frames": 8}, r"target_frames \(8\) is below min_frames \(16\)\. Raise target_frames, or lower min"),
+        ({"fps": -1, "target_frames": 200}, r"target_frames \(200\) is above max_frames \(180\)\. Lower target_frames, or raise max"),
+        ({"min_frames": 20, "max_frames": 10}, r"min_frames \(20\) is above max_frames \(10\)\. Lower the one, or raise the other"),
+        ({"fps": -1}, "both fps and target_frames are switched off"),
     ],
 )
 def test_contradictions(settings: dict[str, Any], words: str) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ernie_backend.abort_signal import NEVER, AbortSignal
 from ernie_backend.cli.processes import children_of
-from ernie_backend.errors import ConfigError, ContextLengthError, InvalidRequestError, UnavailableError
+from ernie_backend.errors import ConfigError, ContextLengthError, InvalidRequestError, RequestAbortedError, UnavailableError
 from ernie_backend.media.config import MediaConfig
 from ernie_backend.media.decode_process import DecodeProcesses
 from ernie_backend.media.fetch import Fetcher, FetchPolicy
@@ -42,9 +43,9 @@ class Model:
         self.defaults = found.defaults
         self.loader = MediaLoader(Fetcher(FetchPolicy()), DecodeProcesses(python, found, max_tokens, **limits))
 
-    def load(self, data: bytes, kind: MediaKind = MediaKind.IMAGE, **part: Any) -> LoadedMedia:
+    def load(self, data: bytes, kind: MediaKind = MediaKind.IMAGE, *, aborted: AbortSignal = NEVER, **part: Any) -> LoadedMedia:
         url = f"data:;base64,{base64.b64encode(data).decode()}"
-        return self.loader.load(MediaPart(kind, url, PLACE, **part), self.defaults)
+        return self.loader.load(MediaPart(kind, url, PLACE, **part), self.defaults, aborted)
 
 
 Make = Callable[..., Model]
@@ -174,7 +175,7 @@ class TestVideos:
             (
                 video(num_frames=30),
                 {"settings": ProcessorKwargs(video_target_frames=8)},
-                "target_frames must be larger than min_frames (16)",
+                "target_frames (8) is below min_frames (16). Raise target_frames",
             ),
         ],
     )
@@ -245,6 +246,18 @@ class TestWhatDecodersDoToThemselves:
         threading.Timer(0.5, model.loader.close).start()
         with pytest.raises(UnavailableError):
             model.load(encoded(picture(20, 20)))
+
+    def test_an_abort_ends_the_one_at_work(self, make: Make) -> None:
+        others = decoders()
+        model = make(ERNIE_VL, decoders=1)
+        (own,) = decoders() - others
+        os.kill(own, signal.SIGSTOP)
+        aborted = AbortSignal()
+        threading.Timer(0.5, aborted.set).start()
+        with pytest.raises(RequestAbortedError):
+            model.load(encoded(picture(20, 20)), aborted=aborted)
+        assert own not in decoders()
+        assert model.load(encoded(picture(56, 84))).num_tokens == 6
 
     def test_a_program_that_is_none(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="does not start"):

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ernie_backend.errors import InvalidRequestError, OverloadedError, UnavailableError
+from ernie_backend.abort_signal import NEVER, AbortSignal
+from ernie_backend.errors import InvalidRequestError, OverloadedError, RequestAbortedError, UnavailableError
 from ernie_backend.media.config import MediaConfig
 from ernie_backend.media.decode_process import DecodeProcesses
 from ernie_backend.media.fetch import Fetcher, FetchPolicy
@@ -49,8 +50,8 @@ def pool(tmp_path: Path) -> Iterator[Callable[..., None]]:
     decoders = DecodeProcesses(sys.executable, config, 8000)
     made = MediaPool(MediaLoader(Fetcher(FetchPolicy(allow_private=True)), decoders), threads=2, max_items=4)
 
-    def load(done: Answers, *urls: str) -> None:
-        made.load([MediaPart(MediaKind.IMAGE, url, f"image[{i}]") for i, url in enumerate(urls)], config.defaults, done)
+    def load(done: Answers, *urls: str, signal: AbortSignal = NEVER) -> None:
+        made.load([MediaPart(MediaKind.IMAGE, url, f"image[{i}]") for i, url in enumerate(urls)], config.defaults, done, signal)
 
     load.close = made.close  # type: ignore[attr-defined]
     yield load
@@ -72,6 +73,21 @@ def test_what_waits_is_bounded_and_later_there_is_room_again(pool: Callable[...,
     pool(answers, *[server.url("/")] * 4)
     answers.wait(1)
     assert [len(outcome) for outcome in answers.given] == [1, 1, 1, 1, 4]
+
+
+def test_an_aborted_request_begins_nothing_more(pool: Callable[..., None], serve: ServerOf) -> None:
+    release, answers, others, signal = threading.Event(), Answers(), Answers(), AbortSignal()
+    server = serve({"/": lambda connection, server: (release.wait(30), body(SMALL)(connection, server))})
+    pool(answers, *[server.url("/")] * 3, signal=signal)
+    while len(server.requests) < 2:
+        assert not release.wait(0.01)
+    signal.set()
+    answers.wait(1)
+    assert isinstance(answers.given[0], RequestAbortedError), "both threads are free again"
+    release.set()
+    pool(others, *[server.url("/")] * 4)
+    others.wait(1)
+    assert len(others.given[0]) == 4 and len(server.requests) == 6, "there is room for all, and the third was never asked for"
 
 
 def test_one_answer_and_the_first_error(pool: Callable[..., None], serve: ServerOf) -> None:

@@ -43,6 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, receiver: OtlpReceiver) -> 
     }
     with running_server(folder, max_model_len=4096, max_num_seqs=8, **flags) as running:
         yield running
+    assert [json.loads(line)["source"] for line in running.log][-1] == "serve", "it has the last word, and that is an object, too"
 
 
 @pytest.fixture

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import llguidance
 import pytest
 
-from ernie_backend.errors import InvalidRequestError
+from ernie_backend.abort_signal import AbortSignal
+from ernie_backend.errors import InvalidRequestError, RequestAbortedError
 from ernie_backend.text import helper_process
 from ernie_backend.text.answer_format import AnswerFormat
 from ernie_backend.text.grammar import Body, Tag, answer_grammar, choice_grammar, json_grammar, tags_grammar
@@ -175,6 +177,23 @@ class TestTryingOut:
         monkeypatch.setattr(helper_process, "WALL_SECONDS", 0.5)
         assert process.compiled(Body("regex", "b", "p"))
         assert process._helper._process is not helper
+        process.close()
+
+    def test_an_abort_ends_the_helper_at_work(self) -> None:
+        process, aborted = GrammarProcess(), AbortSignal()
+        process.compiled(Body("regex", "a", "p"))
+        helper = process._helper._process
+        assert helper is not None
+        os.kill(helper.pid, signal.SIGSTOP)
+        timer = threading.Timer(0.3, aborted.set)
+        timer.start()
+        with pytest.raises(RequestAbortedError):
+            process.compiled(Body("regex", "b", "p"), aborted)
+        assert helper.wait(10) == -signal.SIGKILL
+        with pytest.raises(RequestAbortedError):
+            process.compiled(Body("regex", "b", "p"), aborted)
+        assert not process._helper.is_running, "nothing is started for it either"
+        assert process.compiled(Body("regex", "b", "p"))
         process.close()
 
     def test_known_ones_are_not_tried_again(self) -> None:

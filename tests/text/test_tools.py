@@ -79,6 +79,42 @@ def test_what_is_a_schema() -> None:
     check_schema(True, "s")
 
 
+LIST = {"type": "object", "properties": {"next": {"$ref": "#"}}}
+TREE = {"$ref": "#/$defs/t", "$defs": {"t": {"type": "object", "properties": {"l": {"$ref": "#/$defs/l"}}, "required": ["l"]}}}
+LOOPS: list[tuple[dict[str, Any], str | None]] = [
+    ({"$ref": "#"}, "s"),
+    ({"oneOf": [{"allOf": [{"$ref": "#"}]}, {"$ref": "#"}]}, "s"),
+    ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/%24defs/a"}}}, "s"),
+    ({"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}, "s.properties.a"),
+    (LIST | {"required": ["next"]}, "s"),
+    ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "s"),
+    (TREE | {"$defs": TREE["$defs"] | {"l": {"type": "array", "prefixItems": [True, {"$ref": "#"}], "minItems": 2}}}, "s"),
+    (LIST, None),
+    ({"anyOf": [{"$ref": "#"}, {"type": "string"}]}, None),
+    ({"type": "array", "items": {"$ref": "#"}}, None),
+    (TREE | {"$defs": TREE["$defs"] | {"l": {"type": "array", "items": {"$ref": "#/$defs/t"}}}}, None),
+    (LIST | {"required": ["next"], "type": ["object", "null"]}, None),
+    (LIST | {"required": ["next"], "$id": "https://other.example/"}, None),
+    ({"const": {"$ref": "#"}}, None),
+]
+
+
+@pytest.mark.parametrize(("schema", "place"), LOOPS)
+def test_schemas_that_speak_of_themselves_must_have_a_way_out(schema: dict[str, Any], place: str | None) -> None:
+    if place is None:
+        check_schema(schema, "s")
+    else:
+        error = refused(check_schema, schema, "s")
+        assert error.param == place and error.message.startswith(f"{place} can never be fulfilled: it leads back to itself")
+
+
+def test_a_long_chain_of_references_is_followed_in_no_time() -> None:
+    """Each is looked at once: looking at all again for each would take minutes."""
+    chain = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": "#/$defs/d0"}]} for i in range(3000)}
+    refused(check_schema, {"$ref": "#/$defs/d0", "$defs": chain}, "s")
+    check_schema({"$ref": "#/$defs/d0", "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(6000)}}, "s")
+
+
 def test_schemas_that_are_too_deep_or_too_large() -> None:
     deep: Any = {"type": "string"}
     for _ in range(900):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,29 @@ class TestWhatAnAnswerMustKeepTo:
         off = x1(chat={"messages": USER}, sampling_parameters='{"reasoning_max_tokens": 0}')
         assert tokenizer.decode(off.prompt_token_ids, skip_special_tokens=False).endswith("<think>\n\n</think>\n\n")
         assert off.sampling.reasoning_max_tokens is None
+
+    def test_an_effort_is_a_share_of_the_answer(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
+        def budget(effort: str, **sampling: Any) -> int | None:
+            given = json.dumps({"max_tokens": 100, **sampling})
+            return x1(chat={"messages": USER, "reasoning_effort": effort}, sampling_parameters=given).sampling.reasoning_max_tokens
+
+        assert [budget(effort) for effort in ("minimal", "low", "medium", "high")] == [10, 20, 50, 80]
+        assert budget("minimal", max_tokens=3) == 1, "a thought has one token at least"
+        assert (budget("low", reasoning_max_tokens=70), budget("high", reasoning_max_tokens=0)) == (70, None), "a number goes before"
+        sampling = x1(chat={"messages": USER, "reasoning_effort": "low"}, sampling_parameters='{"guided_regex": "a"}').sampling
+        assert sampling.thought_closing_ids and sampling.reasoning_max_tokens == sampling.max_tokens // 5 and sampling.grammar
+        none = x1(chat={"messages": USER, "reasoning_effort": "none"})
+        assert none.prompt_token_ids == x1(chat={"messages": USER, "enable_thinking": False}).prompt_token_ids
+        assert none.sampling.reasoning_max_tokens is None
+        on = x1(chat={"messages": USER, "reasoning_effort": "none", "enable_thinking": True})
+        assert on == replace(x1(chat={"messages": USER}), key=on.key), "what is said of the switch goes before"
+
+    def test_an_effort_says_nothing_to_a_model_that_does_not_think(self, model_folder: Path) -> None:
+        preprocessor = make(model_folder)
+        chats = ({"messages": USER}, {"messages": USER, "reasoning_effort": "low"})
+        plain, told = (answered(preprocessor, RequestInputs(chat=json.dumps(chat))) for chat in chats)
+        assert told == replace(plain, key=told.key)
+        preprocessor.close()
 
     def test_a_bound_of_what_follows_the_thought(self, x1: Callable[..., GenerateRequest], tokenizer: Tokenizer) -> None:
         given = json.dumps({"response_max_tokens": 5, "max_tokens": 50})

@@ -53,7 +53,8 @@ def model(tiny_folder: Path, pb_utils: FakePbUtils, tmp_path: Path, monkeypatch:
 def sealed(key: str, ids: tuple[int, ...] = (5, 6, 7), *, max_tokens: int = 4, seal: str | None = None, **fields: Any) -> InferenceRequest:
     """What preprocess hands over."""
     post = PostContext(num_prompt_tokens=len(ids)).to_json_object()
-    generate = GenerateRequest(key, ids, SamplingParams(max_tokens=max_tokens, temperature=0), post=post, **fields)
+    fields = {"sampling": SamplingParams(max_tokens=max_tokens, temperature=0), **fields}
+    generate = GenerateRequest(key, ids, post=post, **fields)
     text = generate.to_json()
     signature = Seal.of_server(ARGS).of_request(text, ids) if seal is None else seal
     return request(request=signature + text, prompt_token_ids=list(ids))

@@ -23,6 +23,7 @@ from ernie_backend.triton_adapter.post_context import PostContext
 from ernie_backend.triton_adapter.preprocess import RequestInputs
 from ernie_backend.triton_adapter.preprocess_model import PreprocessModel
 from ernie_backend.triton_adapter.seal import SIGNATURE_LENGTH, Seal, is_same
+from ernie_backend.triton_adapter.waiting import Pulse, Refusal, read_word
 from tests.fakes.pb_utils import FakePbUtils, InferenceRequest, InferenceResponse, TritonModelException, request
 from tests.media.conftest import ServerOf, encoded, picture, serve
 from tests.media.hostile_server import HostileServer, body, redirect
@@ -88,8 +89,16 @@ def wait(condition: Callable[[], Any], what: str) -> None:
 def answer(model: PreprocessModel, each: InferenceRequest) -> InferenceResponse:
     assert model.execute([each]) is None
     wait(lambda: each.sender.is_closed, "the response comes")
-    (response,) = each.sender.responses
+    *pulses, response = each.sender.responses
+    assert all(isinstance(word_of(pulse), Pulse) for pulse in pulses)
     return response
+
+
+def word_of(response: InferenceResponse) -> Pulse | Refusal | None:
+    """What preprocess tells the engine beside requests, its seal checked; None: it is one, without media."""
+    text, ids = response.value("request"), tuple(response.value("prompt_token_ids"))
+    assert is_same(text[:SIGNATURE_LENGTH], Seal.of_server(ARGS).of_request(text[SIGNATURE_LENGTH:], ids))
+    return read_word(text[SIGNATURE_LENGTH:])
 
 
 def prepared(model: PreprocessModel, each: InferenceRequest) -> GenerateRequest:
@@ -106,9 +115,17 @@ def prepared(model: PreprocessModel, each: InferenceRequest) -> GenerateRequest:
 
 
 def refused(model: PreprocessModel, each: InferenceRequest) -> ErnieError:
-    error = answer(model, each).error()
-    assert error is not None
-    return from_wire(error.message())
+    return refusal_in(answer(model, each))
+
+
+def refusal_in(response: InferenceResponse) -> ErnieError:
+    """At once, or of a request that has waited, by way of the engine."""
+    error = response.error()
+    if error is not None:
+        return from_wire(error.message())
+    word = word_of(response)
+    assert isinstance(word, Refusal)
+    return from_wire(word.error)
 
 
 class TestPrompts:
@@ -304,7 +321,7 @@ class TestNobodyWaitsForAnother:
         assert not any(each.sender.is_closed for each in stuck)
         release.set()
         wait(lambda: all(each.sender.is_closed for each in stuck), "the others get their answers, too")
-        assert all(each.sender.responses[0].error() is not None for each in stuck)
+        assert all(refusal_in(each.sender.responses[-1]).http_status == 400 for each in stuck)
 
     def test_items_of_one_request_come_in_order_whichever_is_first(self, model: PreprocessModel, serve: ServerOf) -> None:
         second_was_sent = threading.Event()
@@ -329,7 +346,7 @@ class TestNobodyWaitsForAnother:
         wait(lambda: server.requests, "some have begun")
         model.finalize()
         assert all(each.sender.is_closed for each in waiting)
-        assert all(from_wire(each.sender.responses[0].error().message()).http_status == 503 for each in waiting)  # type: ignore[union-attr]
+        assert all(refusal_in(each.sender.responses[-1]).http_status == 503 for each in waiting)
 
     def test_a_response_that_cannot_be_sent_becomes_an_error(self, model: PreprocessModel) -> None:
         each = chat(image(SMALL))

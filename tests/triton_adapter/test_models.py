@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from ernie_backend.errors import from_wire
 from ernie_backend.protocol import GenerateRequest
 from ernie_backend.text.tokenizer import Tokenizer
 from ernie_backend.triton_adapter.postprocess_model import PostprocessModel
+from ernie_backend.triton_adapter.preprocess import RequestInputs
 from ernie_backend.triton_adapter.preprocess_model import PreprocessModel
 from ernie_backend.triton_adapter.seal import SIGNATURE_LENGTH, Seal, is_same
 from tests.fakes.pb_utils import FakePbUtils, InferenceRequest, InferenceResponse, TritonError, TritonModelException, request
@@ -96,6 +98,16 @@ class TestPreprocess:
         each = request(text_input="a", sampling_parameters='{"top_p": 0.9}', parameters=parameters)
         _, error = refusal(respond(preprocess, [each])[0])
         assert (error.param, error.http_status) == (param, 400)
+
+    def test_a_refused_request_is_gone_at_once(self, preprocess: PreprocessModel) -> None:
+        """Not with the next round of the garbage collector: long prompts that wait for it leave the process large."""
+        gc.collect()
+        gc.disable()
+        try:
+            respond(preprocess, [request(text_input="too long " * 100) for _ in range(3)])
+            assert not [each for each in gc.get_objects() if isinstance(each, RequestInputs)]
+        finally:
+            gc.enable()
 
     def test_images_are_refused(self, preprocess: PreprocessModel) -> None:
         _, error = refusal(respond(preprocess, [request(text_input="a", image=b"x")])[0])

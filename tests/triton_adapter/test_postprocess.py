@@ -364,6 +364,19 @@ def test_what_an_abort_found_is_told_if_the_engine_says_so(tokenizer: Tokenizer)
     assert forged.finish_reason == "error" and not forged.text_output and not len(stream.postprocessor)
 
 
+def test_requests_that_never_came_further_than_preprocess(tokenizer: Tokenizer) -> None:
+    stream = Stream(tokenizer)
+    said = stream.postprocessor.process(json.dumps({"key": KEY, "waiting": True}).encode(), ())
+    assert said == PostOutputs()
+    why = EngineError("No.").to_wire()
+    event = {"key": KEY, "refused": why, "seal": SEAL.of_refusal(KEY, why)}
+    outputs = stream.postprocessor.process(json.dumps(event).encode(), ())
+    assert (outputs.finish_reason, outputs.error) == ("error", why)
+    forged = stream.postprocessor.process(json.dumps(event | {"refused": "anything"}).encode(), ())
+    assert forged.finish_reason == "error" and forged.error not in ("anything", why)
+    assert not stream.relays and not len(stream.postprocessor)
+
+
 def test_an_aborted_answer_says_by_whom(tokenizer: Tokenizer) -> None:
     stream = Stream(tokenizer)
     stream.send([10])

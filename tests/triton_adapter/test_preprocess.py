@@ -27,9 +27,9 @@ def make(folder: Path, **settings: Any) -> Preprocessor:
 
 
 def answered(preprocessor: Preprocessor, inputs: RequestInputs) -> GenerateRequest:
-    """Without images and videos there is nothing between the two steps."""
-    prepared = preprocessor.prepare(inputs)
-    assert not prepared.media
+    """Without images and videos."""
+    prepared = preprocessor.compile(preprocessor.prepare(inputs))
+    assert prepared.is_complete
     return preprocessor.finish(prepared)
 
 
@@ -126,10 +126,34 @@ class TestThinkingSwitch:
             ({"enable_thinking": True, "metadata": {"enable_thinking": False}}, "True"),
             ({"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}, "False"),
             ({"enable_thinking": False, "chat_template_kwargs": {"options": {"thinking_mode": "open"}}}, "True"),
+            ({"enable_thinking": False, "chat_template_kwargs": {"options": {"thinking_mode": None}}}, "False"),
+            ({"reasoning_effort": "none"}, "False"),
+            ({"reasoning_effort": "minimal"}, "True"),
+            ({"reasoning_effort": "none", "metadata": {"enable_thinking": True}}, "True"),
+            ({"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}, "False"),
         ],
     )
     def test_every_route(self, shown_switch: Callable[[dict[str, Any]], str], fields: dict[str, Any], value: str) -> None:
         assert shown_switch(fields) == value
+
+    @pytest.mark.parametrize("place", ["enable_thinking", "metadata", "chat_template_kwargs", "chat_template_kwargs.options.thinking_mode"])
+    def test_one_rule_for_every_place(self, shown_switch: Callable[[dict[str, Any]], str], place: str) -> None:
+        """FastDeploy's for booleans, which it keeps to in one of them."""
+
+        def fields(value: Any) -> dict[str, Any]:
+            if place.endswith("mode"):
+                return {"chat_template_kwargs": {"options": {"thinking_mode": value}}}
+            return {place: value if place == "enable_thinking" else {"enable_thinking": value}}
+
+        for value in (False, 0, "false", "False", "no", "off", "0", "n"):
+            assert shown_switch(fields(value)) == "False", value
+        for value in (True, 1, "TRUE", "yes", "on", "1", "y"):
+            assert shown_switch(fields(value)) == "True", value
+        param = place if "." in place or place == "enable_thinking" else f"{place}.enable_thinking"
+        for value in ("maybe", 2, -1, 0.5, [], {}, "closed"):
+            with pytest.raises(InvalidRequestError, match=r"must be .*true or false, got ") as caught:
+                shown_switch(fields(value))
+            assert caught.value.param == param
 
 
 class TestSampling:
@@ -195,7 +219,9 @@ class TestBadInput:
             ({"chat": {"messages": USER, "tool_choice": {"type": "function"}}}, "tool_choice", "must be auto"),
             ({"chat": {"messages": USER, "mm_processor_kwargs": {"fps": 1}}}, "mm_processor_kwargs", "takes no images"),
             ({"chat": {"messages": USER, "chat_template_kwargs": [1]}}, "chat_template_kwargs", "must be an object"),
-            ({"chat": {"messages": USER, "enable_thinking": "maybe"}}, "enable_thinking", "must be true or false"),
+            ({"chat": {"messages": USER, "enable_thinking": "maybe"}}, "enable_thinking", 'must be true or false, got "maybe"'),
+            ({"chat": {"messages": USER, "reasoning_effort": "max"}}, "reasoning_effort", "one of none, minimal, low, medium, high, got"),
+            ({"chat": {"messages": USER, "reasoning_effort": {}}}, "reasoning_effort", "got an object"),
             ({"chat": {"messages": USER * 2, "disable_chat_template": True}}, "messages", "give one message"),
             ({"chat": {"prompt_token_ids": []}}, "prompt_token_ids", "must not be empty"),
             ({"chat": {"prompt_token_ids": "5"}}, "prompt_token_ids", "must be a list"),

@@ -76,14 +76,19 @@ def table_of(model_folder: str | Path) -> tuple[tuple[int, ...], tuple[str, ...]
     return ids, tuple(tokenizer.token_bytes(i).decode("ascii") for i in ids)
 
 
-def write_repository(folder: Path, real: Path, clock: Clock) -> None:
+def clock_model(clock: Clock) -> str:
+    """The model.py of an engine with a clock in place of its model."""
+    return _MODEL.format(clock=asdict(clock))
+
+
+def write_repository(folder: Path, real: Path, engine_model: str) -> None:
     """Our model repository (`real`) as it is, but for the engine's model.py."""
     for name in ("ernie", "ernie_preprocess", "ernie_postprocess"):
         (folder / name).symlink_to(real / name, target_is_directory=True)
     engine = folder / "ernie_engine"
     (engine / "1").mkdir(parents=True)
     (engine / "config.pbtxt").symlink_to(real / "ernie_engine" / "config.pbtxt")
-    (engine / "1" / "model.py").write_text(_MODEL.format(clock=asdict(clock)), encoding="utf-8")
+    (engine / "1" / "model.py").write_text(engine_model, encoding="utf-8")
 
 
 def write_naive_repository(folder: Path, clock: Clock, token_texts: Sequence[str]) -> None:

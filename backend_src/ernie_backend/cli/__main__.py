@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConfigError, ErnieError
+from ..flag_parsing import FlagParser, mistake
 from . import bench, doctor, environment, perf, random_checkpoint, serve
 from .flags import normalise
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:
         arguments = normalise(arguments)
-    parser = argparse.ArgumentParser(prog="ernie-triton", description="Serve ERNIE-4.5 models with Triton Inference Server.")
+    parser = FlagParser(prog="ernie-triton", description="Serve ERNIE-4.5 models with Triton Inference Server.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(subparsers)
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except ErnieError as error:
-        print(f"ernie-triton {args.command}: error: {error.message}", file=sys.stderr)
+        print(mistake(f"ernie-triton {args.command}", error.message, getattr(args, "log_format", "text")), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import socket
@@ -52,12 +53,12 @@ def running_server(model: str | None, flags: Sequence[str] = (), *, stop_seconds
     reader.start()
     try:
         assert process.stdout is not None
-        match = next((m for line in process.stdout if (m := _READY.match(line.rstrip()))), None)
-        if match is None:
+        addresses = next((m for line in process.stdout if (m := _addresses(line)) is not None), None)
+        if addresses is None:
             process.wait()
             reader.join(5)
             raise ConfigError(f"The server did not start (exit code {process.returncode}):\n" + "".join(server.log[-20:]))
-        for name, value in match.groupdict().items():
+        for name, value in addresses.items():
             setattr(server, name, value)
         yield server
     finally:
@@ -69,6 +70,16 @@ def running_server(model: str | None, flags: Sequence[str] = (), *, stop_seconds
             process.kill()
             server.exit_code = process.wait()
         reader.join(5)
+
+
+def _addresses(line: str) -> dict[str, str] | None:
+    """What the line that says that all is ready tells; None: it is another one."""
+    if line.startswith("{"):
+        said = json.loads(line)
+        names = ("model", "openai_url", "triton_url", "triton_grpc", "metrics_url")
+        return {name: said[name].removesuffix("/v1") for name in names} if said["message"] == "Ready" else None
+    match = _READY.match(line.rstrip())
+    return None if match is None else match.groupdict()
 
 
 def free_ports(count: int) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..flag_parsing import integer, number
 from .flags import numbers
 
 if TYPE_CHECKING:
@@ -43,17 +44,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--dtype", choices=("bfloat16", "float32"), default=None, help="must be the device's: bfloat16 on a GPU, else float32"
     )
     parser.add_argument("--batch", default="1,4,16,64,128,256", metavar="N,N,…", help="decode batches; empty: none (default: %(default)s)")
-    parser.add_argument("--prompt", type=int, default=512, help="tokens in front of the first decode step (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=64, help="decode steps to time (default: %(default)s)")
+    parser.add_argument("--prompt", type=integer, default=512, help="tokens in front of the first decode step (default: %(default)s)")
+    parser.add_argument("--steps", type=integer, default=64, help="decode steps to time (default: %(default)s)")
     parser.add_argument("--prefill", default=_PREFILL_CASES, metavar="NxLEN,…", help="prompts × length; empty: none (default: %(default)s)")
     parser.add_argument("--closed-loop", metavar="PROMPTxOUTPUT", help="also keep requests of such lengths in flight: 1024x1024")
     parser.add_argument("--concurrency", default="64,128,256,512", metavar="N,N,…", help="… so many at once (default: %(default)s)")
     parser.add_argument("--image", metavar="WxH,…", help="also encode images of these pixels, and answer requests with one each")
-    parser.add_argument("--image-requests", type=int, default=16, metavar="N", help="… so many at once (default: %(default)s)")
-    parser.add_argument("--image-output", type=int, default=128, metavar="N", help="… with so many tokens (default: %(default)s)")
-    parser.add_argument("--max-num-batched-tokens", type=int, default=8192, help="tokens in one step (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="with --temperature (default: %(default)s)")
+    parser.add_argument("--image-requests", type=integer, default=16, metavar="N", help="… so many at once (default: %(default)s)")
+    parser.add_argument("--image-output", type=integer, default=128, metavar="N", help="… with so many tokens (default: %(default)s)")
+    parser.add_argument("--max-num-batched-tokens", type=integer, default=8192, help="tokens in one step (default: %(default)s)")
+    parser.add_argument("--temperature", type=number, default=0.0, help="0 = greedy (default)")
+    parser.add_argument("--top-p", type=number, default=1.0, help="with --temperature (default: %(default)s)")
     parser.add_argument("--deterministic", action="store_true", help="as with serve's flag of this name")
     parser.add_argument("--profile", action="store_true", help="add the kernels of the smallest decode step and of that of 64")
     parser.add_argument("--peer", choices=("transformers",), help="afterwards the same batches with its own class, in this process")

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import ConfigError
+from ..flag_parsing import integer, number
 from .background import RunningServer, running_server
 from .commands import find_model_repository
 from .flags import numbers
@@ -41,13 +42,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--streams", default="1,16,64,256", metavar="N,N,…", help="answers at once (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="of every answer (default: %(default)s)")
-    parser.add_argument("--step-ms", type=float, default=20.0, metavar="MS", help="time of a step (default: %(default)s)")
+    parser.add_argument("--tokens", type=integer, default=512, metavar="N", help="of every answer (default: %(default)s)")
+    parser.add_argument("--step-ms", type=number, default=20.0, metavar="MS", help="time of a step (default: %(default)s)")
     parser.add_argument("--protocols", default="grpc,http", metavar="NAME,…", help="default: %(default)s; naive has grpc only")
     parser.add_argument("--modes", default=",".join(MODES), metavar="NAME,…", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes of the front end (default: %(default)s)")
+    parser.add_argument("--workers", type=integer, default=1, metavar="N", help="processes of the front end (default: %(default)s)")
     processes = min(_MOST_PROCESSES, max(1, (os.cpu_count() or 2) // 2))
-    parser.add_argument("--processes", type=int, default=processes, metavar="N", help="clients (default: half the cores, at most 8)")
+    parser.add_argument("--processes", type=integer, default=processes, metavar="N", help="clients (default: half the cores, at most 8)")
     parser.add_argument("--tritonserver", metavar="PATH", help="as `serve` takes it")
     parser.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
     parser.set_defaults(run=run)
@@ -104,7 +105,7 @@ def _serve(
     args: argparse.Namespace, mode: str, most: int, folder: Path, model: Path, table: tuple[Any, Any], stack: contextlib.ExitStack
 ) -> tuple[str, RunningServer]:
     """(the clock's log, the server)"""
-    from ..benchmark.path_bench import Clock, write_naive_repository, write_repository
+    from ..benchmark.path_bench import Clock, clock_model, write_naive_repository, write_repository
 
     repository = folder / mode
     repository.mkdir()
@@ -112,7 +113,7 @@ def _serve(
     if mode == "naive":
         write_naive_repository(repository, clock, table[1])
     else:
-        write_repository(repository, find_model_repository(None), clock)
+        write_repository(repository, find_model_repository(None), clock_model(clock))
     longest = args.tokens + _PROMPT_TOKENS + 1
     flags = ["--model-repository", str(repository), "--max-num-seqs", str(most), "--max-model-len", str(longest)]
     flags += ["--num-gpu-blocks-override", str(most * -(-longest // 64)), "--workers", str(args.workers), *MODES[mode]]

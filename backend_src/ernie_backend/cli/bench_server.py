@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import ConfigError
+from ..flag_parsing import integer
 from .flags import numbers
 
 _MOST_PROCESSES = 8
@@ -32,11 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--url", required=True, metavar="HOST:PORT", help="Triton's gRPC port, or the OpenAI front end's")
     parser.add_argument("--protocol", choices=("grpc", "http"), default="grpc", help="default: %(default)s")
     parser.add_argument("--streams", default="1,64,256", metavar="N,N,…", help="answers at once (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=3, metavar="N", help="of each stream, one after another (default: %(default)s)")
-    parser.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=256, metavar="N", help="of every answer (default: %(default)s)")
+    parser.add_argument("--requests", type=integer, default=3, metavar="N", help="of each stream, one after another (default: %(default)s)")
+    parser.add_argument("--prompt", type=integer, default=512, metavar="N", help="tokens (default: %(default)s)")
+    parser.add_argument("--tokens", type=integer, default=256, metavar="N", help="of every answer (default: %(default)s)")
     processes = min(_MOST_PROCESSES, max(1, (os.cpu_count() or 2) // 2))
-    parser.add_argument("--processes", type=int, default=processes, metavar="N", help="clients (default: half the cores, at most 8)")
+    parser.add_argument("--processes", type=integer, default=processes, metavar="N", help="clients (default: half the cores, at most 8)")
     parser.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
     parser.set_defaults(run=run)
 

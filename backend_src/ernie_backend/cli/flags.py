@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
+from ..flag_parsing import count, integer, json_object, not_empty, number, port_number, positive, seconds, switch
 from . import load_flags, observability_flags, security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 from .observability_flags import ObservabilityOptions
@@ -19,36 +19,36 @@ from .security_flags import SecurityOptions, read_security
 
 DEFAULT_METRICS_PORT = 8002
 
-_ENGINE_FLAGS = {
+_ENGINE_FLAGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "load_format": ("--load-format", str, "auto (the folder's weights) or dummy (random ones, for measuring: no weight files needed)"),
     "max_model_len": (
         "--max-model-len",
-        int,
+        integer,
         "most tokens of prompt and answer together (default: 4096, or the model's context if shorter)",
     ),
-    "max_num_seqs": ("--max-num-seqs", int, "most sequences in one step (default: 8)"),
-    "max_num_batched_tokens": ("--max-num-batched-tokens", int, "most tokens in one step (default: 2048)"),
-    "block_size_tokens": ("--block-size", int, "tokens of a KV-cache block (default: 64)"),
-    "num_blocks": ("--num-gpu-blocks-override", int, "KV-cache blocks (default: what fits and is needed)"),
-    "gpu_memory_utilization": ("--gpu-memory-utilization", float, "share of the GPU's memory to use (default: 0.9)"),
-    "stream_interval": ("--stream-interval", int, "tokens of each streamed piece (default: one, more while the path is busy)"),
-    "seed": ("--seed", int, "seeds requests that give none (default: 0)"),
+    "max_num_seqs": ("--max-num-seqs", integer, "most sequences in one step (default: 8)"),
+    "max_num_batched_tokens": ("--max-num-batched-tokens", integer, "most tokens in one step (default: 2048)"),
+    "block_size_tokens": ("--block-size", integer, "tokens of a KV-cache block (default: 64)"),
+    "num_blocks": ("--num-gpu-blocks-override", integer, "KV-cache blocks (default: what fits and is needed)"),
+    "gpu_memory_utilization": ("--gpu-memory-utilization", number, "share of the GPU's memory to use (default: 0.9)"),
+    "stream_interval": ("--stream-interval", integer, "tokens of each streamed piece (default: one, more while the path is busy)"),
+    "seed": ("--seed", integer, "seeds requests that give none (default: 0)"),
     "chat_template": ("--chat-template", str, "a jinja file, or the template itself (default: the checkpoint's own)"),
     "reasoning_parser": ("--reasoning-parser", str, f"{', '.join(PARSERS)} or none (default: by the chat template)"),
     "tool_call_parser": ("--tool-call-parser", str, f"{', '.join(PARSERS[1:])} or none (default: by the chat template)"),
     "generation_config": ("--generation-config", str, "auto (the model folder's), vllm (none) or a folder with generation_config.json"),
-    "step_timeout_seconds": ("--step-timeout", float, "seconds after which a step is taken for hung (default: 60 on a GPU, 300 on a CPU)"),
+    "step_timeout_seconds": ("--step-timeout", number, "seconds after which a step is taken for hung (default: 60 on a GPU, 300 on a CPU)"),
     "max_encoder_cache_tokens": (
         "--max-encoder-cache",
-        int,
+        integer,
         "tokens of encoded images and videos to keep for the next turn; 0: none (default: -1, 512 MiB of them)",
     ),
     "max_processor_cache_gib": (
         "--max-processor-cache",
-        float,
+        number,
         "GiB of decoded images and videos that each of the two preprocess processes keeps for the next turn (default: -1, none)",
     ),
-    "cpu_threads": ("--cpu-threads", int, "threads of the CPU engine (default: all cores)"),
+    "cpu_threads": ("--cpu-threads", integer, "threads of the CPU engine (default: all cores)"),
 }
 """`EngineConfig` field → flag, type, help."""
 
@@ -121,15 +121,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving = parser.add_argument_group("serving")
     serving.add_argument("--model", metavar="DIR", help="the model folder (default: the demo model of this package)")
     serving.add_argument("--host", default="0.0.0.0", help="address of the OpenAI front end (default: %(default)s)")
-    serving.add_argument("--port", type=_port, default=8180, help="port of the OpenAI front end (default: %(default)s)")
-    serving.add_argument("--workers", type=_positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
-    serving.add_argument("--served-model-name", metavar="NAME", help="the model's name; other names in requests are then refused")
+    serving.add_argument("--port", type=port_number, default=8180, help="port of the OpenAI front end (default: %(default)s)")
+    serving.add_argument("--workers", type=positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
+    serving.add_argument(
+        "--served-model-name", type=not_empty, metavar="NAME", help="the model's name; other names in requests are then refused"
+    )
     pending = "of a streamed answer that its client has not read yet; more end it with an error (default: %(default)s)"
-    serving.add_argument("--max-pending-bytes", type=_positive, default=2**20, metavar="N", help=pending)
+    serving.add_argument("--max-pending-bytes", type=positive, default=2**20, metavar="N", help=pending)
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
-    serving.add_argument(*grace, type=_seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
+    serving.add_argument(*grace, type=seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
     restarts = "restarts of what has died or hangs within ten minutes; then, or with 0, serve ends (default: %(default)s)"
-    serving.add_argument("--max-restarts", type=_count, default=5, metavar="N", help=restarts)
+    serving.add_argument("--max-restarts", type=count, default=5, metavar="N", help=restarts)
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
 
     load_flags.add_arguments(parser.add_argument_group("load"))
@@ -139,14 +141,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         engine.add_argument(flag, dest=field, type=kind, help=text)
     engine.add_argument(
         "--deterministic",
-        type=_switch,
+        type=switch,
         nargs="?",
         const=True,
         help="answers do not depend on what shares their steps, to the bit; slower on a GPU, a CPU always computes like that",
     )
     for name in ("prefix-caching", "chunked-prefill"):
         field = f"enable_{name.replace('-', '_')}"
-        engine.add_argument(f"--enable-{name}", dest=field, type=_switch, nargs="?", const=True, help="on unless set to false")
+        engine.add_argument(f"--enable-{name}", dest=field, type=switch, nargs="?", const=True, help="on unless set to false")
         engine.add_argument(f"--no-enable-{name}", dest=field, action="store_false", default=None, help=argparse.SUPPRESS)
 
     _add_media_arguments(parser.add_argument_group("images and videos"))
@@ -159,12 +161,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     triton.add_argument("--model-repository", metavar="DIR", help="Triton's model repository (default: the one of this checkout)")
     triton.add_argument("--triton-host", default="127.0.0.1", metavar="HOST", help="address of Triton's own ports (default: %(default)s)")
-    triton.add_argument("--triton-http-port", type=_port, default=8000, metavar="PORT", help="default: %(default)s")
-    triton.add_argument("--triton-grpc-port", type=_port, default=8001, metavar="PORT", help="default: %(default)s")
+    shown = "default: %(default)s"
+    triton.add_argument("--triton-http-port", type=port_number, default=8000, metavar="PORT", help=shown)
+    triton.add_argument("--triton-grpc-port", type=port_number, default=8001, metavar="PORT", help=shown)
     metrics = ("--metrics-port", "--triton-metrics-port")
-    triton.add_argument(
-        *metrics, dest="metrics_port", type=_port, default=DEFAULT_METRICS_PORT, metavar="PORT", help="default: %(default)s"
-    )
+    triton.add_argument(*metrics, dest="metrics_port", type=port_number, default=DEFAULT_METRICS_PORT, metavar="PORT", help=shown)
 
     for name in (*NOT_SUPPORTED_YET, *WITHOUT_MEANING):
         parser.add_argument(f"--{name}", dest=_inert(name), nargs="?", const="true", help=argparse.SUPPRESS)
@@ -172,11 +173,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_media_arguments(media: argparse._ArgumentGroup) -> None:
     for field, (flag, text) in _MEDIA_FLAGS.items():
-        media.add_argument(flag, dest=field, type=_json_object, metavar="JSON", help=text)
+        media.add_argument(flag, dest=field, type=json_object, metavar="JSON", help=text)
     domains = "hosts to fetch from, such as example.com or .example.com for all below it (default: every public one)"
     media.add_argument("--allowed-media-domains", type=_names, nargs="+", action="extend", metavar="HOST", help=domains)
     private = "fetch from private addresses and any port, too (default: public addresses, ports 80, 443, 8080, 8443)"
-    media.add_argument("--allow-private-media", type=_switch, nargs="?", const=True, help=private)
+    media.add_argument("--allow-private-media", type=switch, nargs="?", const=True, help=private)
     media.add_argument(
         "--allowed-local-media-path", type=_folder, metavar="DIR", help="read file:// URLs below this folder (default: none)"
     )
@@ -293,22 +294,6 @@ def _inert(name: str) -> str:
     return f"inert_{name.replace('-', '_')}"
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, got {text!r}")
-    return int(text)
-
-
-def _json_object(text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
-    return value
-
-
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -318,35 +303,3 @@ def _folder(text: str) -> str:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder, got {text!r}")
     return str(path.resolve())
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most 86400, got {text!r}")
-    return value
-
-
-def _switch(text: str) -> bool:
-    try:
-        value = json.loads(text.lower())
-    except ValueError:
-        value = None
-    if value not in (True, False, 0, 1):
-        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
-    return bool(value)

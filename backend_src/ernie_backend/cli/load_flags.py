@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..flag_parsing import integer
+
 LOAD_FIELDS = {
     "max_concurrency": "--max-concurrency",
     "max_queued_requests": "--max-queued-requests",
@@ -17,12 +19,14 @@ LOAD_FIELDS = {
 def add_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-concurrency",
-        type=int,
+        type=integer,
         metavar="N",
         help="answers at once (n per request), waiting ones too; more get 429 (default: 4096)",
     )
-    group.add_argument("--max-queued-requests", type=int, metavar="N", help="requests that may wait to be started; more get 429")
-    group.add_argument("--max-queued-tokens", type=int, metavar="N", help="tokens of the prompts that may wait to be started; more get 429")
+    group.add_argument("--max-queued-requests", type=integer, metavar="N", help="requests that may wait to be started; more get 429")
+    group.add_argument(
+        "--max-queued-tokens", type=integer, metavar="N", help="tokens of the prompts that may wait to be started; more get 429"
+    )
     group.add_argument(
         "--max-waiting-time",
         dest="max_waiting_seconds",

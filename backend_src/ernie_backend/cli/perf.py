@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..flag_parsing import integer
 from .background import running_server
 
 _PROMPT = "Tell me about the history of the Yangtze river and the cities that lie on its banks."
@@ -27,11 +28,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--perf-analyzer", metavar="PATH", help="the program (default: the one in .venv-perf, which `make perf` makes, else on PATH)"
     )
     parser.add_argument("--concurrency-range", default="1:8:7", metavar="FIRST:LAST:STEP", help="streams at once (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=32, help="length of every answer (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=integer, default=32, help="length of every answer (default: %(default)s)")
     parser.add_argument("--prompt", default=_PROMPT, help="the prompt of every request")
-    parser.add_argument("--measurement-interval-ms", type=int, default=5000, help="perf_analyzer's window (default: %(default)s)")
+    parser.add_argument("--measurement-interval-ms", type=integer, default=5000, help="perf_analyzer's window (default: %(default)s)")
     stability = "three windows within this range count as stable (default: %(default)s; a machine that serves and measures is noisy)"
-    parser.add_argument("--stability-percent", type=int, default=50, help=stability)
+    parser.add_argument("--stability-percent", type=integer, default=50, help=stability)
     parser.set_defaults(run=run)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..execution.safetensors_file import INDEX_FILE
+from ..flag_parsing import integer
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SET_HELP = "change a key of config.json: --set num_hidden_layers=2 vision_config.depth=2"
@@ -38,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="change a key of config.json: --set num_hidden_layers=2 vision_config.depth=2",
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="how weights are stored (default: bfloat16)")
-    parser.add_argument("--seed", type=int, default=0, help="both flavours of one seed are the same model (default: 0)")
+    parser.add_argument("--seed", type=integer, default=0, help="both flavours of one seed are the same model (default: 0)")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest file, such as 500MB or 5GB (default: 5GB)")
     no_weights = "write config and tokenizer alone, which `serve --load-format dummy` fills with random weights"
     parser.add_argument("--no-weights", action="store_true", help=no_weights)

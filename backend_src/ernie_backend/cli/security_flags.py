@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_environment, make_key, read_key_file
+from ..api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_environment, left_open, make_key, read_key_file
 from ..errors import ConfigError
 
 _ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.\-_\[\]:]+")
@@ -66,6 +66,8 @@ class SecurityOptions:
             )
         if not self.asks_for_keys and not _is_loopback(host):
             found.append(f"warning: --host {host} without --api-key or --api-key-file: everyone who reaches this machine may ask.")
+        if self.api_key_file is not None and (open_to := left_open(self.api_key_file)) is not None:
+            found.append(f"warning: --api-key-file {open_to} {self.api_key_file}")
         return found
 
 

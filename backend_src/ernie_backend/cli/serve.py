@@ -40,6 +40,7 @@ from .ports import check_ports
 from .private_folder import PrivateFolder
 from .probes import front_end_answers, http_status
 from .processes import Child, adopt_orphans, reap_adopted, reap_all
+from .ready_line import ready_line
 from .restarts import WINDOW_SECONDS, Outage, RestartBudget
 from .triton_watch import TritonWatch, all_alive
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
@@ -212,17 +213,9 @@ class _Server:
         while self._first_signal is None:
             self._check_started(self._front_end)
             if front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None):
-                print(self._ready_line(), flush=True)
+                print(ready_line(self._options), flush=True)
                 return
             time.sleep(_POLL_SECONDS)
-
-    def _ready_line(self) -> str:
-        options = self._options
-        triton, scheme = client_host(options.triton_host), "https" if options.security.uses_tls else "http"
-        return (
-            f"Ready: {options.model_name} · OpenAI {scheme}://{client_host(options.host)}:{options.port}/v1 · Triton HTTP http://{triton}:"
-            f"{options.triton_http_port} · gRPC {triton}:{options.triton_grpc_port} · metrics http://{triton}:{options.metrics_port}/metrics"
-        )
 
     def _watch(self) -> None:
         """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""

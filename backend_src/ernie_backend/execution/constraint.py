@@ -75,14 +75,20 @@ class GrammarCompiler:
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._pool.submit(vocabulary.llguidance)  # before anybody waits for it, and while no step could be held up
 
-    def compile(self, grammar: str, place: Callable[[LLMatcher], None], refuse: Callable[[ErnieError], None]) -> None:
-        """Returns at once; then one of the two is called on another thread."""
-        self._pool.submit(self._compile, grammar, place, refuse)
+    def compile(
+        self, grammar: str, place: Callable[[LLMatcher], None], refuse: Callable[[ErnieError], None], is_wanted: Callable[[], bool]
+    ) -> None:
+        """Returns at once; then one of the two is called on another thread, if the grammar is still wanted when its turn comes."""
+        self._pool.submit(self._compile, grammar, place, refuse, is_wanted)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
 
-    def _compile(self, grammar: str, place: Callable[[LLMatcher], None], refuse: Callable[[ErnieError], None]) -> None:
+    def _compile(
+        self, grammar: str, place: Callable[[LLMatcher], None], refuse: Callable[[ErnieError], None], is_wanted: Callable[[], bool]
+    ) -> None:
+        if not is_wanted():
+            return
         try:
             matcher = self._matcher(grammar)
         except Exception:

@@ -6,7 +6,6 @@ costs the host a few numbers per row, also when some other sequence has just end
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from ernie_kernels import xp
 from ernie_kernels.triton.sampling import FLOAT_COLUMNS, INTEGER_COLUMNS, SamplingRows, pack_rows
 from ernie_kernels.xp import Tensor
 
+from .fixed_memory import FixedMemory
 from .sampler import sampling_inputs
 from .sequence_state import SequenceState
 
@@ -65,24 +65,8 @@ class Seating:
         )
 
 
-@dataclass(frozen=True)
-class _Way:
-    """The first words of all rows' memory, from the host to the device."""
-
-    staging: np.ndarray
-    pinned: list[Tensor]
-    """Two, since one may still be on its way. Each of just this size: page-locked tensors are not to be sliced."""
-    pinned_arrays: list[np.ndarray]
-    device: Tensor
-
-    @classmethod
-    def of(cls, staging: np.ndarray, device: Tensor, words: int) -> _Way:
-        pinned = [xp.pinned([words], "int32") for _ in range(2)]
-        return cls(staging[:words], pinned, [xp.host_view(tensor) for tensor in pinned], device[:words])
-
-
 class DecodeRows:
-    """Host arrays, page-locked copies of them, and the device's memory, all with one layout."""
+    """The rows of decode steps."""
 
     def __init__(self, max_rows: int, max_blocks: int, block_size: int, masks: Tensor) -> None:
         """`masks` [max_rows, words]: where a step's masks will be (`DeviceSampler.send_masks`)."""
@@ -96,25 +80,13 @@ class DecodeRows:
             "slot_mapping": ("int32", (max_rows,)),  # −1: padding
             "block_tables": ("int32", (max_rows, max_blocks)),  # last, so that a small step need not send all of it
         }
-        words = {name: math.prod(shape) * np.dtype(dtype).itemsize // 4 for name, (dtype, shape) in shapes.items()}
-        starts = dict(zip(words, np.cumsum([0, *(-(-count // 4) * 4 for count in words.values())]).tolist(), strict=False))  # of 16 bytes
-        total = starts["block_tables"] + words["block_tables"]
-        self.max_blocks = max_blocks
         self.block_size = block_size
         self._masks = masks
         self._every_row = np.arange(max_rows)
-        self._header_words = starts["block_tables"]
-        self._staging = np.zeros(total, np.int32)
-        self._device = xp.zeros([total], "int32")
-        self._turn = 0
-        self.host = {n: self._staging[starts[n] : starts[n] + words[n]].view(dtype).reshape(shape) for n, (dtype, shape) in shapes.items()}
-        self.device: dict[str, Tensor] = {
-            n: xp.reshape(xp.bitcast(self._device[starts[n] : starts[n] + words[n]], dtype), shape) for n, (dtype, shape) in shapes.items()
-        }
+        self._memory = FixedMemory(shapes)
+        self.host, self.device = self._memory.host, self._memory.device
         self.edit_ids = xp.zeros([EDITS_PER_ROW * max_rows], "int32")
         self.edit_values = xp.zeros([EDITS_PER_ROW * max_rows], "float32")
-        self._ways: dict[int, _Way] = {}
-        """By number of rows."""
         self._seating = Seating.of([], [])
         self._tables: list[tuple[int, ...]] = [()] * max_rows
         """What each row of `block_tables` holds."""
@@ -165,16 +137,8 @@ class DecodeRows:
                 host["block_tables"][row, : len(table)] = table
         blocks = host["block_tables"][self._every_row[:count], places // self.block_size]
         host["slot_mapping"][:count] = blocks * self.block_size + places % self.block_size
-        self._send(num_rows)
+        self._memory.send(num_rows)
         return True
-
-    def _send(self, num_rows: int) -> None:
-        way = self._ways.get(num_rows)
-        if way is None:
-            way = self._ways[num_rows] = _Way.of(self._staging, self._device, self._header_words + num_rows * self.max_blocks)
-        self._turn = 1 - self._turn
-        way.pinned_arrays[self._turn][:] = way.staging
-        xp.copy_(way.device, way.pinned[self._turn])
 
     def _adopt(self, row: int, state: SequenceState) -> None:
         sampling = state.sampling

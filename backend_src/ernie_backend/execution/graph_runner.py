@@ -1,4 +1,4 @@
-"""Runs steps on a GPU: pure decode steps as CUDA graphs over fixed memory, all others launch by launch; decides nothing about scheduling.
+"""Runs steps on a GPU: as CUDA graphs over fixed memory, or launch by launch what fits none; decides nothing about scheduling.
 
 A step is launched without knowing the tokens of the one before: they are on the device, and a sequence's newest id may be a placeholder
 (see `DeviceSampler.send`), which `feed_tokens` replaces there.
@@ -24,20 +24,22 @@ from ..core.outputs import NewSequence, ScheduledSequence, SchedulerOutput
 from ..protocol import SamplingParams
 from .decode_rows import DecodeRows
 from .device_sampler import DeviceSampler, PendingTokens
-from .input_batch import InputBatch, build_input_batch
+from .graph_sizes import batch_buckets
+from .input_batch import InputBatch, lay_out, upload
 from .kv_cache import LayerCache
 from .media_inputs import MediaInputs
 from .models import LanguageModel
+from .prompt_graphs import PromptGraphs
 from .sequence_state import SequenceState
 
 _WARM_UP_LENGTHS = (1, 2, 9, 16, 24, 32, 40, 64, 100, 128, 256, 500, 512, 520, 640, 1024, 2000, 2048, 4096, 8192)
-"""One of each kind that kernels are compiled for: short, long, whole and broken tiles, multiples of 16 (faster loads) and not."""
+"""One of each kind that kernels are compiled for beside the graphs: short, long, whole and broken tiles, multiples of 16 (faster loads)
+and not."""
 
 
-def batch_buckets(max_num_seqs: int) -> list[int]:
-    """Batch sizes that get a graph: a step is padded to the next one. Finer where a step costs most per row."""
-    sizes = [1, 2, 4, 8, *range(16, 128, 16), *range(128, 256, 32), *range(256, max_num_seqs, 64)]
-    return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]
+def _short_ones_first(step: SchedulerOutput) -> SchedulerOutput:
+    """Attention serves them apart (`ops.attention`)."""
+    return replace(step, scheduled=tuple(sorted(step.scheduled, key=lambda s: s.num_scheduled_tokens > 1)))
 
 
 class GraphRunner:
@@ -63,6 +65,7 @@ class GraphRunner:
         self._no_lines = np.full(engine_config.max_num_seqs, -1, np.int64)
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
+        self.prompts = PromptGraphs(model, model_config, engine_config, caches, cos_sin, self.sampler.sampled)
 
     def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState], media: MediaInputs | None = None) -> PendingTokens | None:
         """Start a step with at least one token; None: it samples nothing."""
@@ -78,11 +81,21 @@ class GraphRunner:
                 self.decode(bucket, truncated=seating.truncates)
                 rows = self.rows.sampling_rows(bucket) if seating.wants_logprobs else None
                 return self.sampler.send(seating.states, rows, constrained=seating.constrained)
-        # The short ones first: attention serves them apart (`ops.attention`).
-        step = replace(step, scheduled=tuple(sorted(step.scheduled, key=lambda s: s.num_scheduled_tokens > 1)))
-        sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
+        step = _short_ones_first(step)
         seen = media.prepare(step, states) if media is not None and sees else None
-        return self._launch_eagerly(build_input_batch(step, states, self.block_size, seen), sampling)
+        layout = lay_out(step, states, self.block_size, by_media=seen is not None)
+        sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
+        prompts = self.prompts.bucket(layout) if seen is None else None
+        if prompts is None:
+            return self._launch_eagerly(upload(layout, seen), sampling)
+        hidden = self.prompts.compute(layout, prompts)
+        return self._sample(hidden, sampling) if sampling else None
+
+    def _launch_eagerly(self, batch: InputBatch, sampling: list[SequenceState]) -> PendingTokens | None:
+        token_ids = xp.empty(batch.token_ids.shape, "int32")
+        feed_tokens(batch.token_ids, self.sampler.sampled, token_ids)
+        hidden = self.model.forward(replace(batch, token_ids=token_ids), self.caches, self.cos_sin)
+        return None if batch.logits_rows is None else self._sample(xp.take(hidden, batch.logits_rows, axis=0), sampling)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
         """One decode step of the rows that were sent, as a graph; the first of its kind launch by launch, and then captured.
@@ -111,7 +124,7 @@ class GraphRunner:
             max_query_len=1,
             max_context_len=self.max_model_len,
         )
-        batch = InputBatch(token_ids, device["positions"][:bucket], device["slot_mapping"][:bucket], metadata, None, ())
+        batch = InputBatch(token_ids, device["positions"][:bucket], device["slot_mapping"][:bucket], metadata, None)
         self.model.logits(self.model.forward(batch, self.caches, self.cos_sin), self.sampler.logits[:bucket])
         self.sampler.choose(self.rows.sampling_rows(bucket), bucket, truncated=truncated)
 
@@ -120,13 +133,9 @@ class GraphRunner:
         bucket = next(size for size in self.buckets if size >= num_rows)
         return observe, lambda: self._decode(bucket, False)
 
-    def _launch_eagerly(self, batch: InputBatch, states: list[SequenceState]) -> PendingTokens | None:
-        token_ids = xp.empty(batch.token_ids.shape, "int32")
-        feed_tokens(batch.token_ids, self.sampler.sampled, token_ids)
-        hidden = self.model.forward(replace(batch, token_ids=token_ids), self.caches, self.cos_sin)
-        if batch.logits_rows is None:
-            return None
-        self.model.logits(xp.take(hidden, batch.logits_rows, axis=0), self.sampler.logits[: len(states)])
+    def _sample(self, hidden: Tensor, states: list[SequenceState]) -> PendingTokens:
+        """From the hidden states [rows, hidden] of what samples in a step that is no decode step."""
+        self.model.logits(hidden, self.sampler.logits[: len(states)])
         rows = self.sampler.pack(states)
         self.sampler.choose(rows, len(states), truncated=any(state.truncates for state in states))
         wants_logprobs = any(state.sampling.logprobs is not None for state in states)
@@ -141,12 +150,17 @@ class GraphRunner:
         lengths = sorted({min(length, max_tokens_in_step) for length in wanted})
         # Beside a prompt, one of each way to cut the attention of a step's single tokens (`attention_decode.plan_decode`).
         mixed = sorted({min(count, self.buckets[-1] - 1) for count in (1, 3, 64, 256)} - {0}) if prompt_lengths is None else ()
-        with tqdm(total=len(lengths) + len(mixed) + 2 * len(buckets), desc="Compiling kernels and capturing graphs", unit="step") as bar:
+        prompts = self.prompts.buckets if prompt_lengths is None else ()
+        total = len(lengths) + len(mixed) + len(prompts) + 2 * len(buckets)
+        with tqdm(total=total, desc="Compiling kernels and capturing graphs", unit="step") as bar:
             for length in lengths:
                 self._warm_up_prompt(length)
                 bar.update()
             for count in mixed:
                 self._warm_up_prompt(max(1, min(16, max_tokens_in_step - count)), num_single=count)
+                bar.update()
+            for sizes in prompts:
+                self.prompts.warm_up(sizes)
                 bar.update()
             for bucket in sorted(buckets, reverse=True):  # the largest first: the others find their memory in its pool
                 for truncated in (False, True):
@@ -164,7 +178,8 @@ class GraphRunner:
         for sequence_id in range(-1 - num_single, -1):
             states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0, self.sampler.vocab_size)
             scheduled.append(ScheduledSequence(sequence_id, 1, 1, blocks, samples=True))
-        pending = self.launch(SchedulerOutput((), tuple(scheduled), ()), states)
+        step = _short_ones_first(SchedulerOutput((), tuple(scheduled), ()))
+        pending = self._launch_eagerly(upload(lay_out(step, states, self.block_size)), [states[s.sequence_id] for s in step.scheduled])
         assert pending is not None
         self.sampler.receive(pending)
         self.sampler.forget(tuple(states))

@@ -34,14 +34,27 @@ class InputBatch:
     slot_mapping: Tensor  # [T] int32: block · block_size + offset
     attention: ops.AttentionMetadata
     logits_rows: Tensor | None  # [number of sampling sequences] int32: each one's last token; None if there are none
-    sampling_sequence_ids: tuple[int, ...]
     media: MediaBatch | None = None
 
 
-def build_input_batch(
-    step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int, media: MediaBatch | None = None
-) -> InputBatch:
-    """The tensors of a step with at least one token. The scheduler's promises are asserted, not repaired."""
+@dataclass(frozen=True)
+class StepLayout:
+    """The numbers of an `InputBatch` on the host."""
+
+    token_ids: np.ndarray  # [T] int32
+    positions: np.ndarray  # [T] int32
+    slot_mapping: np.ndarray  # [T] int32
+    cu_seqlens_q: np.ndarray  # [R + 1] int32
+    context_lens: np.ndarray  # [R] int32
+    block_tables: np.ndarray  # [R, blocks of the longest] int32
+    last_rows: np.ndarray  # [number of sampling sequences] int32
+    num_single: int
+    """As `AttentionMetadata` has it."""
+    max_query_len: int
+
+
+def lay_out(step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int, *, by_media: bool = False) -> StepLayout:
+    """A step with at least one token. The scheduler's promises are asserted, not repaired. `by_media`: positions are not read."""
     scheduled = step.scheduled
     token_ids: list[int] = []
     blocks: list[int] = []
@@ -64,30 +77,48 @@ def build_input_batch(
     block_tables[np.arange(block_tables.shape[1]) < blocks_used[:, None]] = blocks
     row = np.repeat(np.arange(len(scheduled)), counts)  # of each token
     places = np.arange(len(token_ids), dtype=np.int32) + (starts - cu_seqlens_q[:-1])[row]
-    slot_mapping = block_tables[row, places // block_size] * block_size + places % block_size
-    positions = places if media is not None else _rotary_positions(step, states, places, cu_seqlens_q)
-    num_single = int(np.argmax(counts > 1))  # 0 as well where none has more
-    last_rows = cu_seqlens_q[1:][[s.samples for s in scheduled]] - 1
+    return StepLayout(
+        token_ids=np.array(token_ids, np.int32),
+        positions=places if by_media else _rotary_positions(step, states, places, cu_seqlens_q),
+        slot_mapping=block_tables[row, places // block_size] * block_size + places % block_size,
+        cu_seqlens_q=cu_seqlens_q,
+        context_lens=context_lens,
+        block_tables=block_tables,
+        last_rows=cu_seqlens_q[1:][[s.samples for s in scheduled]] - 1,
+        num_single=int(np.argmax(counts > 1)),  # 0 as well where none has more
+        max_query_len=int(counts.max()),
+    )
+
+
+def upload(layout: StepLayout, media: MediaBatch | None = None) -> InputBatch:
+    """The same on the device."""
+    single, bounds = layout.num_single, layout.cu_seqlens_q
     return InputBatch(
-        token_ids=xp.from_numpy(np.array(token_ids, np.int32)),
-        positions=xp.from_numpy(positions),
-        slot_mapping=xp.from_numpy(slot_mapping),
+        token_ids=xp.from_numpy(layout.token_ids),
+        positions=xp.from_numpy(layout.positions),
+        slot_mapping=xp.from_numpy(layout.slot_mapping),
         attention=ops.AttentionMetadata(
-            cu_seqlens_q=xp.from_numpy(cu_seqlens_q),
-            context_lens=xp.from_numpy(context_lens),
-            block_tables=xp.from_numpy(block_tables),
-            cu_seqlens_q_host=cu_seqlens_q,
-            context_lens_host=context_lens,
-            block_tables_host=block_tables,
-            max_query_len=int(counts.max()),
-            max_context_len=int(context_lens.max()),
-            num_single=num_single,
-            rest_cu_seqlens_q=xp.from_numpy(cu_seqlens_q[num_single:] - num_single) if num_single else None,
+            cu_seqlens_q=xp.from_numpy(bounds),
+            context_lens=xp.from_numpy(layout.context_lens),
+            block_tables=xp.from_numpy(layout.block_tables),
+            cu_seqlens_q_host=bounds,
+            context_lens_host=layout.context_lens,
+            block_tables_host=layout.block_tables,
+            max_query_len=layout.max_query_len,
+            max_context_len=int(layout.context_lens.max()),
+            num_single=single,
+            rest_cu_seqlens_q=xp.from_numpy(bounds[single:] - single) if single else None,
         ),
-        logits_rows=xp.from_numpy(last_rows) if last_rows.size else None,
-        sampling_sequence_ids=tuple(s.sequence_id for s in scheduled if s.samples),
+        logits_rows=xp.from_numpy(layout.last_rows) if layout.last_rows.size else None,
         media=media,
     )
+
+
+def build_input_batch(
+    step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int, media: MediaBatch | None = None
+) -> InputBatch:
+    """`lay_out` and `upload`."""
+    return upload(lay_out(step, states, block_size, by_media=media is not None), media)
 
 
 def _rotary_positions(step: SchedulerOutput, states: Mapping[int, SequenceState], places: np.ndarray, bounds: np.ndarray) -> np.ndarray:

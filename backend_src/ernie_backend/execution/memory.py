@@ -8,6 +8,7 @@ from ernie_kernels import xp
 
 from ..config import EngineConfig, ModelConfig
 from ..model_config import VisionConfig
+from .graph_sizes import prompt_buckets
 from .kv_cache import BYTES_PER_ELEMENT
 from .models.vision_tower import PATCHES_AT_ONCE
 
@@ -32,7 +33,8 @@ def cache_budget_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
 
 
 def step_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
-    """Activations of the longest step in bfloat16, as if none of a layer's were freed, and the sampler's rows of the vocabulary."""
+    """Activations of the longest step and of the longest graph with prompts in bfloat16, as if none of a layer's were freed, and the
+    sampler's rows of the vocabulary."""
     assert config.max_num_batched_tokens is not None, "call resolved() first"
     model = model_config
     attention = (3 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
@@ -42,7 +44,11 @@ def step_bytes(config: EngineConfig, model_config: ModelConfig) -> int:
         kinds = [width for width in (model.moe_intermediate_size, model.vision_moe_intermediate_size) if width]
         widths += max((model.experts_per_token + shared // width) * (width + model.hidden_size) for width in kinds)
     logits, adjusted, counts = 4, 4, 4
-    return 2 * widths * config.max_num_batched_tokens + (logits + adjusted + counts) * model.vocab_size * config.max_num_seqs
+    singles, tokens = prompt_buckets(config, model)
+    graph_tokens = singles[-1] + max(tokens, default=0)
+    return (
+        2 * widths * (config.max_num_batched_tokens + graph_tokens) + (logits + adjusted + counts) * model.vocab_size * config.max_num_seqs
+    )
 
 
 def encoder_bytes(vision: VisionConfig) -> int:

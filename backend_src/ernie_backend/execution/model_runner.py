@@ -83,7 +83,8 @@ class ModelRunner:
         if self.graphs is not None:
             return self.graphs.launch(step, self.states, self.media) or ModelRunnerOutput({}, {})
         media = self.media.prepare(step, self.states) if self.media is not None and self.media.concerns(step) else None
-        return self._compute(build_input_batch(step, self.states, self.block_size, media))
+        sampling = [self.states[s.sequence_id] for s in step.scheduled if s.samples]
+        return self._compute(build_input_batch(step, self.states, self.block_size, media), sampling)
 
     def collect(self, launched: PendingTokens | ModelRunnerOutput) -> ModelRunnerOutput:
         """What a launched step has chosen; waits for it."""
@@ -138,12 +139,12 @@ class ModelRunner:
             self.execute(SchedulerOutput((), (), (_WARM_UP_ID,)))
         self.media.cache.clear()
 
-    def _compute(self, batch: InputBatch) -> ModelRunnerOutput:
+    def _compute(self, batch: InputBatch, sampling: list[SequenceState]) -> ModelRunnerOutput:
         hidden = self.model.forward(batch, self.caches, self.cos_sin)
         if batch.logits_rows is None:
             return ModelRunnerOutput({}, {})
         logits = self.model.logits(xp.take(hidden, batch.logits_rows, axis=0))
-        return sample(logits, [self.states[sequence_id] for sequence_id in batch.sampling_sequence_ids])
+        return sample(logits, sampling)
 
     def _state(self, new: NewSequence) -> SequenceState:
         assert self.media is not None or not new.media, "preprocess refuses images for a model that does not see"

@@ -11,6 +11,7 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
+from ..abort_signal import NEVER, AbortSignal
 from ..errors import ConfigError, ErnieError, from_wire
 from ..media_fields import MediaPart, ProcessorKwargs
 from ..protocol import MediaKind
@@ -60,15 +61,18 @@ class DecodeProcesses:
                 "The helper process that decodes images does not start; its own message stands above.", param="model"
             ) from None
 
-    def decode(self, data: bytes, part: MediaPart, settings: ProcessorKwargs) -> LoadedMedia:
-        """As `Decoder.decode`; a file that ends or outlasts its decoder is a `MediaError`, too. Waits for a decoder to be free."""
+    def decode(self, data: bytes, part: MediaPart, settings: ProcessorKwargs, signal: AbortSignal = NEVER) -> LoadedMedia:
+        """As `Decoder.decode`; a file that ends or outlasts its decoder is a `MediaError`, too. Waits for a decoder to be free.
+        `RequestAbortedError` when `signal` is set, which ends the decoder at work."""
         free = self._free[part.kind]
         worker = free.get()  # the last one used: it is warm
         try:
             if self._closing.is_set():
                 raise stopping()
-            return worker.decode(data, part, settings, self._seconds[part.kind])
+            with signal.ending(worker.end):
+                return worker.decode(data, part, settings, self._seconds[part.kind])
         except EOFError:
+            signal.check()
             if self._closing.is_set():
                 raise stopping() from None
             raise MediaError("made its decoder fail or take too long") from None
@@ -83,7 +87,7 @@ class DecodeProcesses:
 
 
 class _Worker:
-    """One helper process, started when it is first needed. For one thread at a time, but for `kill`."""
+    """One helper process, started when it is first needed. For one thread at a time, but for `kill` and `end`."""
 
     def __init__(self, python: str, start: bytes) -> None:
         self._command = [python, "-I", "-c", _BOOT]
@@ -95,7 +99,7 @@ class _Worker:
     def decode(self, data: bytes, part: MediaPart, settings: ProcessorKwargs, seconds: float) -> LoadedMedia:
         """EOFError if the process ends over it, or is ended because of the time."""
         asked = {"part": asdict(part) | {"kind": part.kind.value, "url": ""}, "settings": asdict(settings), "num_bytes": len(data)}
-        timer = threading.Timer(seconds, self._end)
+        timer = threading.Timer(seconds, self.end)
         timer.start()
         try:
             answer, patches = self._exchange(self.start(), json.dumps(asked).encode("ascii") + b"\n", data)
@@ -113,7 +117,7 @@ class _Worker:
         """For good."""
         with self._lock:
             self._is_closed = True
-        self._end()
+        self.end()
 
     def start(self) -> subprocess.Popen[bytes]:
         """The process, ready to be asked. EOFError if it does not start."""
@@ -138,11 +142,12 @@ class _Worker:
         except (BrokenPipeError, ValueError):  # ValueError: a pipe that was closed meanwhile
             answer, patches = None, b""
         if answer is None or len(patches) != answer.get("num_bytes", 0):
-            self._end()
+            self.end()
             raise EOFError
         return answer, patches
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The process at work, if there is one; the next item gets a fresh one. From any thread."""
         process = self._process
         if process is None:
             return

@@ -33,20 +33,21 @@ class FrameSampling:
         """How many frames to take, if the video has as many. `MediaError` for settings that contradict each other."""
         low, high = self.min_frames, self.max_frames
         if self.target_frames > 0:
+            wanted = f"target_frames ({self.target_frames})"
             if self.fps > 0:
-                raise MediaError("has contradicting settings: fps must not be positive if target_frames is given")
+                raise _contradiction(f"fps ({self.fps:g}) and {wanted}", "Give one of the two, and -1 for the other")
             if 0 < self.target_frames < low:
-                raise MediaError(f"has contradicting settings: target_frames must be larger than min_frames ({low})")
+                raise _contradiction(f"{wanted} is below min_frames ({low})", "Raise target_frames, or lower min_frames (-1: none)")
             if 0 < high < self.target_frames:
-                raise MediaError(f"has contradicting settings: target_frames must be smaller than max_frames ({high})")
+                raise _contradiction(f"{wanted} is above max_frames ({high})", "Lower target_frames, or raise max_frames (-1: none)")
             return self.target_frames
         if self.fps <= 0:
-            raise MediaError("has no sampling rate: Must provide either positive target_fps or positive target_frames.")
+            raise MediaError("has no sampling rate: both fps and target_frames are switched off. Give one of the two a number above 0")
         if 0 < high < low:
-            raise MediaError(f"has contradicting settings: min_frames ({low}) must be smaller than max_frames ({high})")
-        wanted = int(duration_seconds * self.fps)
-        wanted = max(wanted, low) if low > 0 else wanted
-        return max(1, min(wanted, high) if high > 0 else wanted)
+            raise _contradiction(f"min_frames ({low}) is above max_frames ({high})", "Lower the one, or raise the other")
+        number = int(duration_seconds * self.fps)
+        number = max(number, low) if low > 0 else number
+        return max(1, min(number, high) if high > 0 else number)
 
     def indices(self, num_frames: int, wanted: int) -> list[int]:
         """Ascending, `min(wanted, num_frames)` of them: one of each of as many equal stretches."""
@@ -59,6 +60,10 @@ class FrameSampling:
             draw = random.Random(num_frames)  # the same video gives the same frames, or no cache would ever hit
             return [draw.randrange(begin, end) for begin, end in stretches]
         return [begin for begin, _ in stretches]
+
+
+def _contradiction(what: str, change: str) -> MediaError:
+    return MediaError(f"has contradicting settings: {what}. {change}")
 
 
 def time_stamp(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ..abort_signal import NEVER, AbortSignal
 from ..errors import InvalidRequestError
 from ..media_fields import MediaPart, ProcessorKwargs
 from .decode_process import DecodeProcesses
@@ -24,14 +25,15 @@ class MediaLoader:
         self._cache = ProcessorCache(cache_bytes)
         self.usage = MediaUsage()
 
-    def load(self, part: MediaPart, settings: ProcessorKwargs) -> LoadedMedia:
-        """`settings`: the server's and the request's; the part's own come on top. Raises `InvalidRequestError` naming the part."""
+    def load(self, part: MediaPart, settings: ProcessorKwargs, signal: AbortSignal = NEVER) -> LoadedMedia:
+        """`settings`: the server's and the request's; the part's own come on top. Raises `InvalidRequestError` naming the part, and
+        `RequestAbortedError` soon after `signal` is set."""
         try:
             began = time.monotonic()
-            data = self._fetcher.fetch(part.url, part.kind)
+            data = self._fetcher.fetch(part.url, part.kind, signal)
             fetched = time.monotonic()
             self.usage.fetched(part.kind, len(data), fetched - began)
-            loaded = self._cache.processed(data, part, settings, lambda: self._decoders.decode(data, part, settings))
+            loaded = self._cache.processed(data, part, settings, lambda: self._decoders.decode(data, part, settings, signal))
             self.usage.decoded(time.monotonic() - fetched)
             return loaded
         except MediaError as error:

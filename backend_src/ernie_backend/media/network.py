@@ -6,6 +6,7 @@ between check and connection (rebinding) gains nothing, and TLS still proves the
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpcore2
 
+from ..abort_signal import NEVER, AbortSignal
 from ..errors import UnavailableError
 from .addresses import is_allowed
 from .sniff import MediaError
@@ -26,7 +28,7 @@ Resolver = Callable[[str, int], list[str]]
 
 MAX_ADDRESSES = 16
 _SLICE_SECONDS = 0.5
-"""A wait for data is cut into slices of this, so that the end of the server ends it, too."""
+"""A wait for data is cut into slices of this, so that an abort and the end of the server end it, too."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -40,14 +42,16 @@ def stopping() -> UnavailableError:
 
 
 class Deadline:
-    """A point in time at which work has to end, or earlier when `closing` is set."""
+    """A point in time at which work has to end, or earlier when `closing` or `signal` is set."""
 
-    def __init__(self, seconds: float, closing: threading.Event) -> None:
+    def __init__(self, seconds: float, closing: threading.Event, signal: AbortSignal = NEVER) -> None:
         self._end = time.monotonic() + seconds
         self.closing = closing
+        self.signal = signal
 
     def left(self) -> float:
-        """Seconds, above 0. `MediaError` if none are left, `UnavailableError` if the server stops."""
+        """Seconds (> 0). `MediaError` if none are left, `UnavailableError` if the server stops, `RequestAbortedError` if nobody waits."""
+        self.signal.check()
         left = self._end - time.monotonic()
         if left <= 0:
             raise MediaError("was not received in time")
@@ -125,7 +129,14 @@ class _TimedStream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, self._deadline.left()), self._deadline)
+        with self._stream.get_extra_info("socket").dup() as handle:  # the handshake takes the socket itself away
+
+            def give_up() -> None:
+                with contextlib.suppress(OSError):
+                    handle.shutdown(socket.SHUT_RDWR)
+
+            with self._deadline.signal.ending(give_up):
+                return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, self._deadline.left()), self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+from ..abort_signal import NEVER, AbortSignal
 from ..errors import EngineError, ErnieError, OverloadedError
 from ..media_fields import MediaPart, ProcessorKwargs
 from .loader import MediaLoader
@@ -43,8 +44,9 @@ class MediaPool:
         """What loading has cost so far."""
         return self._loader.usage
 
-    def load(self, parts: Sequence[MediaPart], settings: ProcessorKwargs, done: Done) -> None:
-        """`done` is called once: with the loaded items in order, or with the error of the first one at fault.
+    def load(self, parts: Sequence[MediaPart], settings: ProcessorKwargs, done: Done, signal: AbortSignal = NEVER) -> None:
+        """`done` is called once: with the loaded items in order, or with the error of the first one at fault. When `signal` is set, no item
+        of them begins any more, and what is under way ends soon.
 
         `OverloadedError` at once if too much waits already.
         """
@@ -54,8 +56,9 @@ class MediaPool:
             self._num_items += len(parts)
         request = _Request(parts, done)
         for i, part in enumerate(parts):
-            future = self._executor.submit(self._loader.load, part, settings)
+            future = self._executor.submit(self._loader.load, part, settings, signal)
             future.add_done_callback(partial(self._finished, request, i))
+            signal.add(future.cancel)
 
     def close(self) -> None:
         self._loader.close()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
-import signal
 import subprocess
 import sys
-import threading
+import time
+from signal import SIGPROF
 from typing import Any
 
+from ..abort_signal import NEVER, AbortSignal
 from ..errors import ConfigError
 
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.stdin.readline()); from ernie_backend.text.{} import main; main()"
@@ -22,6 +24,10 @@ _BOOT = "import sys, json; sys.path[:] = json.loads(sys.stdin.readline()); from 
 
 WALL_SECONDS = 20.0
 """For one answer. Limits of CPU time end what computes for too long; this ends what does not compute at all, such as a stopped process."""
+
+
+_PIPE_BYTES = select.PIPE_BUF
+"""So many fit into a pipe that takes anything: writing them does not wait."""
 
 
 class HelperProcess:
@@ -40,7 +46,7 @@ class HelperProcess:
     @property
     def ran_out_of_time(self) -> bool:
         """Whether its limit of CPU time ended it."""
-        return self._process is not None and self._process.poll() == -signal.SIGPROF
+        return self._process is not None and self._process.poll() == -SIGPROF
 
     def start(self) -> dict[str, str] | None:
         """A fresh process; its answer to the settings, None if it died over them."""
@@ -49,20 +55,15 @@ class HelperProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True)
         return self.ask(json.dumps(sys.path) + "\n" + json.dumps(self._settings))
 
-    def ask(self, line: str) -> dict[str, str] | None:
-        """The answer to a line; None if the process died over it."""
+    def ask(self, line: str, signal: AbortSignal = NEVER) -> dict[str, str] | None:
+        """The answer to a line; None if the process died over it, as it does when `signal` is set."""
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        timer = threading.Timer(WALL_SECONDS, process.kill)
-        timer.start()
+        assert process is not None
         try:
-            process.stdin.write(line.encode("ascii") + b"\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
+            with signal.ending(process.kill):
+                answer = _exchange(process, line.encode("ascii") + b"\n")
         except BrokenPipeError:
             answer = b""
-        finally:
-            timer.cancel()
         if not answer.endswith(b"\n"):
             process.wait()
             return None
@@ -79,6 +80,33 @@ class HelperProcess:
             if stream is not None:
                 with contextlib.suppress(OSError):  # what it has not read any more
                     stream.close()
+
+
+def _exchange(process: subprocess.Popen[bytes], line: bytes) -> bytes:
+    """Its answer to the line, which ends with a newline unless the process ended before. Kills it after WALL_SECONDS. (A thread for that
+    would take longer to start than most answers.) Raises BrokenPipeError."""
+    assert process.stdin is not None and process.stdout is not None
+    to_process, from_process = process.stdin.fileno(), process.stdout.fileno()
+    poll = select.poll()
+    poll.register(from_process, select.POLLIN)
+    poll.register(to_process, select.POLLOUT)
+    unsent, answer = memoryview(line), bytearray()
+    deadline = time.monotonic() + WALL_SECONDS
+    while not answer.endswith(b"\n"):
+        ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1e3))
+        if not ready:
+            process.kill()
+            break
+        if to_process in ready:
+            unsent = unsent[os.write(to_process, unsent[:_PIPE_BYTES]) :]
+            if not unsent:
+                poll.unregister(to_process)
+        if from_process in ready:
+            piece = os.read(from_process, 2**16)
+            if not piece:
+                break
+            answer += piece
+    return bytes(answer)
 
 
 def find_python() -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
+from .schema_recursion import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS, check_ends
 
 MAX_DEPTH = 64
 MAX_CHARACTERS = 2**18
@@ -23,6 +24,8 @@ def check_schema(schema: Any, place: str) -> None:
     characters = len(json.dumps(schema, ensure_ascii=False))
     if characters > MAX_CHARACTERS:
         raise InvalidRequestError(f"{place} may have at most {MAX_CHARACTERS} characters of JSON, got {characters}.", param=place)
+    if isinstance(schema, dict):
+        check_ends(schema, place)
 
 
 def _check(schema: Any, place: str, depth: int) -> None:
@@ -111,9 +114,9 @@ _KEYWORDS: dict[str, _Check] = {
     "format": _text,
     "$ref": _text,
     "items": _schema_or_list,
-    **dict.fromkeys(("properties", "patternProperties", "dependentSchemas", "$defs", "definitions"), _map_of_schemas),
-    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _list_of_schemas),
-    **dict.fromkeys(("additionalProperties", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames"), _schema),
+    **dict.fromkeys(MAPS_OF_SCHEMAS, _map_of_schemas),
+    **dict.fromkeys(LISTS_OF_SCHEMAS, _list_of_schemas),
+    **dict.fromkeys(SCHEMAS, _schema),
     **dict.fromkeys(("minimum", "maximum", "multipleOf"), _number),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _count),
 }

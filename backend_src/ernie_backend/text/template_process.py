@@ -51,7 +51,7 @@ class TemplateProcess:
         looped = self._helper.ran_out_of_time
         self.close()
         if answer is not None:
-            raise ConfigError(f"The chat template does not compile: {answer['error']}.", param="chat_template")
+            raise ConfigError(f"The chat template does not compile: {answer['error'].rstrip('.')}.", param="chat_template")
         if looped:
             raise ConfigError("The chat template does not compile in time.", param="chat_template")
         raise ConfigError("The helper process for chat templates does not start; its own message stands above.", param="chat_template")

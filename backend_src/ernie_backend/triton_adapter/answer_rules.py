@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from ..abort_signal import NEVER, AbortSignal
 from ..errors import InvalidRequestError
 from ..sampling_fields import SamplingFields
 from ..text.answer_format import CLOSE_THOUGHT, AnswerFormat
@@ -16,8 +18,24 @@ from .chat_input import ChatInput
 from .guided_input import check_combination, read_guided
 
 
+@dataclass(frozen=True)
+class AnswerWish:
+    """What a request wants its answer to keep to, checked but for its grammars."""
+
+    chat: ChatInput
+    answer_format: AnswerFormat
+    body: Body | None
+    """What is to be said; None: calls only, or anything."""
+    place: str
+    """The field that says so."""
+
+    @property
+    def has_grammar(self) -> bool:
+        return self.body is not None or self.chat.tool_choice.mode == "required"
+
+
 class AnswerRules:
-    """Of one model. Not for several threads at once; `close` when done."""
+    """Of one model. `compiled` is for one thread, the rest for any; `close` when done."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -27,50 +45,57 @@ class AnswerRules:
     def close(self) -> None:
         self._grammars.close()
 
-    def read(self, fields: SamplingFields, chat: ChatInput, answer_format: AnswerFormat) -> dict[str, Any]:
-        """`InvalidRequestError` naming the field that cannot be kept to."""
+    def read(self, fields: SamplingFields, chat: ChatInput, answer_format: AnswerFormat) -> tuple[AnswerWish, dict[str, Any]]:
+        """The wish, and all rules but its grammar. `InvalidRequestError` naming the field that cannot be kept to."""
+        wish = AnswerWish(chat, answer_format, read_guided(fields), _place_of(fields))
+        if wish.body is not None and chat.tool_choice.mode == "required":
+            raise InvalidRequestError(
+                f"{wish.place} cannot be combined with a tool_choice that demands a call: an answer is one or the other.", param=wish.place
+            )
+        if wish.has_grammar:
+            check_combination(fields, wish.place)
         rules: dict[str, Any] = {}
-        grammar = self._grammar(fields, chat, answer_format)
-        if grammar is not None:
-            rules |= {"grammar": grammar, "grammar_field": _place_of(fields)}
         bounds = {name: bound for name in ("reasoning_max_tokens", "response_max_tokens") if (bound := getattr(fields, name))}
-        if answer_format.begins_in == "thought" and (grammar is not None or bounds):
+        if answer_format.begins_in == "thought" and (wish.has_grammar or bounds):
             rules |= bounds
-            rules["thought_end_id"] = self._thought_end_id(next(iter(bounds)) if grammar is None else _place_of(fields))
+            rules["thought_end_id"] = self._thought_end_id(wish.place if wish.has_grammar else next(iter(bounds)))
             if fields.reasoning_max_tokens:
                 rules["thought_closing_ids"] = self._closing_ids
+        return wish, rules
+
+    def known(self, wish: AnswerWish) -> dict[str, Any] | None:
+        """What `compiled` would return, if that needs no compiling; at once."""
+        return self._grammar(wish, self._grammars.known)
+
+    def compiled(self, wish: AnswerWish, signal: AbortSignal = NEVER) -> dict[str, Any]:
+        """The rules that are the wish's grammar. `InvalidRequestError` naming the field that does not compile, `RequestAbortedError` if
+        `signal` is set."""
+        rules = self._grammar(wish, lambda body: self._grammars.compiled(body, signal))
+        assert rules is not None
         return rules
 
-    def default_budget(self, max_tokens: int) -> dict[str, Any]:
-        """FastDeploy's, of the thoughts of models that see: four fifths of the answer; none if no token ends a thought."""
+    def budget(self, max_tokens: int, share: float) -> dict[str, Any]:
+        """Of a thought that may take this share of the answer; none if no token ends a thought."""
         token_id = self._tokenizer.token_id(END_THINK)
         if token_id is None:
             return {}
-        budget = max(1, max_tokens * 4 // 5)
-        return {"reasoning_max_tokens": budget, "thought_end_id": token_id, "thought_closing_ids": self._closing_ids}
+        return {
+            "reasoning_max_tokens": max(1, int(max_tokens * share)),
+            "thought_end_id": token_id,
+            "thought_closing_ids": self._closing_ids,
+        }
 
-    def _grammar(self, fields: SamplingFields, chat: ChatInput, answer_format: AnswerFormat) -> str | None:
-        body = read_guided(fields)
-        must_call = chat.tool_choice.mode == "required"
-        if body is None and not must_call:
+    def _grammar(self, wish: AnswerWish, look_up: Callable[[Body], dict[str, Any] | None]) -> dict[str, Any] | None:
+        """None if `look_up` does not have all of it."""
+        if not wish.has_grammar:
+            return {}
+        said = None if wish.body is None else look_up(wish.body)
+        tools = _callable_tools(wish.chat)
+        schemas = [look_up(Body("json", arguments_schema(tool), f"tools[{i}].function.parameters")) for i, tool in tools]
+        if (wish.body is not None and said is None) or None in schemas:
             return None
-        if body is not None and must_call:
-            raise InvalidRequestError(
-                f"{_place_of(fields)} cannot be combined with a tool_choice that demands a call: an answer is one or the other.",
-                param=_place_of(fields),
-            )
-        check_combination(fields, _place_of(fields))
-        said = None if body is None else self._grammars.compiled(body)
-        return answer_grammar(said, self._callable_tools(chat), answer_format, self._tokenizer)
-
-    def _callable_tools(self, chat: ChatInput) -> Sequence[dict[str, Any]]:
-        """Those that may be called, their schemas known to compile."""
-        tools = []
-        for i, tool in enumerate(chat.tools):
-            if chat.tool_choice.name in (None, tool["function"]["name"]):
-                self._grammars.compiled(Body("json", arguments_schema(tool), f"tools[{i}].function.parameters"))
-                tools.append(tool)
-        return tools
+        grammar = answer_grammar(said, [tool for _, tool in tools], wish.answer_format, self._tokenizer)
+        return {"grammar": grammar, "grammar_field": wish.place}
 
     def _thought_end_id(self, place: str) -> int:
         token_id = self._tokenizer.token_id(END_THINK)
@@ -84,3 +109,8 @@ class AnswerRules:
 
 def _place_of(fields: SamplingFields) -> str:
     return "tool_choice" if fields.guided is None else fields.guided[0]
+
+
+def _callable_tools(chat: ChatInput) -> list[tuple[int, dict[str, Any]]]:
+    """Those that may be called, with their places."""
+    return [(i, tool) for i, tool in enumerate(chat.tools) if chat.tool_choice.name in (None, tool["function"]["name"])]

@@ -10,6 +10,7 @@ from ..errors import InvalidRequestError, json_kind
 from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs, read_processor_kwargs
 from ..text.messages import Message, normalize_messages
 from ..text.tools import NO_CALLS, ToolChoice, normalize_tools, read_tool_choice
+from .thinking import read_thinking
 
 FIELDS = (
     "messages",
@@ -18,6 +19,7 @@ FIELDS = (
     "continue_final_message",
     "chat_template_kwargs",
     "enable_thinking",
+    "reasoning_effort",
     "metadata",
     "disable_chat_template",
     "tools",
@@ -50,6 +52,8 @@ class ChatInput:
     """What the template shows: none if the model must not call any."""
     tool_choice: ToolChoice = NO_CALLS
     parallel_tool_calls: bool = True
+    thought_share: float | None = None
+    """Of the answer's tokens, for the thought, where no number of tokens is given. None: the model's default."""
 
     @property
     def closes_thought(self) -> bool:
@@ -74,23 +78,27 @@ def read_chat(given: Mapping[str, Any], *, takes_tools: bool = False, takes_medi
     messages, ids = given.get("messages"), given.get("prompt_token_ids")
     if ids is None and isinstance(messages, list) and messages and isinstance(messages[0], int):
         ids, messages = messages, None  # FastDeploy takes ids in the messages' place as well
-    variables = _variables(given)
-    calls: dict[str, Any] = {
+    variables = dict(_object(given, "chat_template_kwargs"))
+    thinking = read_thinking(given, variables, _object(given, "metadata"))
+    if thinking.enabled is not None:
+        variables["enable_thinking"] = thinking.enabled
+    of_the_answer: dict[str, Any] = {
         "tools": tools if choice.mode != "none" else [],
         "tool_choice": choice,
         "parallel_tool_calls": _boolean(given, "parallel_tool_calls", True),
+        "thought_share": thinking.share,
     }
     if ids is not None:
         if not isinstance(ids, list):
             raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {json_kind(ids)}.", param="prompt_token_ids")
-        return ChatInput(prompt_token_ids=ids, **calls)
+        return ChatInput(prompt_token_ids=ids, **of_the_answer)
     media: list[MediaPart] = []
     checked = normalize_messages(messages, media if takes_media else None, takes_tools=takes_tools)
     settings = _media_settings(given, takes_media)
     if _boolean(given, "disable_chat_template", False):
         if len(checked) != 1:
             raise InvalidRequestError("With disable_chat_template, give one message; its content is the prompt.", param="messages")
-        return ChatInput(raw_prompt=_text_of(checked[0]), media=tuple(media), media_settings=settings, **calls)
+        return ChatInput(raw_prompt=_text_of(checked[0]), media=tuple(media), media_settings=settings, **of_the_answer)
     continued = _boolean(given, "continue_final_message", False)
     return ChatInput(
         media=tuple(media),
@@ -99,7 +107,7 @@ def read_chat(given: Mapping[str, Any], *, takes_tools: bool = False, takes_medi
         variables=variables,
         add_generation_prompt=_boolean(given, "add_generation_prompt", not continued),
         continue_final_message=continued,
-        **calls,
+        **of_the_answer,
     )
 
 
@@ -114,23 +122,6 @@ def _text_of(message: Message) -> str:
     """Without its images and videos: a raw prompt says itself where they go."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
-
-
-def _variables(given: Mapping[str, Any]) -> dict[str, Any]:
-    """chat_template_kwargs, with the thinking switch as FastDeploy reads it.
-
-    Top-level field before metadata before chat_template_kwargs; `options.thinking_mode` over all: `close` or false is off, the rest is on.
-    """
-    variables = dict(_object(given, "chat_template_kwargs"))
-    for source, place in ((_object(given, "metadata"), "metadata.enable_thinking"), (given, "enable_thinking")):
-        if source.get("enable_thinking") is not None:
-            variables["enable_thinking"] = _switch(source["enable_thinking"], place)
-    options = variables.get("options")
-    if isinstance(options, Mapping) and "thinking_mode" in options:
-        variables["enable_thinking"] = options["thinking_mode"] not in ("close", "false", False)
-    if variables.get("enable_thinking") is not None:
-        variables["enable_thinking"] = _switch(variables["enable_thinking"], "chat_template_kwargs.enable_thinking")
-    return variables
 
 
 def _object(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:

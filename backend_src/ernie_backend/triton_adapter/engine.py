@@ -22,7 +22,7 @@ from ..delivery import Response, StopWatch
 from ..engine import STOPPED, refusal
 from ..engine_metrics import engine_metrics
 from ..errors import EngineError, ErnieError
-from ..metrics import Histogram, histogram_metrics
+from ..metrics import Histogram, Metric, histogram_metrics
 from ..protocol import GenerateRequest
 from ..text.tokenizer import Tokenizer
 from ..tracing import Tracer
@@ -38,6 +38,7 @@ from .request_terms import AbortRequest
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings, set_up_process
 from .tensors import error_response, ids_tensor, read_ids, read_text, text_tensor
+from .waiting import WaitingRequests, read_word
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,9 @@ class EngineModel:
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._requests: dict[str, GenerateRequest] = {}
+        self._waiting = WaitingRequests(self._pb, self._seal)
         self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
-        self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response)
+        self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response, self._waiting)
         self._drain_watch = DrainWatch(self._pb, self._serving.draining, self._is_idle, settings.runtime_dir)
         self._heartbeat = Heartbeat(settings, args)
         self._watch = EngineWatch(self._serving, self._tell_all, self._heartbeat.give_up)
@@ -102,6 +104,7 @@ class EngineModel:
             self._drain_watch.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
+            self._waiting.close()
         if self._tracer is not None:
             self._tracer.close()
 
@@ -118,16 +121,25 @@ class EngineModel:
             raise NOT_FOR_CLIENTS
         abort = AbortRequest.from_json(text)
         if abort is not None:
-            sink = _AbortSink(self._pb, sender, self._seal)
+            sink = _AbortSink(self._pb, sender, self._seal, self._waiting.abort(abort.tenant, abort.answer_ids))
             self._serving.abort_answers(abort.tenant, abort.answer_ids, sink, sink.hear)
             return
+        word = read_word(text)
+        if word is not None:
+            self._waiting.hear(word, request, sender)
+            return
         generate = GenerateRequest.from_json(text, ids, read_media(self._pb, request))
+        if not self._waiting.may_run(generate.key, request, sender):
+            return
         if generate.key in self._requests:  # preprocess' answer, sent twice
             raise NOT_FOR_CLIENTS
         self._requests[generate.key] = generate
         forget = partial(self._requests.pop, generate.key, None)
         answer = _TritonSink(self._pb, sender, self._first_response(generate), forget, self._sent(generate))
-        self._serving.delivery.register(generate.key, answer, n=generate.n, streamed=generate.stream, stop_watch=self._stop_watch(generate))
+        stop_watch, request_id = self._stop_watch(generate), generate.request_id
+        self._serving.delivery.register(
+            generate.key, answer, n=generate.n, streamed=generate.stream, stop_watch=stop_watch, request_id=request_id
+        )
         self._serving.submit(generate)
 
     def _sent(self, generate: GenerateRequest) -> Callable[[Response], object]:
@@ -217,14 +229,15 @@ class _TritonSink:
 class _AbortSink:
     """Tells which requests a request to end others has ended."""
 
-    def __init__(self, pb_utils: Any, sender: Any, seal: Seal) -> None:
+    def __init__(self, pb_utils: Any, sender: Any, seal: Seal, in_preprocess: tuple[str, ...]) -> None:
+        """`in_preprocess`: the answer ids of those that had not yet come to the engine."""
         self._pb = pb_utils
         self._sender = sender
         self._seal = seal
-        self._aborted: tuple[str, ...] = ()
+        self._aborted = in_preprocess
 
     def hear(self, aborted: tuple[str, ...]) -> None:
-        self._aborted = aborted
+        self._aborted = tuple(dict.fromkeys((*self._aborted, *aborted)))
 
     def send(self, response: Response) -> None:
         event = {"key": response.key, "aborted": self._aborted, "seal": self._seal.of_aborted(response.key, self._aborted)}
@@ -235,11 +248,13 @@ class _AbortSink:
 class _Housekeeper:
     """Copies the engine's counts into Triton's /metrics once a second."""
 
-    def __init__(self, pb_utils: Any, serving: ServingEngine, tokens_per_response: Histogram) -> None:
+    def __init__(self, pb_utils: Any, serving: ServingEngine, tokens_per_response: Histogram, waiting: WaitingRequests) -> None:
         self._serving = serving
         engine = serving.engine
         merged = histogram_metrics("ernie_response_tokens", "Tokens that left the engine in one response", tokens_per_response)
-        self._publisher = Publisher(pb_utils, [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged])
+        text = "Requests that preprocess loads images or videos for, or compiles a grammar"
+        preparing = Metric("ernie_requests_in_preparation", text, "gauge", lambda: len(waiting))
+        self._publisher = Publisher(pb_utils, [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged, preparing])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ernie-housekeeper", daemon=True)
         self._thread.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..text.answer import AnswerReader
@@ -52,7 +52,7 @@ class PostContext:
         return bool(self.stop) or (self.answer_format.calls and self.answer_format.one_call)
 
     def to_json_object(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self) | {"answer_format": vars(self.answer_format)}
 
     @classmethod
     def from_json_object(cls, given: Mapping[str, Any]) -> PostContext:

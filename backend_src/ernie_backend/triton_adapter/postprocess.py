@@ -131,6 +131,10 @@ class Postprocessor:
         return outputs
 
     def _process(self, event: dict[str, Any], token_ids: Sequence[int]) -> PostOutputs:
+        if "waiting" in event:  # preprocess still works on it
+            return PostOutputs()
+        if "refused" in event:
+            return self._refused(event)
         if event.get("aborted") is not None:
             return self._aborted(event)
         if event["post"] is not None:
@@ -146,6 +150,12 @@ class Postprocessor:
         if not is_same(event["seal"], self._seal.of_aborted(event["key"], event["aborted"])):
             raise PermissionError("an answer that the engine has not sealed")
         return PostOutputs(text_output=_dumps(event["aborted"]), finish_reason=FinishReason.STOP.value)
+
+    def _refused(self, event: dict[str, Any]) -> PostOutputs:
+        """The end of a request that never came further than preprocess, whose client has had a response already."""
+        if not is_same(event["seal"], self._seal.of_refusal(event["key"], event["refused"])):
+            raise PermissionError("a refusal that the engine has not sealed")
+        return PostOutputs(finish_reason=FinishReason.ERROR.value, error=event["refused"])
 
     def _begin(self, event: dict[str, Any]) -> None:
         """A choice's first response: the engine's word, or nobody's."""
@@ -216,7 +226,9 @@ class Postprocessor:
             tracer.record("postprocess", request.began_at, now, request.traceparent, attributes, error=error)
 
     def _report(self, event: dict[str, Any], cancelled: bool) -> None:
-        """Tell the engine what became of its response."""
+        """Tell the engine what became of its response; of a request that waits, it hears by itself."""
+        if "waiting" in event or "refused" in event:
+            return
         self._tell_of(event, cancelled)
         self._num_unacknowledged += 1
         if self._relay is not None and (self._num_unacknowledged >= self._acknowledge_every or not self._requests):

@@ -1,7 +1,7 @@
 """From the ensemble's inputs to a `GenerateRequest`: every check that needs the model, every default. Knows no pb_utils.
 
-In two steps, between which the caller has the images and videos loaded (`media/pool.py`): `prepare` checks all that can be checked without
-them and renders the prompt, `finish` puts them into it.
+In steps, between which the caller may let the request wait: `prepare` checks all that can be checked at once and renders the prompt,
+`compile` tries out a grammar that is new, the caller has images and videos loaded (`media/pool.py`), and `finish` puts all of it together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..abort_signal import NEVER, AbortSignal
 from ..config import NO_PARSER, EngineConfig, ModelConfig
 from ..errors import CheckpointError, ContextLengthError, InvalidRequestError
 from ..media.patches import LoadedMedia
@@ -21,13 +22,14 @@ from ..text.answer_format import CLOSE_THOUGHT, THINKS_BY_DEFAULT, AnswerFormat,
 from ..text.chat_template import ChatTemplate, as_typed
 from ..text.markers import last_marker
 from ..text.tokenizer import Tokenizer
-from .answer_rules import AnswerRules
+from .answer_rules import AnswerRules, AnswerWish
 from .chat_input import ChatInput, read_chat
 from .defaults import end_token_ids, sampling_defaults
 from .json_input import read_json_object
 from .media_prompt import PromptMedia, check_given_ids, check_placeholders, check_token_ids, num_tokens, placeholder_signs
 from .post_context import PostContext
 from .request_terms import RequestTerms
+from .thinking import EFFORTS
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class _Prompt:
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request that lacks nothing but its images and videos."""
+    """A request that lacks nothing but its images and videos, and its grammar if that is new."""
 
     inputs: RequestInputs
     fields: SamplingFields
@@ -70,15 +72,23 @@ class PreparedRequest:
     """What the answer must keep to, as fields of `SamplingParams`."""
     media_settings: ProcessorKwargs
     """The request's over the server's over the model's."""
+    wish: AnswerWish | None = None
+    """What `compile` must see to first; None: nothing."""
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Known to this server alone."""
 
     @property
     def media(self) -> tuple[MediaPart, ...]:
         """What to load, in order."""
         return self.prompt.chat.media
 
+    @property
+    def is_complete(self) -> bool:
+        return not self.media and self.wish is None
+
 
 class Preprocessor:
-    """One model's preprocessing. `prepare` is not for several threads at once, `finish` is; `close` when done."""
+    """One model's preprocessing. `prepare` and `compile` are for one thread each, `finish` is for several; `close` when done."""
 
     def __init__(self, config: EngineConfig, model: ModelConfig) -> None:
         """Reads tokenizer, template and defaults of the model folder. Raises `ConfigError` or `CheckpointError`."""
@@ -99,6 +109,7 @@ class Preprocessor:
         check_token_ids(self.media.config, self._tokenizer, model.vocab_size)
         self._template = ChatTemplate.from_folder(config.model, self._tokenizer, config.chat_template, **self.media.template)
         self._parsers = choose_parsers(self._template.source, reasoning=config.reasoning_parser, tool_call=config.tool_call_parser)
+        self._default_share = EFFORTS["high"] if self._parsers.reasoning in THINKS_BY_DEFAULT else None
         self._takes_tools = self._template.takes_tools and self._parsers.tool_call != NO_PARSER
         self._rules = AnswerRules(self._tokenizer)
 
@@ -111,17 +122,29 @@ class Preprocessor:
         return self._max_model_len
 
     def prepare(self, inputs: RequestInputs) -> PreparedRequest:
-        """All but the images and videos. Raises `InvalidRequestError` for whatever a user got wrong; nothing is kept of it."""
+        """What is there at once. Raises `InvalidRequestError` for whatever a user got wrong; nothing is kept of it."""
         try:
             fields = self._sampling_fields(inputs)
             prompt = self._prompt(inputs, no_thought=fields.reasoning_max_tokens == 0)
-            rules = self._rules.read(fields, prompt.chat, prompt.answer_format)
+            wish, rules = self._rules.read(fields, prompt.chat, prompt.answer_format)
+            grammar = self._rules.known(wish)
         except RecursionError:
             raise InvalidRequestError("The request is nested too deeply.") from None
-        return PreparedRequest(inputs, fields, prompt, rules, self.media.settings(prompt.chat.media_settings))
+        settings = self.media.settings(prompt.chat.media_settings)
+        return PreparedRequest(inputs, fields, prompt, rules | (grammar or {}), settings, wish if grammar is None else None)
+
+    def compile(self, prepared: PreparedRequest, signal: AbortSignal = NEVER) -> PreparedRequest:
+        """The request with its grammar. Raises `InvalidRequestError` likewise, and `RequestAbortedError` if `signal` is set."""
+        if prepared.wish is None:
+            return prepared
+        try:
+            return replace(prepared, rules=prepared.rules | self._rules.compiled(prepared.wish, signal), wish=None)
+        except RecursionError:
+            raise InvalidRequestError("The request is nested too deeply.") from None
 
     def finish(self, prepared: PreparedRequest, loaded: Sequence[LoadedMedia] = ()) -> GenerateRequest:
-        """The request for the engine; `loaded` belongs to `prepared.media`. Raises `InvalidRequestError` likewise."""
+        """The request for the engine, once its grammar is there; `loaded` belongs to `prepared.media`. Raises `InvalidRequestError`."""
+        assert prepared.wish is None
         inputs, fields, prompt = prepared.inputs, prepared.fields, prepared.prompt
         ids, media = self.media.place(prompt.token_ids, loaded)
         if len(ids) >= self._max_model_len:
@@ -147,7 +170,7 @@ class Preprocessor:
             timings=fields.timings,
         )
         return GenerateRequest(
-            key=uuid.uuid4().hex,
+            key=prepared.key,
             prompt_token_ids=tuple(prompt.token_ids),
             sampling=sampling,
             n=fields.n,
@@ -219,10 +242,11 @@ class Preprocessor:
             raise InvalidRequestError("prompt_token_ids must not be empty.", param="prompt_token_ids")
         if len(given) >= self._max_model_len:
             raise self._too_long(str(len(given)), "prompt_token_ids")
-        for i, token in enumerate(given):
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise InvalidRequestError(f"prompt_token_ids[{i}] must be an integer.", param=f"prompt_token_ids[{i}]")
-            self._check_token(token, f"prompt_token_ids[{i}]")
+        if set(map(type, given)) != {int} or min(given) < 0 or max(given) >= self._vocab_size:
+            for i, token in enumerate(given):  # which one it is; 30 times as slow
+                if isinstance(token, bool) or not isinstance(token, int):
+                    raise InvalidRequestError(f"prompt_token_ids[{i}] must be an integer.", param=f"prompt_token_ids[{i}]")
+                self._check_token(token, f"prompt_token_ids[{i}]")
         check_given_ids(given, self.media.config)
         return given
 
@@ -262,8 +286,8 @@ class Preprocessor:
             )
         if prompt.answer_format.begins_in != "thought":
             max_tokens = min(max_tokens, _given(fields.response_max_tokens, max_tokens))
-        elif fields.reasoning_max_tokens is None and self._parsers.reasoning in THINKS_BY_DEFAULT:
-            rules = {**rules, **self._rules.default_budget(max_tokens)}
+        elif fields.reasoning_max_tokens is None and (share := prompt.chat.thought_share or self._default_share) is not None:
+            rules = {**rules, **self._rules.budget(max_tokens, share)}
         if fields.min_tokens > max_tokens:
             raise InvalidRequestError(
                 f"min_tokens ({fields.min_tokens}) must not exceed the {max_tokens} tokens that the answer may have.", param="min_tokens"

@@ -6,10 +6,12 @@ import importlib.util
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..config import EngineConfig, ModelConfig
+from ..engine import STOPPING
 from ..errors import ConfigError, EngineError, ErnieError, InvalidRequestError
 from ..log_format import current_request
 from ..media.patches import LoadedMedia
@@ -17,7 +19,7 @@ from ..protocol import GenerateRequest
 from ..text.helper_process import find_python
 from .heartbeat import Heartbeat
 from .media_tensors import media_json, media_tensors
-from .preprocess import Preprocessor, RequestInputs
+from .preprocess import PreparedRequest, Preprocessor, RequestInputs
 from .preprocess_metrics import Origin, PreprocessWatch
 from .publisher import PublishingThread
 from .request_terms import AbortRequest, read_abort, read_terms
@@ -35,6 +37,8 @@ from .tensors import (
     read_trace_context,
     text_tensor,
 )
+from .waiting import Pulse, Refusal
+from .waiting_room import Waiter, WaitingRoom
 
 if TYPE_CHECKING:
     from ..media.pool import MediaPool
@@ -57,14 +61,17 @@ def _flag(parameters: Mapping[str, Any], name: str) -> bool | None:
 class PreprocessModel:
     """What `ernie_preprocess/1/model.py` offers Triton.
 
-    Decoupled, with one response per request. A request without media is answered within `execute`. One with media is checked and rendered
-    there, and answered from a thread of the pool when its last item is loaded: a hung host holds up its own request and no other.
+    Decoupled, with one response per request and, while it waits, pulses before it. A request without media and without a new grammar is
+    answered within `execute`. Others are checked and rendered there, and wait: a hung host holds up its own request and no other, and an
+    abort comes through at once.
     """
 
     def __init__(self, pb_utils: Any) -> None:
         self._pb = pb_utils
         self._preprocessor: Preprocessor | None = None
         self._pool: MediaPool | None = None
+        self._room: WaitingRoom | None = None
+        self._compiling = ThreadPoolExecutor(1, "ernie-grammars")
         self._heartbeat: Heartbeat | None = None
         self._metrics: PublishingThread | None = None
 
@@ -76,6 +83,8 @@ class PreprocessModel:
             self._preprocessor = Preprocessor(config, ModelConfig.from_folder(config.model))
             self._pool = _media_pool(config, self._preprocessor)
             self._seal = Seal.of_server(args)
+            instance = args.get("model_instance_name", "").removeprefix("ernie_preprocess")
+            self._room = WaitingRoom(config.runtime_dir, f"pre{instance}.sock")  # short: a socket's path may have 107 bytes
         except ErnieError as error:
             raise self._pb.TritonModelException(error.message) from None
         self._heartbeat = Heartbeat(config, args)
@@ -101,32 +110,81 @@ class PreprocessModel:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+        self._compiling.shutdown(wait=True, cancel_futures=True)
+        if self._room is not None:
+            self._room.close()
+            self._room = None
         if self._preprocessor is not None:
             self._preprocessor.close()
             self._preprocessor = None
 
     def _begin(self, request: Any, sender: Any, origin: Origin) -> GenerateRequest | AbortRequest | None:
-        """The request for the engine; None if it waits for its media."""
+        """The request for the engine; None if it waits."""
         assert self._preprocessor is not None
         preprocessor = self._preprocessor
         abort = read_abort(all_parameters(request))
         if abort is not None:
             return abort
         prepared = preprocessor.prepare(self._inputs(request))
-        if not prepared.media:
+        if prepared.is_complete:
             return preprocessor.finish(prepared)
-        assert self._pool is not None, "only a model with media settings lets media through"
-
-        def end(loaded: Sequence[LoadedMedia] | ErnieError) -> GenerateRequest:
-            if isinstance(loaded, ErnieError):
-                raise loaded
-            return preprocessor.finish(prepared, loaded)
-
-        self._pool.load(prepared.media, prepared.media_settings, lambda loaded: self._answer(sender, origin, lambda: end(loaded)))
+        self._wait(prepared, sender, origin)
         return None
 
-    def _answer(self, sender: Any, origin: Origin, make: Callable[[], GenerateRequest | AbortRequest | None]) -> None:
-        """Send the one response: what `make` returns or raises; nothing yet if it returns None."""
+    def _wait(self, prepared: PreparedRequest, sender: Any, origin: Origin) -> None:
+        """Have its grammar compiled, then its images and videos loaded."""
+        assert self._room is not None and self._preprocessor is not None
+        preprocessor, terms = self._preprocessor, prepared.inputs.terms
+        waiter = Waiter(
+            prepared.key,
+            terms.answer_id,
+            terms.tenant,
+            is_streamed=bool(prepared.inputs.stream),
+            send=lambda pulse: sender.send(self._pb.InferenceResponse(output_tensors=self._outputs(pulse))),
+            refuse=lambda error: self._answer(sender, origin, partial(_raise, error), prepared.key),
+            deadline=terms.deadline,
+        )
+
+        def answer(make: Callable[[], GenerateRequest | None]) -> None:
+            if self._room is not None and self._room.leave(waiter):
+                self._answer(sender, origin, make, prepared.key)
+
+        def load(complete: PreparedRequest) -> None:
+            assert self._pool is not None, "only a model with media settings lets media through"
+            self._pool.load(
+                complete.media, complete.media_settings, lambda loaded: answer(partial(finish, complete, loaded)), waiter.signal
+            )
+
+        def finish(complete: PreparedRequest, loaded: Sequence[LoadedMedia] | ErnieError) -> GenerateRequest:
+            if isinstance(loaded, ErnieError):
+                raise loaded
+            return preprocessor.finish(complete, loaded)
+
+        def go_on() -> None:
+            current_request.set(origin.request_id)
+            try:
+                complete = preprocessor.compile(prepared, waiter.signal)
+                if complete.media:
+                    load(complete)
+                else:
+                    answer(partial(finish, complete, ()))
+            except Exception as error:
+                answer(partial(_raise, error))
+
+        self._room.enter(waiter)
+        if prepared.wish is None:
+            go_on()
+        else:
+            future = self._compiling.submit(go_on)
+            future.add_done_callback(lambda future: answer(partial(_raise, STOPPING)) if future.cancelled() else None)
+            waiter.signal.add(future.cancel)
+
+    def _answer(
+        self, sender: Any, origin: Origin, make: Callable[[], GenerateRequest | AbortRequest | None], waiting_key: str | None = None
+    ) -> None:
+        """Send the one response: what `make` returns or raises; nothing yet if it returns None.
+
+        `waiting_key`: of a request that has waited; its refusal goes by way of the engine, which knows of it."""
         current_request.set(origin.request_id)
         refusal: ErnieError | None = None
         generate: GenerateRequest | None = None
@@ -137,12 +195,16 @@ class PreprocessModel:
             generate = origin.mark(made) if isinstance(made, GenerateRequest) else None
             response = self._pb.InferenceResponse(output_tensors=self._outputs(generate or made))
         except ErnieError as error:
-            refusal = error
+            # Its traceback holds this frame, which holds it: such a ring, prompt and token ids within, waits for the garbage collector, and
+            # a few megabytes of ids at once leave the process larger for good.
+            refusal = error.with_traceback(None)
         except Exception:
             log.exception("A request could not be prepared.")
             refusal = EngineError("The server could not prepare this request. See the server's log.")
-        if refusal is not None:
+        if refusal is not None and waiting_key is None:
             response = error_response(self._pb, refusal)
+        elif refusal is not None:
+            response = self._pb.InferenceResponse(output_tensors=self._outputs(Refusal(waiting_key or "", refusal.to_wire())))
         self._watch.answered(origin, generate, refusal)
         final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         try:
@@ -168,9 +230,9 @@ class PreprocessModel:
             terms=read_terms(all_parameters(request), request.timeout(), time.monotonic()),
         )
 
-    def _outputs(self, generate: GenerateRequest | AbortRequest) -> list[Any]:
+    def _outputs(self, generate: GenerateRequest | AbortRequest | Pulse | Refusal) -> list[Any]:
         request = generate.to_json()
-        if isinstance(generate, AbortRequest):
+        if not isinstance(generate, GenerateRequest):
             return [
                 text_tensor(self._pb, "request", self._seal.of_request(request, ()) + request),
                 ids_tensor(self._pb, "prompt_token_ids", ()),
@@ -181,6 +243,10 @@ class PreprocessModel:
             ids_tensor(self._pb, "prompt_token_ids", generate.prompt_token_ids),
             *media_tensors(self._pb, generate.media),
         ]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool | None:

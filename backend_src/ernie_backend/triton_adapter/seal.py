@@ -47,6 +47,10 @@ class Seal:
         """From the engine to postprocess: what a request to end others has ended."""
         return self._sign("aborted", key, *answer_ids)
 
+    def of_refusal(self, key: str, error: str) -> str:
+        """From the engine to postprocess: why a request ends that has waited."""
+        return self._sign("refused", key, error)
+
     def _sign(self, *texts: str) -> str:
         message = b"".join(len(data).to_bytes(8, "little") + data for data in (text.encode("utf-8") for text in texts))
         return hashlib.blake2b(message, key=self._secret, digest_size=SIGNATURE_LENGTH // 2).hexdigest()

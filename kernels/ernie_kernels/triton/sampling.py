@@ -139,7 +139,7 @@ def sample(
     padded = max(2, 1 << (chunks - 1).bit_length())
     w = workspace
     sizes = (vocab_size, chunks)
-    common: dict[str, Any] = {"pdl": pdl, "CHUNK": CHUNK}
+    common: dict[str, Any] = {"pdl": pdl, "branches_on_sums": True, "CHUNK": CHUNK}
     searching = common | {"MAX_CANDIDATES": MAX_CANDIDATES, "NUM_EDGES": NUM_EDGES, "CHUNKS_PADDED": padded}
     source = (logits, w.adjusted, rows.floats, rows.integers, rows.edit_offsets, w.chunk_floats)
     edges = (w.edges, w.edge_sums)

@@ -179,13 +179,18 @@ def event() -> Any:
 
 
 @cache
-def _graph_memory_pool() -> Any:
-    return torch.cuda.graph_pool_handle()
+def _keeper() -> Any:
+    """A graph that is never given up. All share its memory: torch gives up the memory of graphs that are gone, and would refuse it to the
+    next one."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.zeros(1, device=_DEVICE)
+    return graph
 
 
 def capture(function: Callable[[], None]) -> Any:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=_graph_memory_pool()):
+    with torch.cuda.graph(graph, pool=_keeper().pool()):
         function()
     return graph
 

@@ -1,0 +1,108 @@
+"""Where a JSON Schema holds schemas, and whether one that speaks of itself can ever be fulfilled by a text that ends; compiles nothing.
+
+A schema needs others: a `$ref` its target, `allOf` all of its schemas, `anyOf` and `oneOf` one of them, an object what it requires, an
+array its least number of items. Whatever does not follow from schemas that need nothing goes round for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from ..errors import InvalidRequestError
+
+MAPS_OF_SCHEMAS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
+SCHEMAS = ("additionalProperties", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames")
+"""`items` may be a schema or a list."""
+
+Schema = dict[str, Any]
+
+
+def check_ends(schema: Schema, place: str) -> None:
+    """Raises `InvalidRequestError` naming a schema that no text can fulfil. `schema` is well-formed (`schema_check.py`)."""
+    found, waiting = {id(schema): (place, schema)}, [(place, schema)]
+    while waiting:
+        here, node = waiting.pop()
+        if "$id" in node:  # then "#" below it may mean something else
+            return
+        pointed_at = _target(node, schema)
+        where = place + unquote(node.get("$ref", ""))[1:].replace("/", ".")
+        for there, other in (*_inside(node, here), *(() if pointed_at is None else ((where, pointed_at),))):
+            if id(other) not in found:
+                found[id(other)] = there, other
+                waiting.append((there, other))
+    endless = found.keys() - _fulfilled({key: _needs(node, schema) for key, (_, node) in found.items()})
+    if endless:
+        where = min((found[key][0] for key in endless), key=len)
+        raise InvalidRequestError(
+            f"{where} can never be fulfilled: it leads back to itself without a way out. Make a property on the way optional, or let an "
+            "anyOf offer something else.",
+            param=where,
+        )
+
+
+def _inside(node: Schema, place: str) -> Iterator[tuple[str, Schema]]:
+    """The schemas that stand in it, with their places."""
+    for keyword, value in node.items():
+        if keyword in MAPS_OF_SCHEMAS:
+            listed = [(f"{place}.{keyword}.{name[:40]}", item) for name, item in value.items()]
+        elif keyword in LISTS_OF_SCHEMAS or (keyword == "items" and isinstance(value, list)):
+            listed = [(f"{place}.{keyword}[{i}]", item) for i, item in enumerate(value)]
+        elif keyword in SCHEMAS or keyword == "items":
+            listed = [(f"{place}.{keyword}", value)]
+        else:
+            continue
+        yield from ((where, item) for where, item in listed if isinstance(item, dict))
+
+
+def _target(node: Schema, root: Schema) -> Schema | None:
+    """What its `$ref` points to; None: nothing here."""
+    pointer = unquote(node.get("$ref", ""))
+    if pointer != "#" and not pointer.startswith("#/"):
+        return None
+    found: Any = root
+    for part in pointer.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list):
+            found = found[int(name)] if name.isdecimal() and int(name[:9]) < len(found) else None
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _needs(node: Schema, root: Schema) -> list[tuple[int, ...]]:
+    """Of each group one must be fulfilled; schemas by their identity."""
+    target = _target(node, root)
+    needed: list[Any] = [] if target is None else [target]
+    needed += node.get("allOf", [])
+    if node.get("type") == "object":
+        needed += [node.get("properties", {}).get(name) for name in node.get("required", [])]
+    if node.get("type") == "array" and node.get("minItems", 0) > 0:
+        first = node.get("prefixItems", [])
+        needed += first[: node["minItems"]] or [node.get("items")]
+    groups: list[tuple[int, ...]] = [(id(schema),) for schema in needed if isinstance(schema, dict)]
+    for keyword in ("anyOf", "oneOf"):
+        if all(isinstance(schema, dict) for schema in node.get(keyword, [True])):
+            groups.append(tuple(id(schema) for schema in node[keyword]))
+    return groups
+
+
+def _fulfilled(needs: dict[int, list[tuple[int, ...]]]) -> set[int]:
+    """Those that follow from such as need nothing. Each need is looked at once."""
+    needed_by: dict[int, list[tuple[int, int]]] = {}
+    for key, groups in needs.items():
+        for number, group in enumerate(groups):
+            for other in group:
+                needed_by.setdefault(other, []).append((key, number))
+    left = {key: set(range(len(groups))) for key, groups in needs.items()}
+    waiting = [key for key, numbers in left.items() if not numbers]
+    fulfilled = set(waiting)
+    while waiting:
+        for key, number in needed_by.get(waiting.pop(), ()):
+            left[key].discard(number)
+            if not left[key] and key not in fulfilled:
+                fulfilled.add(key)
+                waiting.append(key)
+    return fulfilled
