@@ -223,7 +223,7 @@ def gemv_kernel(
         tl.store(out_ptr + out_row, y.to(out_ptr.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])  # only compared with: a variant for multiples of 16 would be compiled for nothing, and amid serving
 def tile_kernel(
     x_ptr,  # [T, K]
     w_ptr,  # [N, K]
