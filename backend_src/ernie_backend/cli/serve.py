@@ -221,7 +221,9 @@ class _Server:
         """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""
         while self._first_signal is None:
             assert self._triton is not None and self._front_end is not None
-            fault = f"tritonserver has ended ({_describe(code)})" if (code := self._triton.exit_code) is not None else self._watched.fault()
+            fault = self._watched.fault()
+            if (code := self._triton.exit_code) is not None:  # asked last: if it ended while it was looked at, this says more
+                fault = f"tritonserver has ended ({_describe(code)})"
             if fault is not None and self._first_signal is None:
                 self._restart_triton(fault)
             if self._front_end.exit_code is not None and self._first_signal is None:
