@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ MAX_ROWS, MAX_BLOCKS, BLOCK_SIZE = 8, 6, 16
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> DecodeRows:
     monkeypatch.setattr(xp, "pinned", xp.zeros)
+    monkeypatch.setattr(xp, "event", MagicMock)
     return DecodeRows(MAX_ROWS, MAX_BLOCKS, BLOCK_SIZE, xp.zeros([MAX_ROWS, 4], "int32"))
 
 
