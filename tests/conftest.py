@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ernie_backend.log_format import current_request
+
 if not os.path.exists("/dev/nvidia0"):
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -24,6 +26,12 @@ _STAY_TOGETHER = re.compile(
 as well, each with another server. And those that need the GPU for themselves."""
 _FIRST = (_STAY_TOGETHER, re.compile("tests/kernels_triton/"), re.compile("tests/e2e/"))
 """What takes longest begins first, in this order. Servers mostly wait, kernels compute: side by side they leave no processor idle."""
+
+
+@pytest.fixture(autouse=True)
+def no_request_before() -> None:
+    """A test that answered a request in this thread leaves its id to the log lines of the next."""
+    current_request.set("")
 
 
 @pytest.hookimpl(tryfirst=True)

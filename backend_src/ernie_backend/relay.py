@@ -59,10 +59,11 @@ class RelayHandler(CancelHandler, Protocol):
 class RelaySender:
     """The speaker's end. Never raises: a dead engine ends its streams by itself."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, patience_seconds: float = _SEND_TIMEOUT_SECONDS) -> None:
+        """`patience_seconds`: how long a message may wait for room in the listener's queue until it is given up."""
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(_SEND_TIMEOUT_SECONDS)
+        self._socket.settimeout(patience_seconds)
 
     def consumed(self, num_responses: int) -> None:
         """So many more responses have been taken off the engine's hands, whosever they were."""

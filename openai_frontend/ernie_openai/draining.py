@@ -20,6 +20,7 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _REFUSED_PATHS = ("/health", "/ping", "/v1/chat/completions", "/v1/completions")
 """The rest answers to the last: what runs can be watched and aborted."""
 _POLL_SECONDS = 0.05
+_SAME_SIGNAL_SECONDS = 0.5
 STOPPING = UnavailableError(
     "The server is shutting down. Send the request to another server, or again when it is back.", retry_after_seconds=5
 )
@@ -31,10 +32,12 @@ class Drain:
     def __init__(self) -> None:
         self.has_begun = False
         self.num_requests = 0
+        self._began_at = 0.0
 
     def handle_signals(self, grace_seconds: float) -> None:
         """Instead of the HTTP server, which would close its port at once: it hears of a signal when nothing is under way any more, or
-        `grace_seconds` later, or with a second signal. To be called in its event loop."""
+        `grace_seconds` later, or with a second signal. (Not one at once: a terminal's Ctrl-C reaches every worker, and their parent sends
+        them SIGTERM besides.) To be called in its event loop."""
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in END_SIGNALS}
 
@@ -51,9 +54,10 @@ class Drain:
 
         def on_signal(number: int, _: FrameType | None) -> None:
             if self.has_begun:
-                pass_on(number)
+                if time.monotonic() > self._began_at + _SAME_SIGNAL_SECONDS:
+                    pass_on(number)
                 return
-            self.has_begun = True
+            self.has_begun, self._began_at = True, time.monotonic()
             loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(drain(number))))
 
         tasks: list[asyncio.Task[None]] = []  # the loop itself would forget it

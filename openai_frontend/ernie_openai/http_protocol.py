@@ -95,9 +95,13 @@ class GuardedProtocol(H11Protocol):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """True keeps our half open. It looks the same when a client only has nothing more to send, and when it has gone for good: but one
-        that has gone answers what it is still sent with a reset. (One that goes later does so with the next piece of its answer.) TLS knows
-        no half-closed connections."""
+        that has gone answers what it is still sent with a reset. (One that goes later does so with the next piece of its answer.) Where
+        that cannot be told, it counts as gone: TLS knows no half-closed connections, HTTP/1.0 nothing that could be sent before an answer,
+        and proxies speak that."""
         if is_ssl(self.transport) or self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return None
+        scope: Any = self.cycle.scope
+        if self.conn.our_state is h11.SEND_RESPONSE and scope["method"] == "POST" and scope["http_version"] == "1.0":
             return None
         self._sends_no_more = True
         self._send_something_harmless()

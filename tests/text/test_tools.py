@@ -96,6 +96,8 @@ LOOPS: list[tuple[dict[str, Any], str | None]] = [
     (LIST | {"required": ["next"], "type": ["object", "null"]}, None),
     (LIST | {"required": ["next"], "$id": "https://other.example/"}, None),
     ({"const": {"$ref": "#"}}, None),
+    ({"type": "string", "$defs": {"unused": {"$ref": "#/$defs/unused"}}}, None),
+    ({"anyOf": [{"type": "string"}, {"type": "object", "properties": {"x": {"$ref": "#/anyOf/1"}}, "required": ["x"]}]}, "s.anyOf[1]"),
 ]
 
 
@@ -106,6 +108,23 @@ def test_schemas_that_speak_of_themselves_must_have_a_way_out(schema: dict[str, 
     else:
         error = refused(check_schema, schema, "s")
         assert error.param == place and error.message.startswith(f"{place} can never be fulfilled: it leads back to itself")
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ({"type": "array", "minItems": "3"}, "s.x.y.minItems"),
+        ({"$ref": 5}, "s.x.y.$ref"),
+        ({"allOf": 5}, "s.x.y.allOf"),
+        ({"type": "object", "required": 7}, "s.x.y.required"),
+        ({"type": "object", "required": [[1]]}, "s.x.y.required"),
+        ({"properties": [1]}, "s.x.y.properties"),
+    ],
+)
+def test_what_a_reference_points_to_must_be_a_schema(target: dict[str, Any], place: str) -> None:
+    """Also where no schema would stand."""
+    error = refused(check_schema, {"$ref": "#/x/y", "x": {"y": target}}, "s")
+    assert error.param is not None and error.param.startswith(place)
 
 
 def test_a_long_chain_of_references_is_followed_in_no_time() -> None:

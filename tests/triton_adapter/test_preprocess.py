@@ -121,6 +121,7 @@ class TestThinkingSwitch:
             ({}, "undefined"),
             ({"enable_thinking": False}, "False"),
             ({"chat_template_kwargs": {"enable_thinking": True}}, "True"),
+            ({"chat_template_kwargs": {"enable_thinking": None}}, "undefined"),
             ({"metadata": {"enable_thinking": False, "other": "x"}}, "False"),
             ({"metadata": {"enable_thinking": "true"}}, "True"),
             ({"enable_thinking": True, "metadata": {"enable_thinking": False}}, "True"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,26 @@ class TestEngine:
     def test_a_pulse_of_a_client_that_has_gone(self, model: EngineModel, ears: Ears) -> None:
         model.execute([word(pulse(ears, "a" * 32)), word(pulse(ears, "a" * 32), cancelled=True)])
         wait(lambda: ears.heard == ["a" * 32], "preprocess is told")
+
+    def test_a_process_that_does_not_read_holds_nobody_up(self, model: EngineModel, tmp_path: Path) -> None:
+        """More words than its queue takes: those that find no room are said again with the next pulse."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(str(tmp_path / "deaf.sock"))
+            said = [Pulse(f"{i:032x}", "", "", str(tmp_path / "deaf.sock"), False) for i in range(64)]
+            words = [word(each, cancelled=True) for each in said]
+            at_work = threading.Thread(target=model.execute, args=(words,), daemon=True)
+            at_work.start()
+            at_work.join(20)  # waiting a second for each would take 50
+            assert not at_work.is_alive() and all(each.sender.is_closed for each in words)
+            assert deaf.recv(256).decode() == f"cancelled {said[0].key}"
+
+    def test_whoever_is_not_heard_of_any_more_is_not_counted(self, pb_utils: FakePbUtils, monkeypatch: pytest.MonkeyPatch) -> None:
+        waiters = waiting.WaitingRequests(pb_utils, Seal.of_server(ARGS))
+        each = word(Pulse("a" * 32, "", "", "/nowhere", False))
+        waiters.hear(Pulse("a" * 32, "", "", "/nowhere", False), each, each.get_response_sender())
+        assert len(waiters) == 1
+        monkeypatch.setattr(waiting, "FORGET_SECONDS", -1.0)
+        assert len(waiters) == 0
 
     def test_an_abort_finds_those_that_wait(self, model: EngineModel, ears: Ears) -> None:
         keys = [letter * 32 for letter in "abc"]

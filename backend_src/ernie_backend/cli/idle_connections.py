@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import time
@@ -34,10 +35,9 @@ class IdleConnections:
         before: set[str] = set()
         while (connections := self._connections()) and time.monotonic() < deadline:
             silent = {inode for inode, to_send in connections.items() if to_send == 0}
-            with contextlib.suppress(OSError), _handle(self._pid) as process:
-                for descriptor in self._descriptors(before & silent):
-                    _shut_down(process, descriptor)
-                    count += 1
+            with contextlib.suppress(OSError, AttributeError), _handle(self._pid) as process:  # some builds of Python lack pidfd_open
+                for descriptor, inode in self._descriptors(before & silent):
+                    count += _shut_down(process, descriptor, inode)
             before = silent
             time.sleep(_LOOK_SECONDS)
         return count
@@ -53,12 +53,12 @@ class IdleConnections:
                         found[fields[9]] = int(fields[4].partition(":")[0], 16)
         return found
 
-    def _descriptors(self, inodes: set[str]) -> Iterator[int]:
+    def _descriptors(self, inodes: set[str]) -> Iterator[tuple[int, str]]:
         for link in Path(f"/proc/{self._pid}/fd").iterdir():
             with contextlib.suppress(OSError):  # closed meanwhile
                 kind, _, inode = os.readlink(link).partition(":")
                 if kind == "socket" and inode.strip("[]") in inodes:
-                    yield int(link.name)
+                    yield int(link.name), inode.strip("[]")
 
 
 @contextlib.contextmanager
@@ -70,9 +70,16 @@ def _handle(pid: int) -> Iterator[int]:
         os.close(handle)
 
 
-def _shut_down(process: int, descriptor: int) -> None:
+def _shut_down(process: int, descriptor: int, inode: str) -> bool:
+    """False if it is closed meanwhile, or another file. Raises OSError where the kernel does not let us."""
     copy = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, descriptor, 0)
     if copy < 0:
+        if ctypes.get_errno() == errno.EBADF:
+            return False
         raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    if str(os.fstat(copy).st_ino) != inode:
+        os.close(copy)
+        return False
     with socket.socket(fileno=copy) as connection, contextlib.suppress(OSError):  # the client was faster
         connection.shutdown(socket.SHUT_RDWR)
+    return True

@@ -133,7 +133,8 @@ class DeviceSampler:
 
     def send(self, states: list[SequenceState], rows: SamplingRows | None, *, constrained: bool) -> PendingTokens:
         """Start the way back of what `choose` has chosen; each state gets a placeholder, −1 − its row, until the token is known. `rows`:
-        what `choose` had, if any row wants log-probabilities. `constrained`: some row follows a grammar."""
+        what `choose` had, if any row wants log-probabilities. `constrained`: some row follows a grammar. Without states,
+        what comes back says only that the step has ended."""
         self._turn = 1 - self._turn
         copies = self._copies[self._turn]
         xp.copy_(copies.token_ids, self.sampled)  # all rows: page-locked memory is not to be sliced
@@ -159,7 +160,7 @@ class DeviceSampler:
         copies.arrived.synchronize()
         token_ids = xp.host_view(copies.token_ids)[: len(states)].tolist()
         result = ModelRunnerOutput({}, {})
-        if min(token_ids) < 0:
+        if token_ids and min(token_ids) < 0:
             for row, token_id in enumerate(token_ids):
                 if token_id < 0:
                     result.failed[states[row].sequence_id] = self._why_failed(states[row].sequence_id)

@@ -59,8 +59,8 @@ class FixedMemory:
         }
 
     def send(self, num_rows: int) -> None:
-        """Start the copy of every array, of the last one its first `num_rows` rows. Waits only while the copy before the last one is still
-        on its way: nobody waits for steps that choose no token, and their launches may be far ahead of the GPU."""
+        """Start the copy of every array, of the last one its first `num_rows` rows. Waits while the copy before the last one is still on
+        its way, which it is not where steps are collected in time (`ModelRunner.launch`)."""
         way = self._ways.get(num_rows)
         if way is None:
             way = self._ways[num_rows] = _Way.of(self._staging, self._device, self._header_words + num_rows * self._row_words)

@@ -67,8 +67,8 @@ class GraphRunner:
         self._graphs: dict[tuple[int, bool], Any] = {}
         self.prompts = PromptGraphs(model, model_config, engine_config, caches, cos_sin, self.sampler.sampled)
 
-    def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState], media: MediaInputs | None = None) -> PendingTokens | None:
-        """Start a step with at least one token; None: it samples nothing."""
+    def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState], media: MediaInputs | None = None) -> PendingTokens:
+        """Start a step with at least one token."""
         sequence_ids, starts, counts, tables, samples = zip(*step.scheduled, strict=True)
         sees = media is not None and media.concerns(step)
         if not sees and all(samples) and max(counts) == 1:
@@ -88,14 +88,13 @@ class GraphRunner:
         prompts = self.prompts.bucket(layout) if seen is None else None
         if prompts is None:
             return self._launch_eagerly(upload(layout, seen), sampling)
-        hidden = self.prompts.compute(layout, prompts)
-        return self._sample(hidden, sampling) if sampling else None
+        return self._sample(self.prompts.compute(layout, prompts), sampling)
 
-    def _launch_eagerly(self, batch: InputBatch, sampling: list[SequenceState]) -> PendingTokens | None:
+    def _launch_eagerly(self, batch: InputBatch, sampling: list[SequenceState]) -> PendingTokens:
         token_ids = xp.empty(batch.token_ids.shape, "int32")
         feed_tokens(batch.token_ids, self.sampler.sampled, token_ids)
         hidden = self.model.forward(replace(batch, token_ids=token_ids), self.caches, self.cos_sin)
-        return None if batch.logits_rows is None else self._sample(xp.take(hidden, batch.logits_rows, axis=0), sampling)
+        return self._sample(hidden if batch.logits_rows is None else xp.take(hidden, batch.logits_rows, axis=0), sampling)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
         """One decode step of the rows that were sent, as a graph; the first of its kind launch by launch, and then captured.
@@ -134,7 +133,10 @@ class GraphRunner:
         return observe, lambda: self._decode(bucket, False)
 
     def _sample(self, hidden: Tensor, states: list[SequenceState]) -> PendingTokens:
-        """From the hidden states [rows, hidden] of what samples in a step that is no decode step."""
+        """From the hidden states [rows, hidden] of what samples in a step that is no decode step. If nothing does, they are not read, but
+        the step can be waited for all the same."""
+        if not states:
+            return self.sampler.send([], None, constrained=False)
         self.model.logits(hidden, self.sampler.logits[: len(states)])
         rows = self.sampler.pack(states)
         self.sampler.choose(rows, len(states), truncated=any(state.truncates for state in states))
@@ -180,6 +182,5 @@ class GraphRunner:
             scheduled.append(ScheduledSequence(sequence_id, 1, 1, blocks, samples=True))
         step = _short_ones_first(SchedulerOutput((), tuple(scheduled), ()))
         pending = self._launch_eagerly(upload(lay_out(step, states, self.block_size)), [states[s.sequence_id] for s in step.scheduled])
-        assert pending is not None
         self.sampler.receive(pending)
         self.sampler.forget(tuple(states))

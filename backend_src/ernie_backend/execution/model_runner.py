@@ -81,7 +81,7 @@ class ModelRunner:
         if not step.scheduled:
             return ModelRunnerOutput({}, {})
         if self.graphs is not None:
-            return self.graphs.launch(step, self.states, self.media) or ModelRunnerOutput({}, {})
+            return self.graphs.launch(step, self.states, self.media)
         media = self.media.prepare(step, self.states) if self.media is not None and self.media.concerns(step) else None
         sampling = [self.states[s.sequence_id] for s in step.scheduled if s.samples]
         return self._compute(build_input_batch(step, self.states, self.block_size, media), sampling)

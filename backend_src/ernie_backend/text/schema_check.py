@@ -25,7 +25,7 @@ def check_schema(schema: Any, place: str) -> None:
     if characters > MAX_CHARACTERS:
         raise InvalidRequestError(f"{place} may have at most {MAX_CHARACTERS} characters of JSON, got {characters}.", param=place)
     if isinstance(schema, dict):
-        check_ends(schema, place)
+        check_ends(schema, place, lambda target, where: _check(target, where, 0))
 
 
 def _check(schema: Any, place: str, depth: int) -> None:

@@ -6,13 +6,14 @@ array its least number of items. Whatever does not follow from schemas that need
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
 from ..errors import InvalidRequestError
 
-MAPS_OF_SCHEMAS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+_DEFINITIONS = ("$defs", "definitions")
+MAPS_OF_SCHEMAS = ("properties", "patternProperties", "dependentSchemas", *_DEFINITIONS)
 LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SCHEMAS = ("additionalProperties", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames")
 """`items` may be a schema or a list."""
@@ -20,16 +21,22 @@ SCHEMAS = ("additionalProperties", "additionalItems", "not", "if", "then", "else
 Schema = dict[str, Any]
 
 
-def check_ends(schema: Schema, place: str) -> None:
-    """Raises `InvalidRequestError` naming a schema that no text can fulfil. `schema` is well-formed (`schema_check.py`)."""
+def check_ends(schema: Schema, place: str, check: Callable[[Schema, str], None]) -> None:
+    """Raises `InvalidRequestError` naming a schema that no text can fulfil: an answer that enters it never ends. Definitions that nothing
+    refers to do not matter. `schema` is well-formed, but a `$ref` may point to anything that stands in it: `check` raises if that is not
+    (`schema_check.py`)."""
     found, waiting = {id(schema): (place, schema)}, [(place, schema)]
+    checked = set(_ids(schema))
     while waiting:
         here, node = waiting.pop()
         if "$id" in node:  # then "#" below it may mean something else
             return
         pointed_at = _target(node, schema)
         where = place + unquote(node.get("$ref", ""))[1:].replace("/", ".")
-        for there, other in (*_inside(node, here), *(() if pointed_at is None else ((where, pointed_at),))):
+        if pointed_at is not None and id(pointed_at) not in checked:
+            check(pointed_at, where)
+            checked.update(_ids(pointed_at))
+        for there, other in (*_inside(node, here, with_definitions=False), *(() if pointed_at is None else ((where, pointed_at),))):
             if id(other) not in found:
                 found[id(other)] = there, other
                 waiting.append((there, other))
@@ -43,9 +50,20 @@ def check_ends(schema: Schema, place: str) -> None:
         )
 
 
-def _inside(node: Schema, place: str) -> Iterator[tuple[str, Schema]]:
+def _ids(schema: Schema) -> Iterator[int]:
+    """Of it and of every schema in it."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        yield id(node)
+        waiting += (other for _, other in _inside(node, "", with_definitions=True))
+
+
+def _inside(node: Schema, place: str, *, with_definitions: bool) -> Iterator[tuple[str, Schema]]:
     """The schemas that stand in it, with their places."""
     for keyword, value in node.items():
+        if keyword in _DEFINITIONS and not with_definitions:
+            continue
         if keyword in MAPS_OF_SCHEMAS:
             listed = [(f"{place}.{keyword}.{name[:40]}", item) for name, item in value.items()]
         elif keyword in LISTS_OF_SCHEMAS or (keyword == "items" and isinstance(value, list)):

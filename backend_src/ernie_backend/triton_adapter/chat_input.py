@@ -79,6 +79,8 @@ def read_chat(given: Mapping[str, Any], *, takes_tools: bool = False, takes_medi
     if ids is None and isinstance(messages, list) and messages and isinstance(messages[0], int):
         ids, messages = messages, None  # FastDeploy takes ids in the messages' place as well
     variables = dict(_object(given, "chat_template_kwargs"))
+    if variables.get("enable_thinking", True) is None:  # nothing was said; templates would take it for false
+        del variables["enable_thinking"]
     thinking = read_thinking(given, variables, _object(given, "metadata"))
     if thinking.enabled is not None:
         variables["enable_thinking"] = thinking.enabled

@@ -109,8 +109,8 @@ class EngineModel:
             self._tracer.close()
 
     def _is_idle(self) -> bool:
-        """Whether every answer has left, and postprocess has had all of them."""
-        return not self._requests and self._serving.delivery.is_idle
+        """Whether every answer has left, and postprocess has had all of them; those in preparation, too, have been told that it is over."""
+        return not self._requests and not len(self._waiting) and self._serving.delivery.is_idle
 
     def _submit(self, request: Any, sender: Any) -> None:
         ids = read_ids(self._pb, request, "prompt_token_ids")

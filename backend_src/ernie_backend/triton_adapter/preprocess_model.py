@@ -107,10 +107,10 @@ class PreprocessModel:
             self._metrics.close()
             self._metrics = None
             self._watch.close()
+        self._compiling.shutdown(wait=True, cancel_futures=True)  # before what it hands its requests on to
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        self._compiling.shutdown(wait=True, cancel_futures=True)
         if self._room is not None:
             self._room.close()
             self._room = None

@@ -83,7 +83,8 @@ class WaitingRequests:
         self._senders: dict[str, RelaySender] = {}
 
     def __len__(self) -> int:
-        return len(self._requests)
+        now = time.monotonic()
+        return sum(now - waiting.heard_at < FORGET_SECONDS for waiting in list(self._requests.values()))
 
     def close(self) -> None:
         for sender in self._senders.values():
@@ -142,7 +143,8 @@ class WaitingRequests:
     def _cancel(self, pulse: Pulse) -> None:
         sender = self._senders.get(pulse.socket_path)
         if sender is None:
-            sender = self._senders[pulse.socket_path] = RelaySender(pulse.socket_path)
+            # Not waiting for a process that does not read: no other request would get in. What is lost is said again at the next pulse.
+            sender = self._senders[pulse.socket_path] = RelaySender(pulse.socket_path, patience_seconds=0.0)
         sender.cancelled(pulse.key)
 
     def _forget(self, now: float) -> None:

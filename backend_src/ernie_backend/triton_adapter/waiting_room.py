@@ -106,10 +106,13 @@ class WaitingRoom:
         self._thread.join(5)
 
     def _run(self) -> None:
+        restored_at = 0.0
         while self._has_waiters.wait() and not self._is_closing:
             time.sleep(PULSE_PAUSE_SECONDS)
-            self._receiver.restore()
             now = time.monotonic()
+            if now - restored_at >= PULSE_SECONDS:
+                self._receiver.restore()
+                restored_at = now
             with self._lock:
                 late = [waiter for waiter in self._waiters.values() if waiter.deadline is not None and now >= waiter.deadline]
                 due = [waiter for waiter in self._waiters.values() if now - waiter.pulsed_at >= PULSE_SECONDS]
