@@ -45,7 +45,7 @@ class ChatStyle:
         if event.reasoning:
             delta["reasoning_content"] = event.reasoning
         if event.tool_calls:
-            delta["tool_calls"] = list(event.tool_calls)
+            delta["tool_calls"] = _one_for_each_call(event.tool_calls)
         return {"delta": delta | ids, "logprobs": logprobs, **ids}
 
     def whole(self, event: AnswerEvent, ids: dict[str, Any], logprobs: dict[str, Any] | None) -> dict[str, Any]:
@@ -99,6 +99,18 @@ def characters_begun(item: dict[str, Any]) -> int:
 
 def _logprob(item: dict[str, Any]) -> dict[str, Any]:
     return {"token": item["token"], "logprob": item["logprob"], "bytes": item["bytes"]}
+
+
+def _one_for_each_call(deltas: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One delta for each call that a chunk speaks of: clients such as openai's tell of a call's arguments once for each, all joined."""
+    joined: dict[int, dict[str, Any]] = {}
+    for delta in deltas:
+        known = joined.setdefault(delta["index"], delta)
+        if known is not delta:
+            function, more = known.get("function") or {}, delta.get("function") or {}
+            arguments = function.get("arguments", "") + more.get("arguments", "")
+            joined[delta["index"]] = delta | known | {"function": more | function | {"arguments": arguments}}
+    return list(joined.values())
 
 
 def _whole_tool_calls(deltas: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

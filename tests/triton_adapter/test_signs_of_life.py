@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +25,28 @@ from tests.triton_adapter.test_engine_model import ARGS, events, sealed, tiny_fo
 __all__ = ["tiny_folder"]
 
 INSTANCE = {"model_instance_name": "ernie_engine_0_0"}
+
+
+_BEATING = """
+import sys, threading
+from ernie_backend.config import EngineConfig
+from ernie_backend.triton_adapter import heartbeat
+heartbeat.INTERVAL_SECONDS = 0.05
+beating = heartbeat.Heartbeat(EngineConfig("none", runtime_dir=sys.argv[1]), {"model_instance_name": "ernie_engine_0_0"})
+print("here", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_process_ends_with_its_tritonserver(tmp_path: Path) -> None:
+    """Its threads may be waiting for Triton without a limit: here the main one does."""
+    (tmp_path / HEARTBEATS).mkdir()
+    server = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    command = [sys.executable, "-c", server, _BEATING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        process.kill()
+        assert process.stdout.read() == ""  # comes to its end with the last process that holds it
 
 
 def test_a_sign_of_life_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,11 @@ class Child:
         inherited_files: Sequence[int] = (),
         stack_bytes: int | None = None,
         rewrite: Callable[[str], str] = str,
+        folder: Path | None = None,
+        orphaned: signal.Signals = signal.SIGTERM,
     ) -> None:
-        """`rewrite`: what to show of a line that is kept. `stack_bytes`: raise the stack limit of its threads to this, as far as we may."""
+        """`folder`: where it runs. `orphaned`: what it gets if we die without ending it. `rewrite`: what to show of a line that is kept.
+        `stack_bytes`: raise the stack limit of its threads to this, as far as we may."""
         self.name = name
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         """The last lines it wrote, those too that `keep` refused."""
@@ -54,7 +57,7 @@ class Child:
         parent, libc = os.getpid(), ctypes.CDLL(None)
 
         def before_exec() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            libc.prctl(_PR_SET_PDEATHSIG, orphaned, 0, 0, 0)
             if os.getppid() != parent:  # died between fork and prctl
                 os._exit(1)
             if stack_bytes is not None:
@@ -62,6 +65,7 @@ class Child:
 
         self._process = subprocess.Popen(
             command,
+            cwd=folder,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

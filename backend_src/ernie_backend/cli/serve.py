@@ -47,6 +47,9 @@ from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_instal
 
 log = logging.getLogger(__name__)
 
+_LEVELS = {"error": logging.ERROR, "warning": logging.WARNING}
+"""What a line begins with → its level in the log."""
+
 _POLL_SECONDS = 0.1
 _FATAL_GRACE_SECONDS = 3.0
 """When a process has died: what it carried cannot end properly any more, the others' clients can still be told."""
@@ -186,7 +189,11 @@ class _Server:
         signs_of_life.mkdir(mode=0o700)
         command, environment = self._triton_command, self._triton_environment
         writer = line_writer(self._options.observability.log_format, "tritonserver")
-        self._triton = Child("tritonserver", command, environment, self._wanted, [self._folder.lock], TRITON_STACK_BYTES, writer)
+        # In our own folder: the stubs and `python -m` look for modules where they run, and there may lie anybody's (`--model .`).
+        files, folder = [self._folder.lock], self._folder.path
+        # Killed if we are: its own way to end after SIGTERM takes locks in the signal's handler, and nobody would be there when it hangs.
+        orphaned = signal.SIGKILL
+        self._triton = Child("tritonserver", command, environment, self._wanted, files, TRITON_STACK_BYTES, writer, folder, orphaned)
         host, port = client_host(self._options.triton_host), self._options.triton_http_port
         started, stuck_looks = time.monotonic(), 0
         while self._first_signal is None:
@@ -205,7 +212,7 @@ class _Server:
         command = front_end_command(self._options, self._max_model_len, self._outage.path)
         environment = self._options.security.environment(os.environ, with_keys=True)
         writer = line_writer(self._options.observability.log_format, "frontend")
-        self._front_end = Child("The front end", command, environment, lambda _: True, rewrite=writer)
+        self._front_end = Child("The front end", command, environment, lambda _: True, rewrite=writer, folder=self._folder.path)
 
     def _await_front_end(self) -> None:
         assert self._front_end is not None
@@ -325,4 +332,5 @@ def _describe(exit_code: int | None) -> str:
 
 
 def _say(text: str) -> None:
-    log.info("%s", text)
+    level = next((level for word, level in _LEVELS.items() if text.startswith(f"{word}:")), logging.INFO)
+    log.log(level, "%s", text)

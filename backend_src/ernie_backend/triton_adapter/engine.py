@@ -8,6 +8,7 @@ needs to know of the request, `relay`, where it answers, and `seal`, which shows
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import threading
@@ -105,6 +106,7 @@ class EngineModel:
         if hasattr(self, "_serving"):
             self._serving.shutdown()
             self._waiting.close()
+        gc.collect()  # rings may hold senders, and freeing one needs Triton's shared memory, which ends before Python does
         if self._tracer is not None:
             self._tracer.close()
 

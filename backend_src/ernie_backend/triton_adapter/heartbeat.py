@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,9 +49,14 @@ class Heartbeat:
             self._thread.join(5)
 
     def _run(self) -> None:
+        server, is_told = os.getppid(), False
         while not self._closing.wait(INTERVAL_SECONDS):
+            if os.getppid() != server:  # and so has whoever watched it: what waits for Triton would wait for ever
+                log.critical("tritonserver has gone; ending its process")
+                os.kill(os.getpid(), signal.SIGKILL)
             try:
                 os.utime(self._path)
             except OSError as error:  # the folder went with the supervisor
-                log.warning("no sign of life can be given: %s", error)
-                return
+                if not is_told:
+                    log.warning("no sign of life can be given: %s", error)
+                is_told = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import time
@@ -117,6 +118,7 @@ class PreprocessModel:
         if self._preprocessor is not None:
             self._preprocessor.close()
             self._preprocessor = None
+        gc.collect()  # as in the engine
 
     def _begin(self, request: Any, sender: Any, origin: Origin) -> GenerateRequest | AbortRequest | None:
         """The request for the engine; None if it waits."""
