@@ -125,6 +125,6 @@ def test_warm_up_leaves_nothing_behind(folder, num_blocks, max_model_len):
 
 
 def test_cache_bytes(folder, runner):
-    arrays = [array for cache in runner.caches for array in (cache.k, cache.v)]
+    arrays = [array for cache in runner.model.caches for array in (cache.k, cache.v)]
     elements = sum(int(np.prod(array.shape)) for array in arrays)
     assert kv_cache_bytes_per_block(ModelConfig.from_folder(folder), runner.block_size) * runner.num_blocks == elements * 4

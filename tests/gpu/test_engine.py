@@ -185,7 +185,7 @@ def test_logits_of_a_prompt(world: World, chosen: list[torch.Tensor], length: in
     runner.states[0].token_ids.pop()
     batch = build_input_batch(output, runner.states, runner.block_size)
     chosen.clear()
-    ours = runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin))
+    ours = runner.model.logits(runner.model.forward(batch))
     check_logits(ours, world.expected(prompt), same_experts(world.routed(prompt), torch.stack(chosen)) if chosen else None)
 
 
@@ -238,7 +238,7 @@ def test_a_prompt_graph_computes_what_launches_do(world: World, deterministic: b
     assert bucket == (4, 384)
     captured, replayed = (graphs.compute(layout, bucket).clone() for _ in range(2))
     batch = upload(layout)
-    expected = runner.model.forward(batch, runner.caches, runner.cos_sin)[batch.logits_rows.long()]
+    expected = runner.model.forward(batch)[batch.logits_rows.long()]
     assert replayed.shape == (4, expected.shape[1]) and torch.equal(captured, replayed)
     cosine = torch.nn.functional.cosine_similarity(replayed.double(), expected.double(), dim=-1)
     print(f"cosine {cosine.tolist()}")

@@ -168,7 +168,7 @@ def test_logits_of_a_prompt_with_images(world: World, chosen_by_kind: list[torch
     step = SchedulerOutput((), output.scheduled, ())
     batch = build_input_batch(step, runner.states, runner.block_size, runner.media.prepare(step, runner.states))
     chosen_by_kind.clear()
-    ours = runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin))
+    ours = runner.model.logits(runner.model.forward(batch))
     same = None
     if chosen_by_kind:
         routed, undecided = world.routed(prompt)
