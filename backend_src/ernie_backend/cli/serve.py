@@ -72,8 +72,6 @@ _NOISE = (
     "Signal (15) received",
     "Exit timeout expired",  # a client keeps a connection open
     "Non-graceful termination detected",  # a model's process, after that
-    "failed to load 'ernie_stopping'",  # at the end, on purpose: see triton_adapter/drain.py
-    "model_config_content_name_ is empty",  # with it
 )
 """What is always said and never means anything; `--verbose` shows it."""
 
