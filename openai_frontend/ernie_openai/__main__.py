@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Sequence
 
 from ernie_backend.api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_environment
 from ernie_backend.errors import ConfigError
-from ernie_backend.flag_parsing import FlagParser, mistake, not_empty, port_or_any, positive
+from ernie_backend.flag_parsing import FlagParser, count, mistake, not_empty, port_or_any, positive
 
 from .access import KeyRing
 from .observability import add_arguments, read_arguments
@@ -21,6 +22,8 @@ def _parser() -> FlagParser:
     parser = FlagParser(prog="ernie_openai", description="OpenAI-compatible front end of an ernie-triton server.")
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=port_or_any, default=8180)
+    inherited = "a bound socket in place of host and port; whoever starts this keeps it open, too, and connections wait in a restart"
+    parser.add_argument("--listening-socket", type=count, metavar="N", help=inherited)
     parser.add_argument("--triton-grpc", default="127.0.0.1:8001", metavar="HOST:PORT")
     parser.add_argument("--triton-metrics", default="http://127.0.0.1:8002/metrics", metavar="URL")
     parser.add_argument("--model-name", default="ernie", help="shown where no served name was given")
@@ -54,11 +57,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(given)
         KeyRing(settings.api_keys, settings.api_key_file)  # each worker makes its own; here mistakes can still be told
+        listening = None if given.listening_socket is None else _inherited(given.listening_socket)
     except ConfigError as error:
         print(mistake("ernie_openai", error.message, given.log_format), file=sys.stderr)
         return 2
-    run(settings, host=given.host, port=given.port, workers=given.workers, grace_seconds=given.shutdown_grace_seconds, tls=tls)
+    run(
+        settings,
+        host=given.host,
+        port=given.port,
+        workers=given.workers,
+        grace_seconds=given.shutdown_grace_seconds,
+        tls=tls,
+        listening=listening,
+    )
     return 0
+
+
+def _inherited(number: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=number)
+    except OSError as error:
+        raise ConfigError(f"--listening-socket {number} is no socket of this process: {error.strerror}.") from None
 
 
 def _settings(given: argparse.Namespace) -> FrontendSettings:

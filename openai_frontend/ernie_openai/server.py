@@ -16,7 +16,6 @@ import tempfile
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
 
 from ernie_backend import log_format
 from ernie_backend.tracing import Tracer, check_installed, traces_url
@@ -28,6 +27,7 @@ from .http_protocol import GuardedProtocol
 from .observing import access_log
 from .settings import FrontendSettings, TlsFiles
 from .triton_client import TritonClient
+from .workers import Workers
 
 PROCESS_NAME = "frontend"
 _LAST_SECONDS = 1
@@ -70,8 +70,17 @@ def prepare_listening(listening: socket.socket) -> None:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1000)
 
 
-def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace_seconds: int, tls: TlsFiles | None = None) -> None:
-    """Serves until a signal ends it. Exits with a status above 0 if the address cannot be had."""
+def run(
+    settings: FrontendSettings,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    grace_seconds: int,
+    tls: TlsFiles | None = None,
+    listening: socket.socket | None = None,
+) -> None:
+    """Serves until a signal ends it. Exits with a status above 0 if the address cannot be had. `listening`: in place of host and port."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is one; the usual 1024 are soon taken
     set_up_logs(settings)
@@ -93,11 +102,11 @@ def run(settings: FrontendSettings, *, host: str, port: int, workers: int, grace
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authorities else ssl.CERT_NONE,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
-    listening = config.bind_socket()
+    listening = listening or config.bind_socket()
     prepare_listening(listening)
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-openai-metrics-") as folder, shared_by_workers(folder):
-            Multiprocess(config, sockets=[listening]).run()
+            Workers(config, sockets=[listening]).run()
     else:
         server = uvicorn.Server(config)
         # uvicorn raises the signal again when it has drained, for whoever handled it before; by default that would end the process

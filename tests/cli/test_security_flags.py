@@ -124,7 +124,7 @@ def test_a_key_file_that_others_may_use_is_told_once(tmp_path: Path, mode: int, 
 def test_keys_go_to_the_front_end_alone_and_on_no_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FD_API_KEY", "sesame-1")
     options = read_options(parse("--api-key", "sesame-2", "--ssl-certfile", CERTIFICATE, "--ssl-keyfile", KEY), on_gpu=False)
-    command = front_end_command(options, 4096, tmp_path / "outage")
+    command = front_end_command(options, 4096, tmp_path / "outage", 3)
     assert "sesame" not in " ".join(command) and f"--ssl-certfile={CERTIFICATE}" in command
     assert options.security.environment({"PATH": "x"}, with_keys=True) == {"PATH": "x", "FD_API_KEY": "sesame-2,sesame-1"}
     with PrivateFolder() as folder:

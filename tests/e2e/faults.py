@@ -309,6 +309,14 @@ def wait_until_healthy(server: RunningServer) -> None:
     raise AssertionError("the server did not recover:\n" + "".join(server.log[-30:]))
 
 
+def wait_for_line(server: RunningServer, part: str, count: int = 1) -> None:
+    """Until its log has so many lines with this in them."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while sum(part in line for line in server.log) < count:
+        assert time.monotonic() < deadline, f"{part!r} is not said:\n" + "".join(server.log[-30:])
+        time.sleep(0.05)
+
+
 # What must not grow --------------------------------------------------------------------------------------------------------------
 
 

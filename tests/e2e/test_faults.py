@@ -22,6 +22,7 @@ import pytest
 
 from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
+from ernie_backend.cli.processes import is_running
 from tests.e2e.faults import (
     GREEDY,
     RECOVERY_SECONDS,
@@ -37,6 +38,7 @@ from tests.e2e.faults import (
     processes,
     relay_socket,
     text,
+    wait_for_line,
     wait_until_healthy,
 )
 from tests.e2e.kserve import Stream
@@ -216,6 +218,7 @@ def test_killed_helper_processes_of_preprocess(faulty: RunningServer, worker: st
 )
 def test_tritonserver_is_restarted(faulty: RunningServer, which: str, number: signal.Signals, reason: str) -> None:
     before = {pid for kind in OF_TRITON for pid in processes(faulty, kind)}
+    told_before = sum("tritonserver is ready again after" in line for line in faulty.log)
     health = HealthLog(faulty)
     with neighbours(faulty, 3900) as both:
         os.kill(processes(faulty, which)[0], number)
@@ -230,6 +233,7 @@ def test_tritonserver_is_restarted(faulty: RunningServer, which: str, number: si
     after = {pid for kind in OF_TRITON for pid in processes(faulty, kind)}
     assert not before & after and len(after) == len(before)
     assert any(reason in line for line in faulty.log)
+    assert sum("tritonserver is ready again after" in line for line in faulty.log) == told_before + 1
 
 
 def test_a_lost_device_and_with_it_the_engines_thread(faulty: RunningServer, engine: BreakableEngine) -> None:
@@ -261,3 +265,17 @@ def test_the_front_end_is_restarted(faulty: RunningServer) -> None:
     assert kept.end() == "length"
     wait_until_idle(faulty, 60)
     assert metric(faulty, "ernie_generation_tokens_total") - generated < 3900
+
+
+def test_whoever_comes_while_the_front_end_is_restarted_waits_and_is_answered(faulty: RunningServer, first_answer: str) -> None:
+    """Nobody is refused, and a restart that has helped leaves no pause to the next."""
+    again = "The front end is ready again after"
+    before = sum(again in line for line in faulty.log)
+    for number in range(1, 4):
+        (front_end,) = processes(faulty, "-m ernie_openai")
+        os.kill(front_end, signal.SIGKILL)
+        while is_running(front_end):
+            time.sleep(0.001)
+        assert text(ask(faulty)) == first_answer
+        wait_for_line(faulty, again, before + number)
+    assert not any("restarting it in" in line for line in faulty.log)

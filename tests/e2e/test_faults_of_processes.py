@@ -24,6 +24,7 @@ from tests.e2e.faults import (
     neighbours,
     processes,
     text,
+    wait_for_line,
     wait_until_healthy,
 )
 from tests.e2e.observe import wait_until_idle
@@ -79,6 +80,8 @@ def test_a_killed_worker_is_replaced(two_workers: RunningServer) -> None:
     while workers[0] in _workers(parent) or len(_workers(parent)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    wait_for_line(two_workers, "The worker process is ready again after")
+    assert any("A worker process has died (killed by SIGKILL)" in line for line in two_workers.log)
     assert _answers(two_workers, 20), "whichever worker is asked"
     wait_until_idle(two_workers)
     assert holdings(two_workers) == held
@@ -93,6 +96,7 @@ def test_the_workers_parent_is_replaced_with_its_workers(two_workers: RunningSer
     while not (now := processes(two_workers, "-m ernie_openai")) or now == [parent]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    wait_for_line(two_workers, "The front end is ready again after")
     wait_until_healthy(two_workers)
     assert _answers(two_workers, 20)
     assert not {pid for pid in before if Path(f"/proc/{pid}").exists()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -37,6 +38,37 @@ def nothing_new_is_taken(server: RunningServer, endings: dict[int, str]) -> None
     with pytest.raises(InferenceServerException):
         Stream(server.triton_grpc, text_input="late").next()
     assert httpx.get(f"{server.triton_url}/v2/health/live", timeout=5).status_code == 200
+
+
+def answers_until_gone(address: str, told: list[str]) -> None:
+    """Ask until nobody is there; `told`: the answers, in order, that are not like the one before."""
+    with httpx.Client(timeout=20) as client, contextlib.suppress(httpx.ConnectError):
+        while True:
+            with contextlib.suppress(httpx.ReadError, httpx.RemoteProtocolError):  # its idle connections are closed in the end
+                status = str(client.get(address, headers={"connection": "close"}).status_code)
+                if told[-1:] != [status]:
+                    told.append(status)
+
+
+def test_whoever_is_not_ready_stays_so_to_the_end(small_model: Path) -> None:
+    """Also when the last answer has left. (Of /v2/health/ready this cannot be said: what has been unloaded counts no more for Triton.)"""
+    with running_server(small_model, max_model_len=4096) as server:
+        paths = (f"{server.openai_url}/health", f"{server.openai_url}/ping", f"{server.triton_url}/v2/models/ernie/ready")
+        told: list[list[str]] = [[] for _ in paths]
+        sampling = {"temperature": 0, "ignore_eos": True}
+        stream = Stream(server.triton_grpc, text_input="the last", max_tokens=400, sampling_parameters=sampling)
+        stream.next()
+        threads = [threading.Thread(target=answers_until_gone, args=each) for each in zip(paths, told, strict=True)]
+        for thread in threads:
+            thread.start()
+        while not all(told):
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert stream.answer()[0]["finish"] == "length"
+        for thread in threads:
+            thread.join(60)
+        for statuses in told:
+            assert statuses[0] == "200" and len(statuses) > 1 and "200" not in statuses[1:], told
 
 
 @pytest.mark.parametrize(("max_tokens", "grace"), [(200, 20), (3900, 4)])

@@ -137,6 +137,13 @@ async def test_a_taken_port_is_an_error() -> None:
     assert process.returncode and b"ddress already in use" in said
 
 
+async def test_what_is_no_socket_cannot_be_inherited() -> None:
+    command = (sys.executable, "-m", "ernie_openai", "--listening-socket", "987654")
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    assert process.returncode == 2 and b"--listening-socket 987654 is no socket of this process" in said
+
+
 def test_small_pieces_leave_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         prepare_listening(listening)

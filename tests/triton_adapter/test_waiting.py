@@ -93,6 +93,17 @@ class TestEngine:
             assert not at_work.is_alive() and all(each.sender.is_closed for each in words)
             assert deaf.recv(256).decode() == f"cancelled {said[0].key}"
 
+    def test_processes_that_come_and_go_leave_no_open_files(self, model: EngineModel, tmp_path: Path) -> None:
+        """Each has a socket of its own, under another path."""
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(20):
+            (tmp_path / str(number)).mkdir()
+            there = Ears(tmp_path / str(number))
+            model.execute([word(pulse(there, f"{number:032x}"), cancelled=True)])
+            wait(lambda there=there: there.heard, "preprocess is told")  # type: ignore[misc]
+            there.receiver.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+
     def test_whoever_is_not_heard_of_any_more_is_not_counted(self, pb_utils: FakePbUtils, monkeypatch: pytest.MonkeyPatch) -> None:
         waiters = waiting.WaitingRequests(pb_utils, Seal.of_server(ARGS))
         each = word(Pulse("a" * 32, "", "", "/nowhere", False))

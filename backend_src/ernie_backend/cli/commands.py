@@ -73,8 +73,10 @@ def triton_environment(options: ServeOptions, installation: Installation, folder
     }
 
 
-def front_end_command(options: ServeOptions, max_model_len: int, outage_file: Path) -> list[str]:
+def front_end_command(options: ServeOptions, max_model_len: int, outage_file: Path, listening: int) -> list[str]:
+    """`listening`: the number of the socket that it inherits."""
     command = [sys.executable, "-m", "ernie_openai", "--host", options.host, "--port", str(options.port)]
+    command += ["--listening-socket", str(listening)]
     command += ["--triton-grpc", f"{client_host(options.triton_host)}:{options.triton_grpc_port}"]
     command += ["--triton-metrics", f"http://{client_host(options.triton_host)}:{options.metrics_port}/metrics"]
     command += ["--model-name", options.model_name, "--max-model-len", str(max_model_len), "--workers", str(options.workers)]

@@ -18,13 +18,23 @@ def check_ports(options: ServeOptions) -> None:
     """`ConfigError` naming the first flag whose address cannot be had."""
     for flag, (host, port) in options.ports.items():
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+            bound(host, port).close()
         except OSError as error:
             hint = _hint(options) if error.errno == errno.EADDRINUSE else "Give another address or port."
             raise ConfigError(f"{flag} {port} cannot be used on {host}: {error.strerror}. {hint}", param=flag) from None
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has this address and does not listen: nobody can connect yet. Raises OSError if the address cannot be had."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _hint(options: ServeOptions) -> str:

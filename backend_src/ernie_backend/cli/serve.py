@@ -36,7 +36,7 @@ from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .gpu import gpu_names
 from .idle_connections import IdleConnections
 from .log_lines import line_writer
-from .ports import check_ports
+from .ports import bound, check_ports
 from .private_folder import PrivateFolder
 from .probes import front_end_answers, http_status
 from .processes import Child, adopt_orphans, reap_adopted, reap_all
@@ -138,6 +138,8 @@ class _Server:
         self._load_seconds = math.inf
         self._triton: Child | None = None
         self._front_end: Child | None = None
+        self._front_end_missed_at: float | None = None
+        """Since when it has not answered; None: it does."""
         self._first_signal: float | None = None
         self._grace_seconds = options.shutdown_grace_seconds
         self._hurry = False
@@ -148,7 +150,8 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         adopt_orphans()
-        with PrivateFolder() as folder:
+        # Ours as long as we take requests: while a front end that has died is restarted, connections wait, and are not refused.
+        with PrivateFolder() as folder, bound(self._options.host, self._options.port) as self._listening:
             config_file = folder.path / "engine.json"
             config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
             self._folder, self._outage = folder, Outage(folder.path / "outage")
@@ -209,20 +212,25 @@ class _Server:
             time.sleep(_POLL_SECONDS)
 
     def _start_front_end(self) -> None:
-        command = front_end_command(self._options, self._max_model_len, self._outage.path)
+        listening = self._listening.fileno()
+        command = front_end_command(self._options, self._max_model_len, self._outage.path, listening)
         environment = self._options.security.environment(os.environ, with_keys=True)
         writer = line_writer(self._options.observability.log_format, "frontend")
-        self._front_end = Child("The front end", command, environment, lambda _: True, rewrite=writer, folder=self._folder.path)
+        folder = self._folder.path
+        self._front_end = Child("The front end", command, environment, lambda _: True, [listening], rewrite=writer, folder=folder)
 
     def _await_front_end(self) -> None:
         assert self._front_end is not None
-        host, port, security = client_host(self._options.host), self._options.port, self._options.security
         while self._first_signal is None:
             self._check_started(self._front_end)
-            if front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None):
+            if self._front_end_answers():
                 print(ready_line(self._options), flush=True)
                 return
             time.sleep(_POLL_SECONDS)
+
+    def _front_end_answers(self) -> bool:
+        host, port, security = client_host(self._options.host), self._options.port, self._options.security
+        return front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None)
 
     def _watch(self) -> None:
         """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""
@@ -235,10 +243,15 @@ class _Server:
                 self._restart_triton(fault)
             if self._front_end.exit_code is not None and self._first_signal is None:
                 self._restart_front_end(f"The front end has ended ({_describe(self._front_end.exit_code)})")
+            if self._front_end_missed_at is not None and self._front_end_answers():
+                self._front_end_restarts.helped()
+                _say(f"The front end is ready again after {time.monotonic() - self._front_end_missed_at:.1f} s.")
+                self._front_end_missed_at = None
             time.sleep(_POLL_SECONDS)
 
     def _restart_triton(self, fault: str) -> None:
         """Until it is ready or a signal came. Whoever waits for an answer gets an error when it is killed, and /health says why."""
+        missed_at = time.monotonic()
         while self._first_signal is None:
             self._outage.begin(f"The model server is being restarted: {fault}.")
             self._remove(self._triton)
@@ -252,11 +265,12 @@ class _Server:
             if self._first_signal is None:
                 self._triton_restarts.helped()
                 self._outage.end()
-                _say("tritonserver is ready again.")
+                _say(f"tritonserver is ready again after {time.monotonic() - missed_at:.1f} s.")
             return
 
     def _restart_front_end(self, fault: str) -> None:
-        """With its workers, which hold the port; not waiting until it is ready: if it ends again, it is seen again."""
+        """With its workers, which would go on taking connections; not waiting until it is ready: if it ends again, it is seen again."""
+        self._front_end_missed_at = self._front_end_missed_at or time.monotonic()
         self._remove(self._front_end)
         self._pause_before_restart("it", fault, self._front_end_restarts)
         if self._first_signal is None:
@@ -289,6 +303,8 @@ class _Server:
         """Nothing new, engine told to drain and idle, front end down (until then it says 503), whoever stays connected to Triton cut off,
         tritonserver down."""
         self._outage.begin("The server is shutting down.")
+        if self._front_end is not None and self._front_end.exit_code is not None:
+            self._listening.close()  # nobody will answer those who wait there
         grace = self._grace_seconds
         deadline = time.monotonic() + grace + DRAIN_MARGIN_SECONDS
         triton = self._triton if self._triton is not None and self._triton.exit_code is None else None
@@ -298,6 +314,7 @@ class _Server:
             relay.drain(grace)
             relay.close()
             self._await_idle(folder.path / DRAINED, deadline)
+        self._listening.close()
         self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()))
         if triton is not None:
             IdleConnections(triton.pid, (self._options.triton_http_port, self._options.triton_grpc_port)).close()

@@ -105,7 +105,6 @@ class EngineModel:
             self._drain_watch.close()
         if hasattr(self, "_serving"):
             self._serving.shutdown()
-            self._waiting.close()
         gc.collect()  # rings may hold senders, and freeing one needs Triton's shared memory, which ends before Python does
         if self._tracer is not None:
             self._tracer.close()

@@ -73,22 +73,17 @@ class _Waiting:
 
 
 class WaitingRequests:
-    """The engine's list of them, for the thread that hears of requests (`len()`: for any); `close` when done."""
+    """The engine's list of them, for the thread that hears of requests (`len()`: for any)."""
 
     def __init__(self, pb_utils: Any, seal: Seal) -> None:
         self._pb = pb_utils
         self._seal = seal
         self._requests: dict[str, _Waiting] = {}
         """The one last heard of stands last."""
-        self._senders: dict[str, RelaySender] = {}
 
     def __len__(self) -> int:
         now = time.monotonic()
         return sum(now - waiting.heard_at < FORGET_SECONDS for waiting in list(self._requests.values()))
-
-    def close(self) -> None:
-        for sender in self._senders.values():
-            sender.close()
 
     def hear(self, word: Pulse | Refusal, request: Any, sender: Any) -> None:
         """Answers it."""
@@ -141,11 +136,11 @@ class WaitingRequests:
             sender.send(flags=final)
 
     def _cancel(self, pulse: Pulse) -> None:
-        sender = self._senders.get(pulse.socket_path)
-        if sender is None:
-            # Not waiting for a process that does not read: no other request would get in. What is lost is said again at the next pulse.
-            sender = self._senders[pulse.socket_path] = RelaySender(pulse.socket_path, patience_seconds=0.0)
+        # Not waiting for a process that does not read: no other request would get in. What is lost is said again at the next pulse. And not
+        # kept: where no supervisor names its folder, each new process has its socket elsewhere.
+        sender = RelaySender(pulse.socket_path, patience_seconds=0.0)
         sender.cancelled(pulse.key)
+        sender.close()
 
     def _forget(self, now: float) -> None:
         while self._requests:
