@@ -14,8 +14,8 @@ from typing import Any
 from .errors import ConfigError, ErnieError, InvalidRequestError, json_kind
 from .protocol import MediaKind
 
-DEFAULT_LIMITS = {"image": 1, "video": 1, "audio": 1}
-"""FastDeploy's. No model here takes audio; the name is known because launch lines give it."""
+DEFAULT_LIMITS = {"image": 1, "video": 1}
+"""FastDeploy's, which knows audio besides: no model here takes any."""
 MAX_PIXELS = 2**31 - 1
 MAX_FRAMES = 2**20
 MAX_FPS = 1000
@@ -80,12 +80,18 @@ def read_limits(given: Any, name: str, error: type[ErnieError] = InvalidRequestE
     """How many of each kind a prompt may hold: `given` over FastDeploy's defaults; 0 forbids."""
     if not isinstance(given, Mapping):
         raise error(f'{name} must be an object such as {{"image": 10, "video": 3}}, got {json_kind(given)}.', param=name)
+    limits = dict(DEFAULT_LIMITS)
     for key, value in given.items():
+        if key == "audio":
+            if isinstance(value, bool) or value != 0:
+                raise error(f"{name}.audio must be 0: no model here takes audio. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
+            continue
         if key not in DEFAULT_LIMITS:
             raise error(f"Unknown key {str(key)[:80]!r} in {name}. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10_000:
             raise error(f"{name}.{key} must be an integer from 0 to 10000, got {value!r}.", param=name)
-    return {**DEFAULT_LIMITS, **given}
+        limits[key] = value
+    return limits
 
 
 def check_sources(domains: Any, local_root: Any) -> None:

@@ -126,8 +126,9 @@ class TestSettings:
 
 
 def test_limits() -> None:
-    assert read_limits({}, "l") == DEFAULT_LIMITS == {"image": 1, "video": 1, "audio": 1}
-    assert read_limits({"image": 10, "video": 0}, "l") == {"image": 10, "video": 0, "audio": 1}
-    for given in ([], {"images": 1}, {"image": -1}, {"image": "1"}, {"image": True}):
+    assert read_limits({}, "l") == DEFAULT_LIMITS == {"image": 1, "video": 1}
+    assert read_limits({"audio": 0}, "l") == DEFAULT_LIMITS
+    assert read_limits({"image": 10, "video": 0}, "l") == {"image": 10, "video": 0}
+    for given in ([], {"images": 1}, {"image": -1}, {"image": "1"}, {"image": True}, {"audio": 1}, {"audio": False}):
         with pytest.raises(ConfigError, match="l"):
             read_limits(given, "l", ConfigError)
