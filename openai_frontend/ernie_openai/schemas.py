@@ -9,9 +9,11 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, ValidationError
 
 from ernie_backend.errors import InvalidRequestError
+
+from .errors import naming_metadata
 
 Request = TypeVar("Request", bound="_Request")
 Model = TypeVar("Model", bound=BaseModel)
@@ -128,6 +130,13 @@ class _Request(BaseModel):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
+    _metadata_fields: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def metadata_fields(self) -> frozenset[str]:
+        """Fields that have their value from metadata."""
+        return self._metadata_fields
+
     def sampling(self) -> dict[str, Any]:
         """The sampling fields that were given, under the names that the ensemble knows; unchecked."""
         return {name: getattr(self, name) for name in _SAMPLING_FIELDS if name in self.model_fields_set}
@@ -230,14 +239,19 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     known = set(kind.model_fields) | set(NOT_SUPPORTED_YET)
     fields = {name: value for name, value in given.items() if value is not None or name not in known}
     metadata = fields.get("metadata")
+    given_there: dict[str, Any] = {}
     if isinstance(metadata, dict):
-        parameters = known - _NOT_IN_METADATA
-        fields = {name: value for name, value in metadata.items() if name in parameters and value is not None} | fields
-    for name, harmless in NOT_SUPPORTED_YET.items():
-        if name in fields and not _is_among(fields.pop(name), harmless):
-            why = _WHY_NOT.get(name, "is not supported yet")
-            raise InvalidRequestError(f"{name} {why}. Remove it from the request.", param=name)
-    return parse_model(kind, fields)
+        parameters = known - _NOT_IN_METADATA - set(fields)
+        given_there = {name: value for name, value in metadata.items() if name in parameters and value is not None}
+    fields = given_there | fields
+    with naming_metadata(given_there):
+        for name, harmless in NOT_SUPPORTED_YET.items():
+            if name in fields and not _is_among(fields.pop(name), harmless):
+                why = _WHY_NOT.get(name, "is not supported yet")
+                raise InvalidRequestError(f"{name} {why}. Remove it from the request.", param=name)
+        request = parse_model(kind, fields)
+    request._metadata_fields = frozenset(given_there)
+    return request
 
 
 class AbortBody(BaseModel):

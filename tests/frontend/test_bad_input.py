@@ -72,6 +72,38 @@ async def test_faulty_chat_fields(fields: dict[str, Any], param: str, text: str)
     assert client.requests == []
 
 
+IN_METADATA: list[tuple[dict[str, Any], str, str]] = [
+    ({"n": "2"}, "n", "metadata.n must be a valid integer"),
+    ({"top_logprobs": 2}, "top_logprobs", "When using metadata.top_logprobs, logprobs must be true."),
+    ({"verbosity": "low"}, "verbosity", "metadata.verbosity is not supported yet"),
+    ({"stream_options": {}, "return_token_ids": 1}, "return_token_ids", "metadata.return_token_ids must be"),
+    ({"service_tier": "gold"}, "service_tier", "metadata.service_tier must be"),
+]
+
+
+@pytest.mark.parametrize(("fields", "name", "text"), IN_METADATA, ids=[name for _, name, _ in IN_METADATA])
+async def test_a_parameter_in_metadata_is_named_where_it_stands(fields: dict[str, Any], name: str, text: str) -> None:
+    async with http(FakeClient(words(["a"]))) as front:
+        response = await front.post(CHAT, json=HELLO | {"metadata": fields})
+    assert_error(response, 400, param=f"metadata.{name}", code="invalid_value", text=text)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"metadata": {"min_tokens": 5}}, "metadata.min_tokens", "metadata.min_tokens (5) must not exceed max_tokens (3)."),
+        ({"min_tokens": 5, "metadata": {"min_tokens": 1}}, "min_tokens", "min_tokens (5) must not exceed max_tokens (3)."),
+        ({"min_tokens": 5}, "min_tokens", "min_tokens (5) must not exceed max_tokens (3)."),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_so_it_is_by_the_engines_errors(body: dict[str, Any], param: str, message: str, stream: bool) -> None:
+    error = InvalidRequestError("min_tokens (5) must not exceed max_tokens (3).", param="min_tokens")
+    async with http(FakeClient([error])) as front:
+        response = await front.post(CHAT, json=HELLO | {"stream": stream} | body)
+    assert_error(response, 400, param=param, code="invalid_value", text=message)
+
+
 async def test_hashes_of_media_are_refused_with_their_reason() -> None:
     async with http(FakeClient(words(["a"]))) as front:
         assert_error(

@@ -258,7 +258,7 @@ async def test_parameters_in_metadata_act_unless_given_themselves() -> None:
         await front.post(CHAT, json=HELLO | {"temperature": 0.5, "metadata": {"temperature": 0.1, "top_k": 4, "model": "x", "tag": 1}})
         refused = await front.post(CHAT, json=HELLO | {"metadata": {"verbosity": "low"}})
     assert client.sampling() == {"temperature": 0.5, "top_k": 4}
-    assert refused.json()["error"]["param"] == "verbosity"
+    assert refused.json()["error"]["param"] == "metadata.verbosity"
 
 
 @pytest.mark.parametrize("body", [{"prompt_token_ids": [1, 2]}, {"messages": [], "prompt_token_ids": [1, 2]}, {"messages": [1, 2]}])

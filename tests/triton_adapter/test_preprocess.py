@@ -132,6 +132,16 @@ class TestThinkingSwitch:
             ({"reasoning_effort": "minimal"}, "True"),
             ({"reasoning_effort": "none", "metadata": {"enable_thinking": True}}, "True"),
             ({"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}, "False"),
+            ({"chat_template_kwargs": {"reasoning_effort": "none"}}, "False"),
+            ({"chat_template_kwargs": {"reasoning_effort": "low"}}, "True"),
+            ({"chat_template_kwargs": {"reasoning_effort": None}}, "undefined"),
+            ({"metadata": {"reasoning_effort": "none"}}, "False"),
+            ({"metadata": {"reasoning_effort": "low"}, "chat_template_kwargs": {"reasoning_effort": "none"}}, "True"),
+            ({"reasoning_effort": "low", "metadata": {"reasoning_effort": "none"}}, "True"),
+            ({"chat_template_kwargs": {"reasoning_effort": "none", "enable_thinking": True}}, "True"),
+            ({"enable_thinking": False, "chat_template_kwargs": {"options": {"thinking_mode": "auto"}}}, "True"),
+            ({"enable_thinking": False, "chat_template_kwargs": {"options": {"thinking_mode": "Adaptive"}}}, "True"),
+            ({"chat_template_kwargs": {"options": {"other": 1}}}, "undefined"),
         ],
     )
     def test_every_route(self, shown_switch: Callable[[dict[str, Any]], str], fields: dict[str, Any], value: str) -> None:
@@ -155,6 +165,22 @@ class TestThinkingSwitch:
             with pytest.raises(InvalidRequestError, match=r"must be .*true or false, got ") as caught:
                 shown_switch(fields(value))
             assert caught.value.param == param
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"reasoning_effort": "max"}, "reasoning_effort"),
+            ({"metadata": {"reasoning_effort": "max"}}, "metadata.reasoning_effort"),
+            ({"chat_template_kwargs": {"reasoning_effort": "max"}}, "chat_template_kwargs.reasoning_effort"),
+            ({"chat_template_kwargs": {"options": "close"}}, "chat_template_kwargs.options"),
+        ],
+    )
+    def test_what_is_wrong_is_named_by_its_place(
+        self, shown_switch: Callable[[dict[str, Any]], str], fields: dict[str, Any], param: str
+    ) -> None:
+        with pytest.raises(InvalidRequestError) as caught:
+            shown_switch(fields)
+        assert caught.value.param == param and caught.value.message.startswith(f"{param} must be ")
 
 
 class TestSampling:
