@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidRequestError, json_kind
+from .protocol import MAX_CHOICES
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGPROBS = 20
-MAX_CHOICES = 128
 MAX_SEED = 2**63 - 1
 LEAST_TEMPERATURE = 1e-5
 """Below it sampling is greedy in effect, and logits divided by it leave float32."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, ValidationError
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.protocol import MAX_CHOICES
 
 from .errors import naming_metadata
 
@@ -73,7 +74,7 @@ class _Request(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    n: int = Field(default=1, ge=1)
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
 
     # Sampling: OpenAI's fields, then FastDeploy's and vLLM's.
     max_tokens: Integer = None
