@@ -152,7 +152,7 @@ class MediaPart:
 
 _FIELD_OF = {"image_url": MediaKind.IMAGE, "video_url": MediaKind.VIDEO}
 MEDIA_TYPES = tuple(_FIELD_OF)
-_IMAGE_KEYS = ("url", "detail", "image_width", "image_height")
+_IMAGE_KEYS = ("url", "detail", "uuid", "image_width", "image_height")
 _VIDEO_KEYS = {
     "fps": "video_fps",
     "min_frames": "video_min_frames",
@@ -166,7 +166,8 @@ _DETAILS = ("auto", "low", "high")
 def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
     """A part of type `image_url` or `video_url`. Raises `InvalidRequestError` naming the field.
 
-    `detail` has no effect, nor has `uuid`: what is kept is found by its content, so that nobody reads or replaces another's by its name.
+    `detail` has no effect, nor has `uuid`, in the part or within: what is kept is found by its content, so that nobody reads or replaces
+    another's by its name.
     """
     kind = part["type"]
     for key in part:
@@ -183,7 +184,7 @@ def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
     if not isinstance(given, Mapping):
         raise _wrong(place, kind, f"{kind} must be an object with url, got {json_kind(given)}")
     given = {key: value for key, value in given.items() if value is not None}
-    known = ("url", *_VIDEO_KEYS) if _FIELD_OF[kind] is MediaKind.VIDEO else _IMAGE_KEYS
+    known = ("url", "uuid", *_VIDEO_KEYS) if _FIELD_OF[kind] is MediaKind.VIDEO else _IMAGE_KEYS
     for key in given:
         if key not in known:
             raise _wrong(place, f"{kind}.{key}", f"unknown field {key[:80]!r} in {kind}. Known: {', '.join(known)}")
@@ -192,6 +193,8 @@ def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
         raise _wrong(place, f"{kind}.url", f"{kind}.url must be a non-empty string")
     if given.get("detail", "auto") not in _DETAILS:
         raise _wrong(place, f"{kind}.detail", f"{kind}.detail must be one of {', '.join(_DETAILS)}")
+    if not isinstance(given.get("uuid", ""), str):
+        raise _wrong(place, f"{kind}.uuid", f"{kind}.uuid must be a string, got {json_kind(given['uuid'])}")
     width, height = _size(given, f"{place}.{kind}")
     settings = {
         target: _setting(target, given[key], f"{place}.{kind}.{key}", InvalidRequestError)
