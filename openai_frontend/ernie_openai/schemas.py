@@ -25,6 +25,7 @@ Boolean = Annotated[bool | None, SkipValidation]
 
 MAX_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 256
+MAX_NAME_CHARACTERS = 256
 
 NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
@@ -70,7 +71,8 @@ class _Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str | None = None
+    model: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
+    """Repeated in the answer, and in each of its chunks."""
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -281,7 +283,7 @@ def _is_among(value: Any, harmless: tuple[Any, ...]) -> bool:
 
 def _first_error(error: ValidationError) -> InvalidRequestError:
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])[:80]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:81]
     if first["type"] == "extra_forbidden":
         return InvalidRequestError(f"Unknown field {name!r}. Remove it from the request.", param=name)
     rule = first["msg"].replace("Input should be", "must be").replace("String should", "must")

@@ -32,6 +32,7 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"temprature": None}, "temprature", "Unknown field"),
     ({"prompt": "x"}, "prompt", "Unknown field"),
     ({"model": 3}, "model", "string"),
+    ({"model": "m" * 257}, "model", "must have at most 256 characters"),
     ({"stream": "yes"}, "stream", "boolean"),
     ({"n": 0}, "n", "greater than or equal to 1"),
     ({"n": 129}, "n", "n must be less than or equal to 128, got 129."),

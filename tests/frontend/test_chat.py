@@ -333,6 +333,7 @@ async def test_reasoning_and_tool_calls_pass() -> None:
         (("ernie-4.5", "e"), "default", "ernie-4.5"),
         (("ernie-4.5", "e"), "e", "e"),
         (("ernie-4.5", "e"), "gpt-4o", None),
+        ((), "m" * 256, "m" * 256),
     ],
 )
 async def test_model_names(served: tuple[str, ...], sent: str | None, echoed: str | None) -> None:
