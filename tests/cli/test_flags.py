@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 from pathlib import Path
 
@@ -199,7 +200,10 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
         ("--max-processor-cache nan", "--max-processor-cache: max_processor_cache_gib must be a number"),
         ("--max-queued-requests -2", "--max-queued-requests: max_queued_requests must be an integer from 0 to 1048576, got -2."),
         ("--max-concurrency 0", "--max-concurrency: max_concurrency must be an integer from 1 to 1048576, got 0."),
-        ("--max-waiting-time 0", "--max-waiting-time: max_waiting_seconds must be a number above 0 and at most 86400, got 0.0."),
+        ("--max-queued-requests -1", "--max-queued-requests: max_queued_requests must be an integer from 0 to 1048576, got -1."),
+        ("--max-queued-tokens -1", "--max-queued-tokens: max_queued_tokens must be an integer from 1 to 1099511627776, got -1."),
+        ("--max-concurrency -1", "--max-concurrency: max_concurrency must be an integer from 1 to 1048576, got -1."),
+        ("--limit-mm-per-prompt '{\"audio\": 1}'", "--limit-mm-per-prompt: limit_mm_per_prompt.audio must be 0: no model here takes"),
         ("--load-format pt", "--load-format: load_format must be one of auto, dummy, got 'pt'."),
         ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
     ],
@@ -247,6 +251,43 @@ def test_numbers_say_what_is_wanted(flag: str, wanted: str, capsys: pytest.Captu
             read(f"--model m {flag}={given}")
         said = capsys.readouterr().err.splitlines()[-1]
         assert flag in said and wanted in said and f"got '{given[:80]}" in said and "invalid" not in said
+
+
+SECONDS = "must be a number of seconds above 0 and at most 86400"
+BOUNDS = {
+    "--workers": ("must be a whole number from 1 to 64 (more carry no more", ("0", "-1", "65", "1000", "9" * 17)),
+    "--max-pending-bytes": ("must be a whole number from 1 to 1073741824", ("0", "-1", "1073741825", "9" * 17)),
+    "--max-restarts": ("must be a whole number from 0 to 1000", ("-1", "1001")),
+    "--max-log-len": ("must be a whole number from 0 to 16777216", ("-1", "16777217")),
+    "--shutdown-grace-seconds": (SECONDS, ("0", "-5", "86401", "nan", "inf", "-inf", "1e309", "1_000", " 5 ", "１２")),
+    "--max-waiting-time": (f"{SECONDS}, or -1 for no limit", ("0", "-5", "-1.5", "86401", "nan", "inf", "1e309", "1_000", " -1 ", "１２")),
+    "--step-timeout --max-processor-cache --gpu-memory-utilization": (REAL, ("1_0", " 1 ", "１")),
+}
+
+
+@pytest.mark.parametrize(("flags", "wanted", "values"), [(flags, wanted, values) for flags, (wanted, values) in BOUNDS.items()])
+def test_numbers_that_cannot_be_meant_are_refused(
+    flags: str, wanted: str, values: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag, value in itertools.product(flags.split(), values):
+        with pytest.raises(SystemExit):
+            _parser().parse_args([f"{flag}={value}"])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert flag in said and wanted in said and f"got {value!r}" in said
+
+
+_NONSENSE = ("-5", "nan", "inf", "-inf", "1e309", "-1e309", "", " ", "9" * 17, "9" * 400, "1,5", "0x10", "½")
+
+
+def test_no_number_takes_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever flag there is, seeds but for: those may be any number that is not negative."""
+    for flag, value in itertools.product(" ".join(NUMBERS).split(), _NONSENSE):
+        if flag == "--seed" and value == "9" * 17:
+            continue
+        with pytest.raises((SystemExit, ConfigError)) as caught:
+            read_options(_parser().parse_args(["--model", "m", f"{flag}={value}"]), on_gpu=True)
+        said = capsys.readouterr().err if isinstance(caught.value, SystemExit) else caught.value.message
+        assert flag in said and "must be" in said, (flag, value)
 
 
 def test_every_number_is_among_them() -> None:

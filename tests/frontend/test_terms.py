@@ -128,7 +128,7 @@ async def test_what_is_aborted_is_what_was_answered_to() -> None:
         ({"req_ids": []}, "req_ids"),
         ({"req_ids": "chatcmpl-1"}, "req_ids"),
         ({"req_ids": ["a"] * 5000}, "req_ids"),
-        ({"req_ids": [1]}, "req_ids.0"),
+        ({"req_ids": [1]}, "req_ids[0]"),
         ({"req_ids": ["a"], "abort_all": True}, "abort_all"),
         ({"abort_all": "yes"}, "abort_all"),
         ({"stop_all": True}, "stop_all"),
