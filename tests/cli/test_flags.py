@@ -147,6 +147,12 @@ def test_every_engine_flag_reaches_its_field(tmp_path: Path) -> None:
     assert read("--model m --chat-template '{{ x }}'").engine.chat_template == "{{ x }}"
 
 
+def test_a_folder_of_sampling_defaults_is_found_from_wherever_the_engine_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read("--model m --generation-config ./here").engine.generation_config == str(tmp_path / "here")
+    assert read("--model m --generation-config auto").engine.generation_config == "auto"
+
+
 def test_load_flags_reach_their_fields() -> None:
     engine = read("--model m --max_queued_requests 5 --max-queued-tokens 1000 --max-waiting-time 2.5").engine
     assert (engine.max_queued_requests, engine.max_queued_tokens, engine.max_waiting_seconds) == (5, 1000, 2.5)

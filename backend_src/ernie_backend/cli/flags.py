@@ -253,6 +253,8 @@ def _engine_config(args: argparse.Namespace, observability: ObservabilityOptions
         values["allowed_media_domains"] = [name for names in args.allowed_media_domains for name in names]
     if "chat_template" in values:
         values["chat_template"] = _chat_template(values["chat_template"])
+    if values.get("generation_config", "auto") not in ("auto", "vllm"):  # a folder: the engine runs in another one than we do
+        values["generation_config"] = str(Path(values["generation_config"]).expanduser().resolve())
     try:
         config = EngineConfig(model=args.model, **values, **load_flags.read_fields(args))
     except ConfigError as error:

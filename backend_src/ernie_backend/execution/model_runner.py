@@ -74,9 +74,9 @@ class ModelRunner:
             state = self.states.pop(sequence_id, None)
             if state is not None and self.media is not None:
                 self.media.forget(state)
+        self._append(step)  # first: these ids are told once, and a new sequence may fail
         for new in step.new_sequences:
             self.states[new.sequence_id] = self._state(new)
-        self._append(step)
         if self.graphs is not None:
             self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
