@@ -20,14 +20,17 @@ TRAPS = (
     *("ernie_backend", "ernie_kernels", "ernie_openai", "uvicorn", "fastapi", "grpc", "jinja2", "llguidance", "PIL", "av"),
 )
 """Modules that one child or another imports, and those that Python itself looks for."""
-FAULT = re.compile(r"Segmentation fault|SIGSEGV|SIGABRT|terminate called|Fatal|core dumped|Traceback|had to be killed|[Ss]tub process .* (exit|is not)")
+FAULT = re.compile(
+    r"Segmentation fault|SIGSEGV|SIGABRT|terminate called|Fatal|core dumped|Traceback|had to be killed|tub process .* is not"
+)
 
 
 def set_traps(folder: Path) -> Path:
     """A module of each name that leaves word and ends the process. The file where the word would be."""
     told = folder / "told"
     for name in TRAPS:
-        (folder / f"{name}.py").write_text(f"open({str(told)!r}, 'a').write(__name__ + ' ')\nraise SystemExit({name!r})\n", encoding="utf-8")
+        trap = f"open({str(told)!r}, 'a').write(__name__ + ' ')\nraise SystemExit({name!r})\n"
+        (folder / f"{name}.py").write_text(trap, encoding="utf-8")
     return told
 
 
