@@ -66,7 +66,7 @@ def media_item() -> MediaItem:
 
 
 def wait(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)

@@ -80,7 +80,7 @@ def chat(*parts: Any, **fields: Any) -> InferenceRequest:
 
 
 def wait(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)

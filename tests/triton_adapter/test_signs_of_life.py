@@ -72,49 +72,56 @@ def test_nobody_to_see_it(tmp_path: Path, folder: str | None) -> None:
 
 
 @pytest.fixture
-def model(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineModel]:
-    """One whose process does not end, but only notes that it would."""
+def model(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[EngineModel]:
+    """One whose process does not end, but only notes that it would, and which waits with that until its watch is closed. Its steps may take
+    as long as they like, or as the parameter says."""
     file = tmp_path / "engine.json"
-    file.write_text(json.dumps({"model": str(tiny_folder), "max_model_len": 4000, "step_timeout_seconds": 1}), encoding="utf-8")
+    fields = {"model": str(tiny_folder), "max_model_len": 4000, "step_timeout_seconds": getattr(request, "param", 3600)}
+    file.write_text(json.dumps(fields), encoding="utf-8")
     monkeypatch.setenv("ERNIE_CONFIG", str(file))
     monkeypatch.setattr(engine_watch, "INTERVAL_SECONDS", 0.1)
-    monkeypatch.setattr(engine_watch, "LAST_WORDS_SECONDS", 0.1)
+    monkeypatch.setattr(engine_watch, "LAST_WORDS_SECONDS", 3600)
     made = EngineModel(FakePbUtils())
     made.initialize(ARGS)
     yield made
     made.finalize()
 
 
-def watch_for_the_end(model: EngineModel) -> threading.Event:
-    ended = threading.Event()
+def watch_for_the_end(model: EngineModel) -> tuple[threading.Event, threading.Event]:
+    """What happens when its watch has told everyone that it gives up, and then when its process would end."""
+    given_up, ended = threading.Event(), threading.Event()
+    model._watch._give_up = lambda why: given_up.set()
     model._watch._end_process = ended.set
-    return ended
+    return given_up, ended
 
 
+@pytest.mark.parametrize("model", [1], indirect=True)
 def test_a_hung_step_ends_the_process_and_tells_everyone(model: EngineModel) -> None:
-    ended, gate = watch_for_the_end(model), threading.Event()
+    (given_up, ended), gate = watch_for_the_end(model), threading.Event()
     runner: Any = model._serving.engine._core.runner
     launch = runner.launch
 
     def hang(output: SchedulerOutput) -> Any:
-        gate.wait(30)
+        gate.wait(120)
         return launch(output)
 
     assert model.is_ready()
     runner.launch = hang
     running, several = sealed("a" * 32, max_tokens=50), sealed("b" * 32, n=3)
     model.execute([running, several])
-    assert ended.wait(20), "the process ends"
-    assert not model.is_ready()
+    assert given_up.wait(60) and not model.is_ready()
+    wait(lambda: running.sender.is_closed and several.sender.is_closed, "they are told")
     for each in (running, several):
-        assert each.sender.is_closed
         assert isinstance(from_wire(events(each)[-1]["error"]), UnavailableError)
+    assert not ended.is_set(), "time is left for that"
+    model._watch.close()
+    assert ended.wait(60), "the process ends"
     gate.set()
 
 
 def test_a_device_that_computes_nothing_any_more(model: EngineModel) -> None:
     """As after an illegal access on a GPU: every step fails, so the process must end, or every request would fail for ever."""
-    ended = watch_for_the_end(model)
+    given_up, ended = watch_for_the_end(model)
     runner: Any = model._serving.engine._core.runner
 
     def fail(output: SchedulerOutput) -> Any:
@@ -123,13 +130,15 @@ def test_a_device_that_computes_nothing_any_more(model: EngineModel) -> None:
     runner.launch = fail
     each = sealed("c" * 32)
     model.execute([each])
-    assert ended.wait(20)
-    assert each.sender.is_closed and events(each)[-1]["finish_reason"] == "error"
-    assert not model.is_ready()
+    wait(lambda: each.sender.is_closed, "it is told")
+    assert events(each)[-1]["finish_reason"] == "error"
+    assert given_up.wait(60) and not model.is_ready() and not ended.is_set()
+    model._watch.close()
+    assert ended.wait(60), "the process ends"
 
 
 def test_one_step_that_fails_ends_nothing_else(model: EngineModel) -> None:
-    ended = watch_for_the_end(model)
+    given_up, _ = watch_for_the_end(model)
     runner: Any = model._serving.engine._core.runner
     launch = runner.launch
 
@@ -145,4 +154,4 @@ def test_one_step_that_fails_ends_nothing_else(model: EngineModel) -> None:
     wait(lambda: later.sender.is_closed, "the next is answered")
     assert [events(each)[-1]["finish_reason"] for each in (failed, later)] == ["error", "length"]
     wait(lambda: model._serving.engine.stats.num_blocks_used == 0, "nothing is left")
-    assert model.is_ready() and not ended.is_set()
+    assert model.is_ready() and not given_up.is_set()

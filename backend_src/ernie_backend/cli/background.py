@@ -45,7 +45,8 @@ def running_server(model: str | None, flags: Sequence[str] = (), *, stop_seconds
     never gets ready."""
     names = ("--port", "--triton-http-port", "--triton-grpc-port", "--metrics-port")
     ports = [text for name, port in zip(names, free_ports(len(names)), strict=True) if name not in flags for text in (name, str(port))]
-    command = [sys.executable, "-m", "ernie_backend.cli", "serve", "--host", "127.0.0.1", *ports, *flags]
+    # -P: no module that lies where we are called is the server's; `ernie-triton`, the program, looks there for none either
+    command = [sys.executable, "-P", "-m", "ernie_backend.cli", "serve", "--host", "127.0.0.1", *ports, *flags]
     command += [] if model is None else ["--model", model]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     server = RunningServer(process, [])

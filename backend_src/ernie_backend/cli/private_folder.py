@@ -1,7 +1,8 @@
 """The private folder of one running server and the shared memory that bears its name; removed at its end or by the next start.
 
-A lock file says who lives: `serve` takes the lock and tritonserver inherits it, so it is free only when the last of them is gone. That
-is why a dead server's folder can be told from a living one's without guessing by process ids (which namespaces repeat).
+Lock files say who lives, one in the folder and one beside the shared memory: `serve` takes both and tritonserver inherits them, so they are
+free only when the last of them is gone. That is why what a dead server left can be told from a living one's without guessing by process ids
+(which namespaces repeat), and by whoever sees only the one or the other: a container may have its own /dev/shm and share /tmp.
 """
 
 from __future__ import annotations
@@ -10,24 +11,30 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from ..errors import ConfigError
 
 _PREFIX = "ernie-triton-"
 _SHARED_MEMORY = Path("/dev/shm")
+_LOCK = "lock"
 _LONGEST_PARENT = 60
 """A unix socket lies in the folder, and its whole path may have 107 bytes."""
 
 
 class PrivateFolder:
-    """Use as a context manager. `path` is ours alone (mode 0700)."""
+    """Use as a context manager. `path` is ours alone (mode 0700). `ConfigError` if there is no shared memory to be had."""
 
     def __init__(self) -> None:
         _remove_dead()
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_parent()))
-        self.lock = os.open(self.path / "lock.new", os.O_RDWR | os.O_CREAT, 0o600)
-        """Hand it to every child (`pass_fds`)."""
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
-        os.rename(self.path / "lock.new", self.path / "lock")  # nobody can see it before it is locked
+        try:
+            self.locks = (_taken(self.path / _LOCK), _taken(_lock_of_shared_memory(self.path)))
+            """Hand them to every child (`pass_fds`)."""
+        except OSError as error:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise ConfigError(f"Nothing can be written to {_SHARED_MEMORY}, which tritonserver needs: {error.strerror}.") from None
 
     @property
     def shared_memory_prefix(self) -> str:
@@ -35,19 +42,21 @@ class PrivateFolder:
 
     def close_shared_memory(self) -> None:
         """Prompts and answers pass through it, and tritonserver makes it readable for everyone on this machine, whatever the umask."""
-        for region in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+        for region in _regions(self.path):
             region.chmod(0o600)
 
     def remove_shared_memory(self) -> None:
         """What a killed tritonserver of ours has left; no process of it may live."""
-        _remove_shared_memory(self.path)
+        _remove_regions(self.path)
 
     def __enter__(self) -> PrivateFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _remove(self.path)
-        os.close(self.lock)
+        _remove_shared_memory(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
+        for lock in self.locks:
+            os.close(lock)
 
 
 def _parent() -> str:
@@ -55,29 +64,58 @@ def _parent() -> str:
     return folder if len(os.fsencode(folder)) <= _LONGEST_PARENT else "/tmp"
 
 
+def _lock_of_shared_memory(folder: Path) -> Path:
+    return _SHARED_MEMORY / f"{folder.name}-{_LOCK}"
+
+
+def _taken(lock: Path) -> int:
+    """A lock file that nobody can see before it is locked."""
+    new = lock.with_name(f"{lock.name}.new")
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.rename(new, lock)
+    return descriptor
+
+
 def _remove_dead() -> None:
-    """Folders that a killed server left behind, with its shared memory."""
-    for folder in Path(_parent()).glob(f"{_PREFIX}*"):
+    """Folders that a killed server left behind, with its shared memory, and shared memory whose folder is not to be seen from here."""
+    for lock in _free(Path(_parent()).glob(f"{_PREFIX}*/{_LOCK}")):
+        _remove_regions(lock.parent)
+        shutil.rmtree(lock.parent, ignore_errors=True)
+    for lock in _free(_SHARED_MEMORY.glob(f"{_PREFIX}*-{_LOCK}")):
+        _remove_shared_memory(Path(lock.name.removesuffix(f"-{_LOCK}")))
+
+
+def _free(locks: Iterator[Path]) -> Iterator[Path]:
+    """Those of ours that no living process holds; we do while each is looked at."""
+    for path in locks:
         try:
-            if folder.stat().st_uid != os.getuid():
+            if path.stat().st_uid != os.getuid():
                 continue
-            lock = os.open(folder / "lock", os.O_RDWR)
-        except OSError:  # someone else is just making or removing it
+            lock = os.open(path, os.O_RDWR)
+        except OSError:  # someone else is just removing it
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(folder)
+            yield path
         except BlockingIOError:
             pass  # alive
         finally:
             os.close(lock)
 
 
-def _remove_shared_memory(folder: Path) -> None:
-    for region in _SHARED_MEMORY.glob(f"{folder.name}-*"):  # the folder's name is this server's alone
+def _regions(folder: Path) -> Iterator[Path]:
+    """Of the server that has this folder, whose name is its own."""
+    lock = _lock_of_shared_memory(folder)
+    return (path for path in _SHARED_MEMORY.glob(f"{folder.name}-*") if path != lock)
+
+
+def _remove_regions(folder: Path) -> None:
+    for region in _regions(folder):
         region.unlink(missing_ok=True)
 
 
-def _remove(folder: Path) -> None:
-    _remove_shared_memory(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove_shared_memory(folder: Path) -> None:
+    """The lock last: whoever finds it finds nothing else without it."""
+    _remove_regions(folder)
+    _lock_of_shared_memory(folder).unlink(missing_ok=True)

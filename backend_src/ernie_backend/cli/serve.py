@@ -195,7 +195,7 @@ class _Server:
         command, environment = self._triton_command, self._triton_environment
         writer = line_writer(self._options.observability.log_format, "tritonserver")
         # In our own folder: the stubs and `python -m` look for modules where they run, and there may lie anybody's (`--model .`).
-        files, folder = [self._folder.lock], self._folder.path
+        files, folder = self._folder.locks, self._folder.path
         # Killed if we are: its own way to end after SIGTERM takes locks in the signal's handler, and nobody would be there when it hangs.
         orphaned = signal.SIGKILL
         self._triton = Child("tritonserver", command, environment, self._wanted, files, TRITON_STACK_BYTES, writer, folder, orphaned)

@@ -4,9 +4,9 @@ Requests under way go on; a file tells `serve` when the last of them has left. N
 `--model-control-mode=explicit`, as `serve` does; no client can do the same, because that API is locked. (Triton's own SIGTERM would not do:
 it refuses running requests their next step.)
 
-When the last answer has left, and the ensemble is gone, Triton 2.51 calls itself, but not the model, ready again until it ends: whatever
-has been unloaded does not count. A model that fails to load would keep it from that, but its Python backend reads the error's text when
-that may be freed already: one engine in six ended with a fault, and its running requests with it.
+When the last answer has left, and the ensemble is gone, Triton 2.51 calls itself, but not the model, ready again until it ends: what has
+been unloaded does not count. A model that fails to load would keep it from that, but its Python backend reads the error's text when that
+may be freed already: one engine in six ended with a fault, and its running requests with it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 
 from ..build import ServingEngine
@@ -19,7 +18,7 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 1.0
 
 LAST_WORDS_SECONDS = 2.0
-"""For the error responses to leave, before the process follows them."""
+"""For the error responses to leave, before the process follows them; it does at once when it is told to end anyway."""
 
 
 def _end_process() -> None:
@@ -60,7 +59,7 @@ class EngineWatch:
                 log.critical("the engine does not answer any more: %s; ending its process", fault)
                 self._tell_all()
                 self._give_up(fault)
-                time.sleep(LAST_WORDS_SECONDS)
+                self._closing.wait(LAST_WORDS_SECONDS)
             finally:  # out of memory, say
                 self._end_process()
             return
