@@ -133,7 +133,7 @@ def switch(text: str) -> bool:
 
 def json_object(text: str) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
@@ -141,9 +141,19 @@ def json_object(text: str) -> Any:
     return value
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise argparse.ArgumentTypeError(f"holds {_shown(name)} twice")
+    return dict(pairs)
+
+
 def not_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"must not hold line breaks or other signs that cannot be seen, got {_shown(text)}")
     return text
 
 

@@ -194,6 +194,7 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
     ("line", "message"),
     [
         ("--block-size 3", "--block-size: block_size_tokens must be a power of two, got 3."),
+        ("--max-model-len 1", "--max-model-len: max_model_len must be an integer from 2 to 16777216, got 1."),
         ("--max-num-seqs 0", "--max-num-seqs: max_num_seqs must be an integer from 1 to 4096, got 0."),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization: gpu_memory_utilization must be above 0 and at most 1, got 1.5."),
         ("--limit-mm-per-prompt '{\"images\": 1}'", "--limit-mm-per-prompt: Unknown key 'images' in limit_mm_per_prompt."),
@@ -300,6 +301,20 @@ def test_every_number_is_among_them() -> None:
     """A new flag whose type speaks in argparse's words fails here."""
     types = {action.type for action in _parser()._actions if action.type is not None}
     assert types.isdisjoint((int, float))
+
+
+def test_a_json_flag_says_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("""--model m --limit-mm-per-prompt '{"image": 1, "image": 2}'""")
+    assert "--limit-mm-per-prompt: holds 'image' twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--host", "--triton-host", "--served-model-name"])
+def test_names_are_there_and_on_one_line(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, said in (("", "must not be empty"), ("a\nb", "must not hold line breaks"), ("a\x1b[2Jb", "must not hold line breaks")):
+        with pytest.raises(SystemExit):
+            _parser().parse_args([f"{flag}={given}"])
+        assert f"{flag}: {said}" in capsys.readouterr().err
 
 
 def test_an_empty_name_is_none(capsys: pytest.CaptureFixture[str]) -> None:

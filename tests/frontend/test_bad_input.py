@@ -165,31 +165,36 @@ async def test_what_is_missing_is_named(path: str, param: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "text"),
+    ("raw", "param", "text"),
     [
-        (b"", "not valid JSON"),
-        (b"{", "not valid JSON"),
-        (b'{"messages": [], }', "not valid JSON"),
-        (b"[]", "must be a JSON object"),
-        (b"null", "must be a JSON object"),
-        (b'{"messages": [{"role": "user", "content": "\xff"}]}', "not valid UTF-8"),
-        ('{"messages": []}'.encode("utf-16"), "not valid UTF-8"),
-        (b'{"temperature": NaN}', "NaN"),
-        (b'{"temperature": -Infinity}', "-Infinity"),
-        (b'{"temperature": 1e999}', "too large"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "too many digits"),
-        (b'{"n": 1, "n": 2}', "'n' stands twice"),
-        (b'{"messages": [{"role": "user", "role": "system"}]}', "'role' stands twice"),
-        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "surrogate"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        (b"", None, "not valid JSON"),
+        (b"{", None, "not valid JSON"),
+        (b'{"messages": [], }', None, "not valid JSON"),
+        (b"[]", None, "must be a JSON object"),
+        (b"null", None, "must be a JSON object"),
+        (b'{"messages": [{"role": "user", "content": "\xff"}]}', None, "not valid UTF-8"),
+        ('{"messages": []}'.encode("utf-16"), None, "not valid UTF-8"),
+        (b'{"temperature": NaN}', "temperature", "temperature is NaN, but JSON's numbers are finite."),
+        (b'{"tools": [{"a": [0, -Infinity]}]}', "tools[0].a[1]", "tools[0].a[1] is -Infinity"),
+        (b'{"temperature": 1e999}', "temperature", "temperature is 1e999, but"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", None, "too many digits"),
+        (b'{"n": 1, "n": 2}', "n", "'n' stands twice"),
+        (b'{"messages": [{"role": "user", "role": "system"}]}', "role", "'role' stands twice"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages[0].content", "surrogate"),
+        (b'{"messages": [], "a": {"\\ud800": 1}}', "a", "surrogate"),
+        (b'{"\\ud800": 1}', None, "surrogate"),
+        (b'{"\\ud800": NaN}', "?", "NaN"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "?", "stands twice"),
+        (b'{"a":' + b"[" * 900 + b'"\\ud800"' + b"]" * 900 + b"}", "a" + "[0]" * 33, "surrogate"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "a.a.a.a", "nested too deeply"),
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_bodies_that_are_no_json_object(raw: bytes, text: str) -> None:
+async def test_bodies_that_are_no_json_object(raw: bytes, param: str | None, text: str) -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         response = await front.post(CHAT, content=raw, headers={"content-type": "application/json"})
-    assert_error(response, 400, param="a.a.a.a" if "nested" in text else None, code="invalid_value", text=text)
+    assert_error(response, 400, param=param, code="invalid_value", text=text)
     assert client.requests == []
 
 

@@ -219,7 +219,7 @@ class TestBadInput:
             ('{"messages": [', "not valid JSON"),
             ("5", "must be a JSON object, got a number"),
             ('{"a":' * 100_000, "nested too deeply"),
-            ('{"seed": ' + "9" * 5000 + "}", "not valid JSON"),
+            ('{"seed": ' + "9" * 5000 + "}", "holds a number with too many digits"),
         ],
     )
     def test_what_is_no_json(self, preprocessor: Preprocessor, name: str, text: str, words: str) -> None:
@@ -228,7 +228,7 @@ class TestBadInput:
         assert words in caught.value.message
         assert caught.value.param == ("a.a.a.a" if "nested" in words else name)
 
-    @pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
+    @pytest.mark.parametrize("constant", ["NaN", "-Infinity", "1e999"])
     def test_a_constant_that_is_no_number_is_found(self, preprocessor: Preprocessor, constant: str) -> None:
         for name, text, place in (
             ("sampling_parameters", f'{{"seed": 1, "temperature": {constant}}}', "temperature"),
@@ -237,6 +237,11 @@ class TestBadInput:
             with pytest.raises(InvalidRequestError) as caught:
                 answered(preprocessor, RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
             assert caught.value.param == place and constant in caught.value.message
+
+    def test_a_field_that_stands_twice(self, preprocessor: Preprocessor) -> None:
+        with pytest.raises(InvalidRequestError, match="'seed' stands twice") as caught:
+            answered(preprocessor, RequestInputs(text_input="a", sampling_parameters='{"seed": 1, "seed": 2}'))
+        assert caught.value.param == "seed"
 
     @pytest.mark.parametrize(
         ("inputs", "place"),

@@ -132,7 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every flag that `serve` knows."""
     serving = parser.add_argument_group("serving")
     serving.add_argument("--model", metavar="DIR", help="the model folder (default: the demo model of this package)")
-    serving.add_argument("--host", default="0.0.0.0", help="address of the OpenAI front end (default: %(default)s)")
+    serving.add_argument("--host", type=not_empty, default="0.0.0.0", help="address of the OpenAI front end (default: %(default)s)")
     serving.add_argument("--port", type=port_number, default=8180, help="port of the OpenAI front end (default: %(default)s)")
     processes = f"HTTP processes of the front end, at most {MAX_WORKERS} (default: %(default)s)"
     serving.add_argument("--workers", type=worker_count, default=1, metavar="N", help=processes)
@@ -173,7 +173,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tritonserver", metavar="PATH", help="program or root folder (default: /opt/tritonserver, else the nvidia-pytriton wheel)"
     )
     triton.add_argument("--model-repository", metavar="DIR", help="Triton's model repository (default: the one of this checkout)")
-    triton.add_argument("--triton-host", default="127.0.0.1", metavar="HOST", help="address of Triton's own ports (default: %(default)s)")
+    own = "address of Triton's own ports (default: %(default)s)"
+    triton.add_argument("--triton-host", type=not_empty, default="127.0.0.1", metavar="HOST", help=own)
     shown = "default: %(default)s"
     triton.add_argument("--triton-http-port", type=port_number, default=8000, metavar="PORT", help=shown)
     triton.add_argument("--triton-grpc-port", type=port_number, default=8001, metavar="PORT", help=shown)

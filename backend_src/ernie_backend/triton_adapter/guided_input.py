@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from ..sampling_fields import SamplingFields
+from ..strict_json import read_object
 from ..text.grammar import Body, Tag
 from ..text.schema_check import check_schema
 
@@ -74,12 +74,7 @@ def _response_format(given: dict[str, Any]) -> Body | None:
 
 
 def _parsed(value: Any, place: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
+    return read_object(value, place, place) if isinstance(value, str) else value
 
 
 def _schema(value: Any, place: str) -> dict[str, Any]:
