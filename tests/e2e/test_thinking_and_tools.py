@@ -285,7 +285,7 @@ TOOL_CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"n
         ({"guided_grammar": "root ::= ("}, "guided_grammar"),
         ({"guided_grammar": "start: start"}, "guided_grammar"),
         ({"guided_grammar": "start: <[999999999]>"}, "guided_grammar"),
-        ({"guided_json": {"required": ["a\0b"], "properties": {"c": {}}, "additionalProperties": False}}, "guided_json"),
+        ({"guided_json": {"type": "object", "required": ["a\0b"], "properties": {"c": {}}, "additionalProperties": False}}, "guided_json"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
         ({"guided_regex": "a", "tools": [TIME], "tool_choice": "required"}, "guided_regex"),
         ({"guided_regex": "a", "min_tokens": 3}, "min_tokens"),
