@@ -129,6 +129,7 @@ class ServingEngine:
             return
 
         def refuse(error: ErnieError) -> None:
+            error.param = error.param or request.sampling.grammar_field or None
             self.compiling.refuse(request.key, error)
 
         def place(matcher: Any) -> None:

@@ -242,6 +242,11 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     known = set(kind.model_fields) | set(NOT_SUPPORTED_YET)
     fields = {name: value for name, value in given.items() if value is not None or name not in known}
     metadata = fields.get("metadata")
+    options = fields.get("stream_options")
+    if isinstance(options, dict):
+        fields["stream_options"] = {
+            name: value for name, value in options.items() if value is not None or name not in StreamOptions.model_fields
+        }
     given_there: dict[str, Any] = {}
     if isinstance(metadata, dict):
         parameters = known - _NOT_IN_METADATA - set(fields)

@@ -42,6 +42,7 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"n": True}, "n", "integer"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream is true"),
     ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "Unknown field"),
+    ({"stream": True, "stream_options": {"usage": None}}, "stream_options.usage", "Unknown field"),
     ({"stream": True, "stream_options": True}, "stream_options", "must be"),
     ({"top_logprobs": 2}, "top_logprobs", "logprobs must be true"),
     ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "greater than or equal to 0"),

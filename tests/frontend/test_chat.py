@@ -202,8 +202,10 @@ async def test_null_counts_as_not_given() -> None:
     nulls = dict.fromkeys(
         ("model", "temperature", "tools", "response_format", "stream_options", "stream", "n", "user", "top_logprobs", "metadata")
     )
+    options = {"stream": True, "stream_options": {"include_usage": None, "continuous_usage_stats": None}}
     async with http(client) as front:
         assert (await front.post(CHAT, json=HELLO | nulls)).status_code == 200
+        assert "usage" not in (await front.post(CHAT, json=HELLO | options)).text
     assert client.sampling() == {}
 
 

@@ -46,9 +46,10 @@ async def front_end(address: str, *flags: str) -> AsyncIterator[tuple[asyncio.su
                     await asyncio.sleep(0.1)
             yield process, client
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        while process.returncode is None:  # killed, it would leave its workers behind; a second signal ends answers under way
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 3)
 
 
 async def one_word(_: SeenRequest) -> AsyncIterator[Any]:

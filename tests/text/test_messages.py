@@ -50,6 +50,7 @@ def user(content: Any, **more: Any) -> list[Any]:
         (user(5), "messages[0].content", "must be a string or a list of text parts, got a number"),
         (user({"text": "x"}), "messages[0].content", "got an object"),
         (user([5]), "messages[0].content[0]", "must be an object with type and text"),
+        (user([{"type": "text", "text": "a", "cache_control": {}}]), "messages[0].content[0].cache_control", "unknown field"),
         (user([{"type": "text", "text": 5}]), "messages[0].content[0].text", "must be a string"),
         (user([{"text": "x"}]), "messages[0].content[0].type", "must be 'text', got null"),
         (user(["x", {"type": "image_url", "image_url": {"url": "x"}}]), "messages[0].content[1]", "takes no images"),

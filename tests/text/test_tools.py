@@ -218,6 +218,8 @@ class TestHistory:
             ([call(id="x"), {**RESULT, "tool_call_id": "y"}], "messages[1].tool_call_id", "'y'"),
             ([call(), {"role": "tool"}], "messages[1].content", "is missing"),
             ([call("{"), RESULT], "messages[0].tool_calls[0].function.arguments", "not valid JSON"),
+            ([call('{"a": "\\udead"}'), RESULT], "messages[0].tool_calls[0].function.arguments", "half of a surrogate pair"),
+            ([call('{"\\udc00": 1}'), RESULT], "messages[0].tool_calls[0].function.arguments", "half of a surrogate pair"),
             ([call([1]), RESULT], "messages[0].tool_calls[0].function.arguments", "must be an object"),
             ([call(id=5)], "messages[0].tool_calls[0].id", "must be a string"),
             ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls[0]", "type 'function'"),

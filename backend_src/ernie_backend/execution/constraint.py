@@ -65,6 +65,13 @@ class Vocabulary:
             return self._made
 
 
+NOT_COMPILED = (
+    "The format that the answer must follow cannot be compiled for this model: it is too large, or names tokens that the model does not "
+    "have."
+)
+"""What preprocess has tried out knows no tokens."""
+
+
 class GrammarCompiler:
     """Compiles on threads of its own, for any thread; `close` waits for what is under way."""
 
@@ -93,7 +100,7 @@ class GrammarCompiler:
             matcher = self._matcher(grammar)
         except Exception:
             log.exception("a grammar could not be compiled")
-            refuse(InvalidRequestError("The format that the answer must follow cannot be compiled: make it simpler."))
+            refuse(InvalidRequestError(NOT_COMPILED))
         else:
             place(matcher)
 

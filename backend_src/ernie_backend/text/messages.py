@@ -177,6 +177,9 @@ def _part(part: Any, place: str, media: list[MediaPart] | None) -> dict[str, str
             known = ", ".join(("text", *MEDIA_TYPES))
             raise InvalidRequestError(f"{place}: Unknown content part type: {shown}. Known: {known}.", param=f"{place}.type")
         raise InvalidRequestError(f"{place}.type must be 'text', got {shown}.", param=f"{place}.type")
+    for key, value in part.items():
+        if key not in ("type", "text") and value is not None:
+            raise InvalidRequestError(f"{place}: unknown field {key[:80]!r} in a part of type {kind!r}.", param=f"{place}.{key[:80]}")
     text = part.get("text")
     if not isinstance(text, str):
         raise InvalidRequestError(f"{place}.text must be a string, got {json_kind(text)}.", param=f"{place}.text")

@@ -142,6 +142,10 @@ def _arguments(given: Any, place: str) -> dict[str, Any]:
     if isinstance(given, str):
         try:
             value = json.loads(given) if given.strip() else {}
+            if "\\u" in given:  # half a surrogate pair, in escapes of its own, has not been seen when the request was read
+                json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidRequestError(f"{place} is not valid Unicode: it holds half of a surrogate pair.", param=place) from None
         except (ValueError, RecursionError):
             raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
     if value is None:
