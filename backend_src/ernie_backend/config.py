@@ -103,7 +103,7 @@ class EngineConfig:
     """A private folder for the relay's socket, so that `serve` can ask the engine to drain. None: a temporary one."""
 
     def __post_init__(self) -> None:
-        _check_integer(self, "max_model_len", 1, 2**24, optional=True)
+        _check_integer(self, "max_model_len", 2, 2**24, optional=True)  # a token of the prompt, and one of the answer
         _check_integer(self, "max_num_seqs", 1, 4096)
         _check_integer(self, "max_num_batched_tokens", 1, 2**24, optional=True)
         _check_integer(self, "block_size_tokens", 1, 1024)

@@ -28,7 +28,7 @@ import re
 from typing import Any
 
 MAX_PARAM_CHARACTERS = 100
-_UNFIT_FOR_PARAM = re.compile(r"[;()\s]")
+_UNFIT_FOR_PARAM = re.compile(r"[;()\s\x00]")
 """A user's key may be a param: these characters would break the wire form."""
 
 
@@ -62,7 +62,8 @@ class ErnieError(Exception):
             parts.append(f"code: {self.code}")
         if self.retry_after_seconds is not None:
             parts.append(f"retry after: {self.retry_after_seconds} s")
-        return f"{self.message} ({'; '.join(parts)})"
+        message = self.message.replace("\0", "\\x00")  # a user's words may be repeated; for Triton, a text ends with its first NUL
+        return f"{message} ({'; '.join(parts)})"
 
 
 class InvalidRequestError(ErnieError):

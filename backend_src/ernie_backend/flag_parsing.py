@@ -5,16 +5,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .log_format import json_line
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NOT_IN_A_NUMBER = re.compile(r"[^\x21-\x7e]|_")
+"""What Python's `float` lets pass besides: spaces, underscores, digits of other scripts."""
+
+MAX_WORKERS = 64
+"""Of the front end. One takes 90 MB and carries some 2,000 chunks a second: so many carry more than one engine computes."""
+MAX_PENDING_BYTES = 2**30
+"""Of one answer that nobody reads: beyond, the limit would protect nothing."""
+MAX_LOG_CHARACTERS = 2**24
+"""A request's body has no more."""
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -53,11 +61,23 @@ def integer(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    return _whole(text, 1)
+    return whole(1)(text)
 
 
-def count(text: str) -> int:
-    return _whole(text, 0)
+def whole(least: int, most: int | None = None, why: str = "") -> Callable[[str], int]:
+    """The parser of a whole number within these bounds; `why`: what to say of them."""
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def parse(text: str) -> int:
+        value = int(text) if _INTEGER.fullmatch(text) else least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}{why and f' ({why})'}, got {_shown(text)}")
+        return value
+
+    return parse
+
+
+worker_count = whole(1, MAX_WORKERS, "more carry no more than the engine computes, and each takes some 90 MB")
 
 
 def port_number(text: str) -> int:
@@ -71,20 +91,34 @@ def port_or_any(text: str) -> int:
 
 def number(text: str) -> float:
     """Of any sign, not finite ones too; what range it must have, whoever uses it says."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {_shown(text)}") from None
+    value = _number(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"must be a number, got {_shown(text)}")
+    return value
 
 
 def seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most 86400, got {_shown(text)}")
+    return _seconds(text, "")
+
+
+def seconds_or_off(text: str) -> float | None:
+    """−1: None, no limit."""
+    return None if _number(text) == -1 else _seconds(text, ", or -1 for no limit")
+
+
+def _seconds(text: str, others: str) -> float:
+    value = _number(text)
+    if value is None or not 0 < value <= 86400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most 86400{others}, got {_shown(text)}")
     return value
+
+
+def _number(text: str) -> float | None:
+    """None: it is none."""
+    try:
+        return None if _NOT_IN_A_NUMBER.search(text) else float(text)
+    except ValueError:
+        return None
 
 
 def switch(text: str) -> bool:
@@ -99,7 +133,7 @@ def switch(text: str) -> bool:
 
 def json_object(text: str) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
@@ -107,17 +141,20 @@ def json_object(text: str) -> Any:
     return value
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise argparse.ArgumentTypeError(f"holds {_shown(name)} twice")
+    return dict(pairs)
+
+
 def not_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"must not hold line breaks or other signs that cannot be seen, got {_shown(text)}")
     return text
-
-
-def _whole(text: str, least: int) -> int:
-    value = int(text) if _INTEGER.fullmatch(text) else least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {_shown(text)}")
-    return value
 
 
 def _port(text: str, least: int) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 from .errors import ConfigError, ErnieError, InvalidRequestError, json_kind
 from .protocol import MediaKind
 
-DEFAULT_LIMITS = {"image": 1, "video": 1, "audio": 1}
-"""FastDeploy's. No model here takes audio; the name is known because launch lines give it."""
+DEFAULT_LIMITS = {"image": 1, "video": 1}
+"""FastDeploy's, which knows audio besides: no model here takes any."""
 MAX_PIXELS = 2**31 - 1
 MAX_FRAMES = 2**20
 MAX_FPS = 1000
@@ -80,12 +80,18 @@ def read_limits(given: Any, name: str, error: type[ErnieError] = InvalidRequestE
     """How many of each kind a prompt may hold: `given` over FastDeploy's defaults; 0 forbids."""
     if not isinstance(given, Mapping):
         raise error(f'{name} must be an object such as {{"image": 10, "video": 3}}, got {json_kind(given)}.', param=name)
+    limits = dict(DEFAULT_LIMITS)
     for key, value in given.items():
+        if key == "audio":
+            if isinstance(value, bool) or value != 0:
+                raise error(f"{name}.audio must be 0: no model here takes audio. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
+            continue
         if key not in DEFAULT_LIMITS:
             raise error(f"Unknown key {str(key)[:80]!r} in {name}. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10_000:
             raise error(f"{name}.{key} must be an integer from 0 to 10000, got {value!r}.", param=name)
-    return {**DEFAULT_LIMITS, **given}
+        limits[key] = value
+    return limits
 
 
 def check_sources(domains: Any, local_root: Any) -> None:
@@ -146,7 +152,7 @@ class MediaPart:
 
 _FIELD_OF = {"image_url": MediaKind.IMAGE, "video_url": MediaKind.VIDEO}
 MEDIA_TYPES = tuple(_FIELD_OF)
-_IMAGE_KEYS = ("url", "detail", "image_width", "image_height")
+_IMAGE_KEYS = ("url", "detail", "uuid", "image_width", "image_height")
 _VIDEO_KEYS = {
     "fps": "video_fps",
     "min_frames": "video_min_frames",
@@ -160,7 +166,8 @@ _DETAILS = ("auto", "low", "high")
 def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
     """A part of type `image_url` or `video_url`. Raises `InvalidRequestError` naming the field.
 
-    `detail` has no effect, nor has `uuid`: what is kept is found by its content, so that nobody reads or replaces another's by its name.
+    `detail` has no effect, nor has `uuid`, in the part or within: what is kept is found by its content, so that nobody reads or replaces
+    another's by its name.
     """
     kind = part["type"]
     for key in part:
@@ -177,7 +184,7 @@ def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
     if not isinstance(given, Mapping):
         raise _wrong(place, kind, f"{kind} must be an object with url, got {json_kind(given)}")
     given = {key: value for key, value in given.items() if value is not None}
-    known = ("url", *_VIDEO_KEYS) if _FIELD_OF[kind] is MediaKind.VIDEO else _IMAGE_KEYS
+    known = ("url", "uuid", *_VIDEO_KEYS) if _FIELD_OF[kind] is MediaKind.VIDEO else _IMAGE_KEYS
     for key in given:
         if key not in known:
             raise _wrong(place, f"{kind}.{key}", f"unknown field {key[:80]!r} in {kind}. Known: {', '.join(known)}")
@@ -186,6 +193,8 @@ def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
         raise _wrong(place, f"{kind}.url", f"{kind}.url must be a non-empty string")
     if given.get("detail", "auto") not in _DETAILS:
         raise _wrong(place, f"{kind}.detail", f"{kind}.detail must be one of {', '.join(_DETAILS)}")
+    if not isinstance(given.get("uuid", ""), str):
+        raise _wrong(place, f"{kind}.uuid", f"{kind}.uuid must be a string, got {json_kind(given['uuid'])}")
     width, height = _size(given, f"{place}.{kind}")
     settings = {
         target: _setting(target, given[key], f"{place}.{kind}.{key}", InvalidRequestError)

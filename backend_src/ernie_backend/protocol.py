@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 
+MAX_CHOICES = 128
+"""Of one prompt: `n`."""
 GRAMMAR_LIMITS: dict[str, Any] = {
     "max_grammar_size": 100_000,
     "max_lexer_states": 20_000,

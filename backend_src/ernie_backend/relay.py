@@ -126,7 +126,7 @@ class RelayReceiver:
         try:
             if self._closing or os.stat(self.path).st_ino == self._inode:
                 return
-        except FileNotFoundError:
+        except OSError:  # it, or its folder, is gone
             pass
         try:
             before, self._socket = self._socket, self._bound()

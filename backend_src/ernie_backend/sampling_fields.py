@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidRequestError, json_kind
+from .protocol import MAX_CHOICES
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGPROBS = 20
-MAX_CHOICES = 128
 MAX_SEED = 2**63 - 1
 LEAST_TEMPERATURE = 1e-5
 """Below it sampling is greedy in effect, and logits divided by it leave float32."""
 MAX_BIASES = 1024
+_NOT_IN_A_NUMBER = re.compile(r"[^\x21-\x7e]|_")
+"""What Python lets pass in numbers besides: spaces, underscores, digits of other scripts."""
 MAX_BAD_WORDS = 1024
 
 
@@ -72,7 +75,9 @@ def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
     completion_tokens = given.get("max_completion_tokens")
     if completion_tokens is not None:
         newer = _integer(0, 2**31 - 1)("max_completion_tokens", completion_tokens)
-        if newer:  # it wins over max_tokens; FastDeploy's clients send 0 for "not given"
+        if newer:  # it wins over max_tokens, which must be none of the client's mistakes; FastDeploy's clients send 0 for "not given"
+            if given.get("max_tokens") is not None:
+                _integer(1, 2**31 - 1)("max_tokens", given["max_tokens"])
             given = {**given, "max_tokens": newer}
     for name, value in given.items():
         if value is None or name == "max_completion_tokens":
@@ -101,7 +106,7 @@ def _number(low: float, high: float, *, exclusive_low: bool = False):
     def read(name: str, value: Any) -> float:
         if isinstance(value, str):
             try:
-                value = float(value)
+                value = value if _NOT_IN_A_NUMBER.search(value) else float(value)
             except ValueError:
                 raise _refuse(name, rule, value) from None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -123,7 +128,8 @@ def _integer(low: int, high: int):
     def read(name: str, value: Any) -> int:
         if isinstance(value, str):
             try:
-                value = int(value) if len(value) <= 24 else value  # longer ones take quadratic time and are out of range anyway
+                # longer ones take quadratic time and are out of range anyway
+                value = value if len(value) > 24 or _NOT_IN_A_NUMBER.search(value) else int(value)
             except ValueError:
                 raise _refuse(name, rule, value) from None
         if isinstance(value, float) and value.is_integer():
@@ -156,7 +162,8 @@ def _guided(name: str, value: Any) -> tuple[str, Any] | None:
     kind, rule = kinds[name]
     if not isinstance(value, kind):
         raise _refuse(name, rule, value)
-    return None if value == {"type": "text"} else (name, value)
+    asks_nothing = isinstance(value, dict) and {key: part for key, part in value.items() if part is not None} == {"type": "text"}
+    return None if asks_nothing and name == "response_format" else (name, value)
 
 
 def _temperature(name: str, value: Any) -> float:
@@ -176,23 +183,26 @@ def _logprobs(name: str, value: Any) -> int | None:
 
 def _stop(name: str, value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list):
         raise _refuse(name, "a string or a list of strings", value)
     if len(texts) > MAX_STOP_STRINGS:
         raise InvalidRequestError(f"{name} takes at most {MAX_STOP_STRINGS} strings, got {len(texts)}.", param=name)
-    for text in texts:
-        if not text:
-            raise InvalidRequestError(f"{name} must not contain an empty string.", param=name)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text:
+            raise _refuse(name if text is value else f"{name}[{i}]", "a string that is not empty", text)
         if len(text) > MAX_STOP_CHARACTERS:
             raise InvalidRequestError(f"A string in {name} may have at most {MAX_STOP_CHARACTERS} characters, got {len(text)}.", param=name)
     return tuple(texts)
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
-        raise _refuse(name, "a list of non-empty strings", value)
+    if not isinstance(value, list):
+        raise _refuse(name, "a list of strings", value)
     if len(value) > MAX_BAD_WORDS:
         raise InvalidRequestError(f"{name} takes at most {MAX_BAD_WORDS} entries, got {len(value)}.", param=name)
+    for i, text in enumerate(value):
+        if not isinstance(text, str) or not text:
+            raise _refuse(f"{name}[{i}]", "a string that is not empty", text)
     return tuple(value)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ernie_backend.api_keys import ENVIRONMENT_VARIABLE, distinct, keys_of_environment
 from ernie_backend.errors import ConfigError
-from ernie_backend.flag_parsing import FlagParser, count, mistake, not_empty, port_or_any, positive
+from ernie_backend.flag_parsing import MAX_PENDING_BYTES, FlagParser, mistake, not_empty, port_or_any, positive, whole, worker_count
 
 from .access import KeyRing
 from .observability import add_arguments, read_arguments
@@ -23,7 +23,7 @@ def _parser() -> FlagParser:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=port_or_any, default=8180)
     inherited = "a bound socket in place of host and port; whoever starts this keeps it open, too, and connections wait in a restart"
-    parser.add_argument("--listening-socket", type=count, metavar="N", help=inherited)
+    parser.add_argument("--listening-socket", type=whole(0), metavar="N", help=inherited)
     parser.add_argument("--triton-grpc", default="127.0.0.1:8001", metavar="HOST:PORT")
     parser.add_argument("--triton-metrics", default="http://127.0.0.1:8002/metrics", metavar="URL")
     parser.add_argument("--model-name", default="ernie", help="shown where no served name was given")
@@ -41,11 +41,11 @@ def _parser() -> FlagParser:
     parser.add_argument("--max-body-bytes", type=positive, default=DEFAULT_MAX_BODY_BYTES, help="larger requests get status 413")
     parser.add_argument("--outage-file", metavar="FILE", help="while it exists, /health is 503 with its text; `serve` writes it")
     pending = "of a streamed answer that its client has not read yet; more end it"
-    parser.add_argument("--max-pending-bytes", type=positive, default=DEFAULT_MAX_PENDING_BYTES, help=pending)
+    parser.add_argument("--max-pending-bytes", type=whole(1, MAX_PENDING_BYTES), default=DEFAULT_MAX_PENDING_BYTES, help=pending)
     parser.add_argument(
         "--max-concurrency", type=positive, help="answers that the engine gives at once; a request for more gets status 400"
     )
-    parser.add_argument("--workers", type=positive, default=1, help="processes")
+    parser.add_argument("--workers", type=worker_count, default=1, help="processes")
     parser.add_argument("--shutdown-grace-seconds", type=positive, default=30, help="time for answers under way after SIGTERM")
     add_arguments(parser)
     return parser

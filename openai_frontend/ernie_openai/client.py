@@ -22,6 +22,8 @@ class EnsembleRequest:
     num_choices: int
     prompt_field: str
     """Where the prompt stood in the user's request, for errors about it: `messages`, `prompt[2]`."""
+    metadata_fields: frozenset[str] = frozenset()
+    """Fields that the user gave in metadata, for errors about them."""
     text_input: str | None = None
     """A prompt without a template."""
     traceparent: str = ""

@@ -13,6 +13,7 @@ from ernie_backend.log_format import current_request
 from ernie_backend.protocol import Level
 
 from .client import EnsembleRequest
+from .errors import naming_metadata
 from .schemas import ChatRequest, CompletionRequest
 from .settings import FrontendSettings
 from .terms import Terms
@@ -57,6 +58,11 @@ class _Prompt:
 
 def plan_chat(request: ChatRequest, settings: FrontendSettings, terms: Terms) -> AnswerPlan:
     """Raises `InvalidRequestError` for what can be seen without the model; preprocess checks the rest."""
+    with naming_metadata(request.metadata_fields):
+        return _plan_chat(request, settings, terms)
+
+
+def _plan_chat(request: ChatRequest, settings: FrontendSettings, terms: Terms) -> AnswerPlan:
     sampling = request.sampling()
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("When using top_logprobs, logprobs must be true.", param="top_logprobs")
@@ -71,7 +77,8 @@ def plan_chat(request: ChatRequest, settings: FrontendSettings, terms: Terms) ->
 
 def plan_completion(request: CompletionRequest, settings: FrontendSettings, terms: Terms) -> AnswerPlan:
     """Raises `InvalidRequestError` for what can be seen without the model; preprocess checks the rest."""
-    return _plan("cmpl-", request, settings, terms, request.sampling(), _prompts(request), logprobs=request.logprobs is not None)
+    with naming_metadata(request.metadata_fields):
+        return _plan("cmpl-", request, settings, terms, request.sampling(), _prompts(request), logprobs=request.logprobs is not None)
 
 
 def _plan(
@@ -102,6 +109,7 @@ def _plan(
                 sampling_parameters=sampling_json,
                 num_choices=request.n,
                 prompt_field=prompt.field,
+                metadata_fields=request.metadata_fields,
                 text_input=prompt.text_input,
                 chat=prompt.chat,
                 answer_id=answer_id,

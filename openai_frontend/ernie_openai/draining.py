@@ -20,7 +20,8 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _REFUSED_PATHS = ("/health", "/ping", "/v1/chat/completions", "/v1/completions")
 """The rest answers to the last: what runs can be watched and aborted."""
 _POLL_SECONDS = 0.05
-_SAME_SIGNAL_SECONDS = 0.5
+_SAME_SIGNAL_SECONDS = 2.0
+"""The parent of the workers looks for signals every half a second, later if it is busy."""
 STOPPING = UnavailableError(
     "The server is shutting down. Send the request to another server, or again when it is back.", retry_after_seconds=5
 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -70,6 +73,24 @@ def renamed(error: InvalidRequestError, prompt_field: str) -> InvalidRequestErro
             param = prompt_field + (error.param or "")[len(tensor) :]
             return type(error)(error.message.replace(tensor, prompt_field), param=param, code=error.code)
     return error
+
+
+def in_metadata(error: InvalidRequestError, fields: Collection[str]) -> InvalidRequestError:
+    """The error where the user can find it, if it speaks of one of `fields`, which were given in metadata."""
+    name = re.split(r"[.\[]", error.param or "", maxsplit=1)[0]
+    if name not in fields:
+        return error
+    message = re.sub(rf"(?<![\w.]){re.escape(name)}\b", f"metadata.{name}", error.message, count=1)
+    return type(error)(message, param=f"metadata.{error.param}", code=error.code)
+
+
+@contextmanager
+def naming_metadata(fields: Collection[str]) -> Iterator[None]:
+    """Around what raises such errors."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise in_metadata(error, fields) from None
 
 
 def dumps(value: Any) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import re
 import socket
 import sys
 from typing import Any
@@ -29,6 +30,10 @@ MAX_CHUNKS = 8192
 _FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.001, 0.1
 """Between two looks whether a client that sends no more still listens; each twice as long as the last."""
 _TCP_CLOSED = 7  # linux/tcp_states.h; the first byte of TCP_INFO
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)(#.*)?", re.IGNORECASE)
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]*)?")
+"""Without a user and a password, which RFC 9110 tells servers to distrust."""
 
 _NOT_HTTP = InvalidRequestError("This is not a proper HTTP/1.1 request.")
 _FAULTS: dict[int, ErnieError] = {
@@ -55,11 +60,26 @@ class _CountingConnection(h11.Connection):
             if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
                 # Which of the two a proxy before us believed is anyone's guess, and a second request could hide in the difference.
                 raise h11.RemoteProtocolError("two lengths")
+            event = _in_origin_form(event)
         elif isinstance(event, h11.Data) and event.chunk_start:
             self._chunks += 1
             if self._chunks > MAX_CHUNKS:
                 raise h11.RemoteProtocolError("too many chunks", error_status_hint=413)
         return event
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """`GET http://host/path`, as proxies are asked, becomes `GET /path` with that host (RFC 9112, 3.2.2): before anyone has looked at the
+    target, so that whoever asks for keys and whoever finds routes see the same path."""
+    absolute = _ABSOLUTE.fullmatch(request.target)
+    if absolute is None:
+        return request
+    authority, path, fragment = absolute.groups()
+    if fragment or not _AUTHORITY.fullmatch(authority):
+        raise h11.RemoteProtocolError("a target that is none")
+    target = path if path.startswith(b"/") else b"/" + path
+    headers = [(b"host", authority), *((name, value) for name, value in request.headers if name != b"host")]
+    return h11.Request(method=request.method, target=target, headers=headers, http_version=request.http_version)
 
 
 class GuardedProtocol(H11Protocol):

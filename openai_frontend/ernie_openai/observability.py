@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from ernie_backend.flag_parsing import count
+from ernie_backend.flag_parsing import MAX_LOG_CHARACTERS, whole
 from ernie_backend.log_format import LOG_FORMATS
 
 
@@ -26,7 +26,8 @@ class Observability:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-format", choices=LOG_FORMATS, default="text", help="json: one object a line")
     parser.add_argument("--no-access-log", action="store_true", help="no line for each request")
-    parser.add_argument("--max-log-len", type=count, default=0, help="characters of each prompt in the access log; 0: none")
+    length = "characters of each prompt in the access log; 0: none"
+    parser.add_argument("--max-log-len", type=whole(0, MAX_LOG_CHARACTERS), default=0, help=length)
     parser.add_argument("--otlp-traces-endpoint", metavar="URL", help="send spans there by OTLP over HTTP")
 
 

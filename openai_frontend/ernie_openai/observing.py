@@ -93,6 +93,8 @@ class ObservingMiddleware:
             attributes["gen_ai.usage.input_tokens"] = usage["prompt_tokens"]
             attributes["gen_ai.usage.output_tokens"] = usage["completion_tokens"]
         error = record.error.message if record.error is not None else f"status {record.status}" if record.status >= 500 else None
+        if record.hung_up:  # whatever ended its answer then, it went by itself
+            error = None
         record.span.end(now, attributes, error=error, name=f"{scope['method']} {route}")
 
 

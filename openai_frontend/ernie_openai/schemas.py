@@ -9,9 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, ValidationError
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.protocol import MAX_CHOICES
+
+from .errors import naming_metadata
 
 Request = TypeVar("Request", bound="_Request")
 Model = TypeVar("Model", bound=BaseModel)
@@ -22,6 +25,7 @@ Boolean = Annotated[bool | None, SkipValidation]
 
 MAX_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 256
+MAX_NAME_CHARACTERS = 256
 
 NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
     # field: values that ask for nothing, and therefore pass (null always does)
@@ -67,11 +71,12 @@ class _Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str | None = None
+    model: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)
+    """Repeated in the answer, and in each of its chunks."""
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    n: int = Field(default=1, ge=1)
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
 
     # Sampling: OpenAI's fields, then FastDeploy's and vLLM's.
     max_tokens: Integer = None
@@ -127,6 +132,13 @@ class _Request(BaseModel):
     store: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+    _metadata_fields: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def metadata_fields(self) -> frozenset[str]:
+        """Fields that have their value from metadata."""
+        return self._metadata_fields
 
     def sampling(self) -> dict[str, Any]:
         """The sampling fields that were given, under the names that the ensemble knows; unchecked."""
@@ -230,14 +242,19 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     known = set(kind.model_fields) | set(NOT_SUPPORTED_YET)
     fields = {name: value for name, value in given.items() if value is not None or name not in known}
     metadata = fields.get("metadata")
+    given_there: dict[str, Any] = {}
     if isinstance(metadata, dict):
-        parameters = known - _NOT_IN_METADATA
-        fields = {name: value for name, value in metadata.items() if name in parameters and value is not None} | fields
-    for name, harmless in NOT_SUPPORTED_YET.items():
-        if name in fields and not _is_among(fields.pop(name), harmless):
-            why = _WHY_NOT.get(name, "is not supported yet")
-            raise InvalidRequestError(f"{name} {why}. Remove it from the request.", param=name)
-    return parse_model(kind, fields)
+        parameters = known - _NOT_IN_METADATA - set(fields)
+        given_there = {name: value for name, value in metadata.items() if name in parameters and value is not None}
+    fields = given_there | fields
+    with naming_metadata(given_there):
+        for name, harmless in NOT_SUPPORTED_YET.items():
+            if name in fields and not _is_among(fields.pop(name), harmless):
+                why = _WHY_NOT.get(name, "is not supported yet")
+                raise InvalidRequestError(f"{name} {why}. Remove it from the request.", param=name)
+        request = parse_model(kind, fields)
+    request._metadata_fields = frozenset(given_there)
+    return request
 
 
 class AbortBody(BaseModel):
@@ -266,7 +283,7 @@ def _is_among(value: Any, harmless: tuple[Any, ...]) -> bool:
 
 def _first_error(error: ValidationError) -> InvalidRequestError:
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])[:80]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:81]
     if first["type"] == "extra_forbidden":
         return InvalidRequestError(f"Unknown field {name!r}. Remove it from the request.", param=name)
     rule = first["msg"].replace("Input should be", "must be").replace("String should", "must")

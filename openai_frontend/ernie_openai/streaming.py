@@ -17,7 +17,7 @@ from .answers import AnswerStyle, ChunkMaker, UsageMeter, hold_back, numbered
 from .backlog import Backlog
 from .client import AnswerEvent, EngineClient, EnsembleRequest
 from .convert import AnswerPlan
-from .errors import ClientDisconnectedError, as_ernie_error, dumps, error_object, renamed
+from .errors import ClientDisconnectedError, as_ernie_error, dumps, error_object, in_metadata, renamed
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,13 @@ _QUEUED_EVENTS = 64  # of all prompts of a request together; beyond it their gRP
 
 
 async def _events_of(request: EnsembleRequest, client: EngineClient) -> AsyncGenerator[AnswerEvent, None]:
-    """The events of one prompt; errors about the prompt name the user's field instead of the ensemble's tensor."""
+    """The events of one prompt; errors name the user's field instead of the ensemble's tensor."""
     try:
         async with aclosing(client.generate(request)) as events:
             async for event in events:
                 yield event
     except InvalidRequestError as error:
-        raise renamed(error, request.prompt_field) from None
+        raise in_metadata(renamed(error, request.prompt_field), request.metadata_fields) from None
 
 
 async def answer_events(plan: AnswerPlan, client: EngineClient) -> AsyncGenerator[AnswerEvent, None]:

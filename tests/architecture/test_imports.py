@@ -10,7 +10,7 @@ BACKEND_BELOW_BUILD = ("core", "execution", "engine", "delivery", "relay", "time
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_openai": (
-        *(f"ernie_backend.{name}" for name in ("protocol", "errors", "json_depth", "log_format", "tracing", "api_keys")),
+        *(f"ernie_backend.{name}" for name in ("protocol", "errors", "strict_json", "log_format", "tracing", "api_keys")),
         "ernie_backend.flag_parsing",
     ),
     "ernie_backend": (),
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.relay": (),
     "ernie_backend.abort_signal": ("ernie_backend.errors",),
     "ernie_backend.json_depth": (),
+    "ernie_backend.strict_json": ("ernie_backend.errors", "ernie_backend.json_depth"),
     "ernie_backend.api_keys": ("ernie_backend.errors",),
     "ernie_backend.log_format": (),
     "ernie_backend.flag_parsing": ("ernie_backend.log_format",),
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"ernie_backend.{name}" for name in ("engine_metrics", "metrics", "log_format", "tracing")),
         *(
             f"ernie_backend.{name}"
-            for name in ("protocol", "sampling_fields", "media_fields", "json_depth", "errors", "abort_signal", "config")
+            for name in ("protocol", "sampling_fields", "media_fields", "strict_json", "errors", "abort_signal", "config")
         ),
     ),
     "ernie_backend.checkpoint_writer": (

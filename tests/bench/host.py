@@ -15,10 +15,10 @@ from ernie_backend.core.outputs import StepOutput
 from ernie_backend.core.scheduler import Scheduler
 from ernie_backend.delivery import Delivery, Response
 from ernie_backend.engine import Engine
-from ernie_backend.execution import graph_runner
+from ernie_backend.execution import graph_runner, prompt_graphs
 from ernie_backend.execution.model_runner import ModelRunner
 from ernie_backend.protocol import FinishReason, GenerateRequest, SamplingParams
-from ernie_kernels import xp
+from ernie_kernels import ops, xp
 
 PROMPT_TOKENS = 64
 FIRST_STEPS = 20
@@ -34,8 +34,11 @@ class _NoGraph:
 class _NoModel:
     """Computes nothing and returns memory of the right size."""
 
+    def __init__(self, hidden_size: int) -> None:
+        self.hidden_size = hidden_size
+
     def forward(self, batch: Any, caches: object, cos_sin: object) -> xp.Tensor:
-        return xp.zeros([batch.token_ids.shape[0], 8], "float32")
+        return xp.zeros([batch.token_ids.shape[0], self.hidden_size], ops.cache_dtype)
 
     def logits(self, hidden: object, out: object) -> None:
         pass
@@ -77,11 +80,12 @@ class Host:
 
     def __init__(self, batch: int, max_steps: int, max_model_len: int, turnover: bool = False) -> None:
         xp.capture = lambda function: _NoGraph()  # type: ignore[assignment]
-        graph_runner.feed_tokens = lambda *tensors: None
+        for module in (graph_runner, prompt_graphs):
+            module.feed_tokens = lambda *tensors: None
         _, config = make_config("ERNIE-4.5-0.3B", "pt", "bfloat16", ["num_hidden_layers=1", "vocab_size=1024"])
         blocks = batch * -(-(2 * PROMPT_TOKENS + max_steps) // 64 + 1)
         settings = EngineConfig("none", max_model_len=max_model_len, max_num_seqs=max(batch, 8), num_blocks=blocks).resolved(config)
-        runner = ModelRunner(_NoModel(), config, settings, blocks)  # type: ignore[arg-type]
+        runner = ModelRunner(_NoModel(config.hidden_size), config, settings, blocks)  # type: ignore[arg-type]
         assert runner.graphs is not None
         runner.graphs.sampler.choose = lambda *args, **kwargs: None  # type: ignore[method-assign]
         xp.host_view(runner.graphs.sampler.sampled)[:] = 7
@@ -131,6 +135,7 @@ class Host:
                 self._replace_oldest()
             start = time.perf_counter()
             self.engine._turn()
+            assert self.core.has_work, "a step failed: its requests are gone"
             middle = time.perf_counter()
             self.delivery._turn()
             while self.delivery._may_send:
@@ -145,10 +150,11 @@ class Host:
             (self.engine, "_read_inbox", "inbox"),
             (self.core.scheduler, "schedule", "schedule"),
             (self.runner, "launch", "launch"),
-            (graph_runner, "build_input_batch", "input batch"),
+            (graph_runner, "lay_out", "lay out"),
+            (self.graphs.prompts, "compute", "prompt graph"),
             (self.graphs.sampler, "pack", "sampling rows"),
             (self.graphs.rows, "fill", "fill rows"),
-            (self.graphs.rows, "_send", "copy rows"),
+            (self.graphs.rows._memory, "send", "copy rows"),
             (self.graphs.sampler, "send", "send"),
             (self.graphs.sampler, "receive", "receive"),
             (self.core.scheduler, "update", "update"),

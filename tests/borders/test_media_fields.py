@@ -27,6 +27,9 @@ class TestParts:
             {"type": "image_url", "image_url": {"url": "u", "detail": "high", "image_width": 30, "image_height": 20}, "uuid": "x"}, PLACE
         )
         assert part == MediaPart(MediaKind.IMAGE, "u", PLACE, 30, 20)
+        named = read_media_part({"type": "image_url", "image_url": {"url": "u", "uuid": "x"}}, PLACE)
+        assert named == MediaPart(MediaKind.IMAGE, "u", PLACE)
+        assert read_media_part({"type": "video_url", "video_url": {"url": "u", "uuid": "x"}}, PLACE).kind is MediaKind.VIDEO
         assert read_media_part({"type": "image_url", "image_url": "u"}, PLACE) == MediaPart(MediaKind.IMAGE, "u", PLACE)
 
     def test_videos(self) -> None:
@@ -42,6 +45,8 @@ class TestParts:
             ({"type": "image_url"}, "image_url"),
             ({"type": "image_url", "image_url": 5}, "image_url"),
             ({"type": "image_url", "image_url": {"url": "u"}, "uuid": ["x"]}, "uuid"),
+            ({"type": "image_url", "image_url": {"url": "u", "uuid": 5}}, "image_url.uuid"),
+            ({"type": "image_url", "image_url": {"uuid": "x"}}, "image_url.url"),
             ({"type": "image_url", "image_url": {}}, "image_url.url"),
             ({"type": "image_url", "image_url": {"url": ""}}, "image_url.url"),
             ({"type": "image_url", "image_url": {"url": ["a"]}}, "image_url.url"),
@@ -126,8 +131,9 @@ class TestSettings:
 
 
 def test_limits() -> None:
-    assert read_limits({}, "l") == DEFAULT_LIMITS == {"image": 1, "video": 1, "audio": 1}
-    assert read_limits({"image": 10, "video": 0}, "l") == {"image": 10, "video": 0, "audio": 1}
-    for given in ([], {"images": 1}, {"image": -1}, {"image": "1"}, {"image": True}):
+    assert read_limits({}, "l") == DEFAULT_LIMITS == {"image": 1, "video": 1}
+    assert read_limits({"audio": 0}, "l") == DEFAULT_LIMITS
+    assert read_limits({"image": 10, "video": 0}, "l") == {"image": 10, "video": 0}
+    for given in ([], {"images": 1}, {"image": -1}, {"image": "1"}, {"image": True}, {"audio": 1}, {"audio": False}):
         with pytest.raises(ConfigError, match="l"):
             read_limits(given, "l", ConfigError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 from pathlib import Path
 
@@ -146,6 +147,12 @@ def test_every_engine_flag_reaches_its_field(tmp_path: Path) -> None:
     assert read("--model m --chat-template '{{ x }}'").engine.chat_template == "{{ x }}"
 
 
+def test_a_folder_of_sampling_defaults_is_found_from_wherever_the_engine_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read("--model m --generation-config ./here").engine.generation_config == str(tmp_path / "here")
+    assert read("--model m --generation-config auto").engine.generation_config == "auto"
+
+
 def test_load_flags_reach_their_fields() -> None:
     engine = read("--model m --max_queued_requests 5 --max-queued-tokens 1000 --max-waiting-time 2.5").engine
     assert (engine.max_queued_requests, engine.max_queued_tokens, engine.max_waiting_seconds) == (5, 1000, 2.5)
@@ -187,6 +194,7 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
     ("line", "message"),
     [
         ("--block-size 3", "--block-size: block_size_tokens must be a power of two, got 3."),
+        ("--max-model-len 1", "--max-model-len: max_model_len must be an integer from 2 to 16777216, got 1."),
         ("--max-num-seqs 0", "--max-num-seqs: max_num_seqs must be an integer from 1 to 4096, got 0."),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization: gpu_memory_utilization must be above 0 and at most 1, got 1.5."),
         ("--limit-mm-per-prompt '{\"images\": 1}'", "--limit-mm-per-prompt: Unknown key 'images' in limit_mm_per_prompt."),
@@ -199,7 +207,10 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
         ("--max-processor-cache nan", "--max-processor-cache: max_processor_cache_gib must be a number"),
         ("--max-queued-requests -2", "--max-queued-requests: max_queued_requests must be an integer from 0 to 1048576, got -2."),
         ("--max-concurrency 0", "--max-concurrency: max_concurrency must be an integer from 1 to 1048576, got 0."),
-        ("--max-waiting-time 0", "--max-waiting-time: max_waiting_seconds must be a number above 0 and at most 86400, got 0.0."),
+        ("--max-queued-requests -1", "--max-queued-requests: max_queued_requests must be an integer from 0 to 1048576, got -1."),
+        ("--max-queued-tokens -1", "--max-queued-tokens: max_queued_tokens must be an integer from 1 to 1099511627776, got -1."),
+        ("--max-concurrency -1", "--max-concurrency: max_concurrency must be an integer from 1 to 1048576, got -1."),
+        ("--limit-mm-per-prompt '{\"audio\": 1}'", "--limit-mm-per-prompt: limit_mm_per_prompt.audio must be 0: no model here takes"),
         ("--load-format pt", "--load-format: load_format must be one of auto, dummy, got 'pt'."),
         ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
     ],
@@ -249,10 +260,61 @@ def test_numbers_say_what_is_wanted(flag: str, wanted: str, capsys: pytest.Captu
         assert flag in said and wanted in said and f"got '{given[:80]}" in said and "invalid" not in said
 
 
+SECONDS = "must be a number of seconds above 0 and at most 86400"
+BOUNDS = {
+    "--workers": ("must be a whole number from 1 to 64 (more carry no more", ("0", "-1", "65", "1000", "9" * 17)),
+    "--max-pending-bytes": ("must be a whole number from 1 to 1073741824", ("0", "-1", "1073741825", "9" * 17)),
+    "--max-restarts": ("must be a whole number from 0 to 1000", ("-1", "1001")),
+    "--max-log-len": ("must be a whole number from 0 to 16777216", ("-1", "16777217")),
+    "--shutdown-grace-seconds": (SECONDS, ("0", "-5", "86401", "nan", "inf", "-inf", "1e309", "1_000", " 5 ", "１２")),
+    "--max-waiting-time": (f"{SECONDS}, or -1 for no limit", ("0", "-5", "-1.5", "86401", "nan", "inf", "1e309", "1_000", " -1 ", "１２")),
+    "--step-timeout --max-processor-cache --gpu-memory-utilization": (REAL, ("1_0", " 1 ", "１")),
+}
+
+
+@pytest.mark.parametrize(("flags", "wanted", "values"), [(flags, wanted, values) for flags, (wanted, values) in BOUNDS.items()])
+def test_numbers_that_cannot_be_meant_are_refused(
+    flags: str, wanted: str, values: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag, value in itertools.product(flags.split(), values):
+        with pytest.raises(SystemExit):
+            _parser().parse_args([f"{flag}={value}"])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert flag in said and wanted in said and f"got {value!r}" in said
+
+
+_NONSENSE = ("-5", "nan", "inf", "-inf", "1e309", "-1e309", "", " ", "9" * 17, "9" * 400, "1,5", "0x10", "½")
+
+
+def test_no_number_takes_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever flag there is, seeds but for: those may be any number that is not negative."""
+    for flag, value in itertools.product(" ".join(NUMBERS).split(), _NONSENSE):
+        if flag == "--seed" and value == "9" * 17:
+            continue
+        with pytest.raises((SystemExit, ConfigError)) as caught:
+            read_options(_parser().parse_args(["--model", "m", f"{flag}={value}"]), on_gpu=True)
+        said = capsys.readouterr().err if isinstance(caught.value, SystemExit) else caught.value.message
+        assert flag in said and "must be" in said, (flag, value)
+
+
 def test_every_number_is_among_them() -> None:
     """A new flag whose type speaks in argparse's words fails here."""
     types = {action.type for action in _parser()._actions if action.type is not None}
     assert types.isdisjoint((int, float))
+
+
+def test_a_json_flag_says_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("""--model m --limit-mm-per-prompt '{"image": 1, "image": 2}'""")
+    assert "--limit-mm-per-prompt: holds 'image' twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--host", "--triton-host", "--served-model-name"])
+def test_names_are_there_and_on_one_line(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, said in (("", "must not be empty"), ("a\nb", "must not hold line breaks"), ("a\x1b[2Jb", "must not hold line breaks")):
+        with pytest.raises(SystemExit):
+            _parser().parse_args([f"{flag}={given}"])
+        assert f"{flag}: {said}" in capsys.readouterr().err
 
 
 def test_an_empty_name_is_none(capsys: pytest.CaptureFixture[str]) -> None:

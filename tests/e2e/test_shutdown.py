@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 
 import httpx
@@ -15,9 +16,12 @@ import pytest
 import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
+from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
 from tests.e2e.kserve import Stream
 from tests.e2e.server import running_server
+from tests.e2e.test_media import SIZES
+from tests.media.hostile_server import PNG, HostileServer
 
 
 def nothing_new_is_taken(server: RunningServer) -> None:
@@ -111,3 +115,31 @@ def test_sigterm_under_load(small_model: Path, max_tokens: int, grace: int) -> N
         assert set(endings.values()) == {"done"}, endings
     else:
         assert "error" in endings.values(), "the long ones are told"
+
+
+def test_a_slow_picture_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """Its request cannot run any more: it hears so within a second or two, and is not waited for."""
+    folder = tmp_path / "seeing"
+    assert main(["random-checkpoint", "--like", "ERNIE-4.5-VL-28B-A3B", "--dtype", "float32", "--out", str(folder), "--set", *SIZES]) == 0
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    host = HostileServer({"/slow.png": lambda connection, server: server.drip(connection, chain([head + PNG[:8]], repeat(b"x")))})
+    content = [{"type": "image_url", "image_url": {"url": host.url("/slow.png")}}]
+    answers: dict[bool, httpx.Response] = {}
+
+    def ask(url: str, *, stream: bool) -> None:
+        body = {"messages": [{"role": "user", "content": content}], "stream": stream}
+        answers[stream] = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+    with running_server(folder, max_model_len=2048, allow_private_media="true", timeout_graceful_shutdown=60) as server:
+        threads = [threading.Thread(target=ask, args=(server.openai_url,), kwargs={"stream": stream}) for stream in (False, True)]
+        for thread in threads:
+            thread.start()
+        while len(host.requests) < len(threads):
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(30)  # the picture would take half a minute of its own, the grace time is longer
+        host.close()
+    for answer in answers.values():
+        assert answer.status_code == 503 and "shutting down" in answer.json()["error"]["message"], answer.text
+    assert len(answers) == 2

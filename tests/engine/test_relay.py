@@ -89,6 +89,19 @@ def test_a_sender_without_a_receiver_does_not_raise(tmp_path: Path) -> None:
     sender.cancelled("k")
 
 
+def test_a_folder_that_was_taken_away_ends_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    receiver = RelayReceiver(Handler(), str(folder))
+    os.unlink(receiver.path)
+    folder.rmdir()
+    folder.touch()
+    receiver.restore()
+    assert receiver.is_alive
+    folder.unlink()
+    receiver.close()
+
+
 def test_a_socket_whose_file_was_taken_away_is_made_anew(tmp_path: Path) -> None:
     handler = Handler()
     receiver, sender = RelayReceiver(handler, str(tmp_path)), RelaySender(str(tmp_path / "relay.sock"))

@@ -92,4 +92,4 @@ def all_logits(runner: ModelRunner, token_ids: list[int], media: tuple[MediaItem
     assert runner.states[0].token_ids.pop() >= 0
     step = SchedulerOutput((), output.scheduled, ())
     batch = build_input_batch(step, runner.states, BLOCK_SIZE, runner.media.prepare(step, runner.states) if runner.media else None)
-    return xp.to_numpy(runner.model.logits(runner.model.forward(batch, runner.caches, runner.cos_sin)))
+    return xp.to_numpy(runner.model.logits(runner.model.forward(batch)))

@@ -141,7 +141,7 @@ def test_the_same_image_twice_in_a_prompt_is_encoded_once(folder) -> None:
 
 
 def test_a_video_is_encoded_in_groups_of_frames(folder, monkeypatch) -> None:
-    model = Seeing(folder).runner.model
+    model = Seeing(folder).runner.model.model
     film = make_item(np.random.default_rng(0), (8, 4, 6), MediaKind.VIDEO)
     whole = xp.to_numpy(model.encode(film))
     monkeypatch.setattr(ernie45_vl, "PATCHES_AT_ONCE", 100)  # four frames of 24, then the other four

@@ -125,6 +125,16 @@ def test_warm_up_leaves_nothing_behind(folder, num_blocks, max_model_len):
 
 
 def test_cache_bytes(folder, runner):
-    arrays = [array for cache in runner.caches for array in (cache.k, cache.v)]
+    arrays = [array for cache in runner.model.caches for array in (cache.k, cache.v)]
     elements = sum(int(np.prod(array.shape)) for array in arrays)
     assert kv_cache_bytes_per_block(ModelConfig.from_folder(folder), runner.block_size) * runner.num_blocks == elements * 4
+
+
+def test_a_new_sequence_that_fails_loses_no_ids_of_another(runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler tells the ids that it has added itself once."""
+    hand = HandScheduler(runner, PROMPTS[1:3])
+    hand.step({0: 99})
+    monkeypatch.setattr(runner, "_state", lambda new: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runner.launch(SchedulerOutput((NewSequence(1, (5,), GREEDY, None),), (), (), {0: (7, 8)}))
+    assert runner.states[0].token_ids[-2:] == [7, 8]

@@ -81,6 +81,9 @@ FRAMING: dict[str, tuple[bytes, int]] = {
     "NUL in a value": (POST + b"X-A: a\0b\r\nContent-Length: 0\r\n\r\n", 400),
     "line end in a value": (POST + b"X-A: a\rb\r\nContent-Length: 0\r\n\r\n", 400),
     "no version": (b"GET /health\r\n\r\n", 400),
+    "a target with a password": (b"GET http://user:word@x/health HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a target without a host": (b"GET http:///health HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a target with a fragment": (b"GET http://x/v1/models#/health HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "HTTP/1.7": (b"GET /health HTTP/1.7\r\nHost: x\r\n\r\n", 505),
     "a TLS client": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n", 400),
@@ -154,6 +157,55 @@ async def test_the_host_header_decides_nothing() -> None:
         for host in (b"127.0.0.1", b"evil.example", b"localhost:1", b"[::1]"):
             request = b"GET /v1/models HTTP/1.1\r\nHost: " + host + b"\r\nX-Forwarded-For: 127.0.0.1\r\nConnection: close\r\n\r\n"
             assert statuses(await talk(url, request)) == [401]
+
+
+def absolute(target: str, key: str = "", host: str = "other.example", version: str = "1.1") -> bytes:
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
+    return f"GET {target} HTTP/{version}\r\nHost: {host}\r\n{authorization}Connection: close\r\n\r\n".encode()
+
+
+ABSOLUTE = ("http://front/v1/models", "HTTPS://front:8180/v1/models?x=1", "http://[::1]:8180/v1/models", "http://a/v1/%6dodels")
+
+
+@pytest.mark.parametrize("target", ABSOLUTE)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_target_as_proxies_take_it_is_the_path_in_it(target: str, version: str) -> None:
+    async with serving(FakeClient(words(["a"])), api_keys=("k",)) as url:
+        assert statuses(await talk(url, absolute(target, "k", version=version))) == [200]
+        assert statuses(await talk(url, absolute(target, version=version))) == [401]
+        assert statuses(await talk(url, absolute(target, "wrong", version=version))) == [401]
+
+
+AROUND: dict[str, int] = {
+    "http://front/health/../v1/models": 401,
+    "http://front/health/%2e%2e/v1/models": 401,
+    "http:///health/v1/models": 400,
+    "http://front//v1/models": 401,
+    "http://front/v1/models?/health": 401,
+    "http://health/v1/models": 401,
+    "ftp://front/v1/models": 401,
+    "http:/v1/models": 401,
+    "//front/v1/models": 401,
+    "http://front/http://front/health": 401,
+    "http://front\\health": 400,
+    "http://front/status/../v1/models": 404,  # open to all, but there is nothing
+    "http://front?/v1/models": 200,  # the status page
+}
+
+
+@pytest.mark.parametrize("target", AROUND)
+async def test_no_way_of_writing_a_target_leads_around_the_keys(target: str) -> None:
+    async with serving(FakeClient(words(["a"])), api_keys=("k",)) as url:
+        said = await talk(url, absolute(target, host="health"))
+    assert statuses(said) == [AROUND[target]] and b"owned_by" not in said
+
+
+async def test_a_whole_request_with_an_absolute_target() -> None:
+    client = FakeClient(words(["first"]), words(["second"]))
+    async with serving(client, api_keys=("k",)) as url:
+        asked = HIDDEN.replace(b"POST /", b"POST http://front/").replace(b"Host: x", b"Host: y\r\nAuthorization: Bearer k")
+        said = await talk(url, asked + asked + absolute("http://front/health") + HIDDEN)
+    assert statuses(said) == [200, 200, 200] and said.index(b"first") < said.index(b"second")
 
 
 async def test_upgrades_are_not_taken_up() -> None:

@@ -32,8 +32,12 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"temprature": None}, "temprature", "Unknown field"),
     ({"prompt": "x"}, "prompt", "Unknown field"),
     ({"model": 3}, "model", "string"),
+    ({"model": "m" * 257}, "model", "must have at most 256 characters"),
     ({"stream": "yes"}, "stream", "boolean"),
     ({"n": 0}, "n", "greater than or equal to 1"),
+    ({"n": 129}, "n", "n must be less than or equal to 128, got 129."),
+    ({"n": 100_000}, "n", "n must be less than or equal to 128, got 100000."),
+    ({"n": 10**30}, "n", "n must be less than or equal to 128, got 1000000"),
     ({"n": 1.5}, "n", "integer"),
     ({"n": True}, "n", "integer"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream is true"),
@@ -70,6 +74,38 @@ async def test_faulty_chat_fields(fields: dict[str, Any], param: str, text: str)
     async with http(client) as front:
         assert_error(await front.post(CHAT, json=HELLO | fields), 400, param=param, code="invalid_value", text=text)
     assert client.requests == []
+
+
+IN_METADATA: list[tuple[dict[str, Any], str, str]] = [
+    ({"n": "2"}, "n", "metadata.n must be a valid integer"),
+    ({"top_logprobs": 2}, "top_logprobs", "When using metadata.top_logprobs, logprobs must be true."),
+    ({"verbosity": "low"}, "verbosity", "metadata.verbosity is not supported yet"),
+    ({"stream_options": {}, "return_token_ids": 1}, "return_token_ids", "metadata.return_token_ids must be"),
+    ({"service_tier": "gold"}, "service_tier", "metadata.service_tier must be"),
+]
+
+
+@pytest.mark.parametrize(("fields", "name", "text"), IN_METADATA, ids=[name for _, name, _ in IN_METADATA])
+async def test_a_parameter_in_metadata_is_named_where_it_stands(fields: dict[str, Any], name: str, text: str) -> None:
+    async with http(FakeClient(words(["a"]))) as front:
+        response = await front.post(CHAT, json=HELLO | {"metadata": fields})
+    assert_error(response, 400, param=f"metadata.{name}", code="invalid_value", text=text)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"metadata": {"min_tokens": 5}}, "metadata.min_tokens", "metadata.min_tokens (5) must not exceed max_tokens (3)."),
+        ({"min_tokens": 5, "metadata": {"min_tokens": 1}}, "min_tokens", "min_tokens (5) must not exceed max_tokens (3)."),
+        ({"min_tokens": 5}, "min_tokens", "min_tokens (5) must not exceed max_tokens (3)."),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_so_it_is_by_the_engines_errors(body: dict[str, Any], param: str, message: str, stream: bool) -> None:
+    error = InvalidRequestError("min_tokens (5) must not exceed max_tokens (3).", param="min_tokens")
+    async with http(FakeClient([error])) as front:
+        response = await front.post(CHAT, json=HELLO | {"stream": stream} | body)
+    assert_error(response, 400, param=param, code="invalid_value", text=message)
 
 
 async def test_hashes_of_media_are_refused_with_their_reason() -> None:
@@ -129,31 +165,36 @@ async def test_what_is_missing_is_named(path: str, param: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "text"),
+    ("raw", "param", "text"),
     [
-        (b"", "not valid JSON"),
-        (b"{", "not valid JSON"),
-        (b'{"messages": [], }', "not valid JSON"),
-        (b"[]", "must be a JSON object"),
-        (b"null", "must be a JSON object"),
-        (b'{"messages": [{"role": "user", "content": "\xff"}]}', "not valid UTF-8"),
-        ('{"messages": []}'.encode("utf-16"), "not valid UTF-8"),
-        (b'{"temperature": NaN}', "NaN"),
-        (b'{"temperature": -Infinity}', "-Infinity"),
-        (b'{"temperature": 1e999}', "too large"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "too many digits"),
-        (b'{"n": 1, "n": 2}', "'n' stands twice"),
-        (b'{"messages": [{"role": "user", "role": "system"}]}', "'role' stands twice"),
-        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "surrogate"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        (b"", None, "not valid JSON"),
+        (b"{", None, "not valid JSON"),
+        (b'{"messages": [], }', None, "not valid JSON"),
+        (b"[]", None, "must be a JSON object"),
+        (b"null", None, "must be a JSON object"),
+        (b'{"messages": [{"role": "user", "content": "\xff"}]}', None, "not valid UTF-8"),
+        ('{"messages": []}'.encode("utf-16"), None, "not valid UTF-8"),
+        (b'{"temperature": NaN}', "temperature", "temperature is NaN, but JSON's numbers are finite."),
+        (b'{"tools": [{"a": [0, -Infinity]}]}', "tools[0].a[1]", "tools[0].a[1] is -Infinity"),
+        (b'{"temperature": 1e999}', "temperature", "temperature is 1e999, but"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", None, "too many digits"),
+        (b'{"n": 1, "n": 2}', "n", "'n' stands twice"),
+        (b'{"messages": [{"role": "user", "role": "system"}]}', "role", "'role' stands twice"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages[0].content", "surrogate"),
+        (b'{"messages": [], "a": {"\\ud800": 1}}', "a", "surrogate"),
+        (b'{"\\ud800": 1}', None, "surrogate"),
+        (b'{"\\ud800": NaN}', "?", "NaN"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "?", "stands twice"),
+        (b'{"a":' + b"[" * 900 + b'"\\ud800"' + b"]" * 900 + b"}", "a" + "[0]" * 33, "surrogate"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "a.a.a.a", "nested too deeply"),
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_bodies_that_are_no_json_object(raw: bytes, text: str) -> None:
+async def test_bodies_that_are_no_json_object(raw: bytes, param: str | None, text: str) -> None:
     client = FakeClient(words(["a"]))
     async with http(client) as front:
         response = await front.post(CHAT, content=raw, headers={"content-type": "application/json"})
-    assert_error(response, 400, param="a.a.a.a" if "nested" in text else None, code="invalid_value", text=text)
+    assert_error(response, 400, param=param, code="invalid_value", text=text)
     assert client.requests == []
 
 

@@ -258,7 +258,7 @@ async def test_parameters_in_metadata_act_unless_given_themselves() -> None:
         await front.post(CHAT, json=HELLO | {"temperature": 0.5, "metadata": {"temperature": 0.1, "top_k": 4, "model": "x", "tag": 1}})
         refused = await front.post(CHAT, json=HELLO | {"metadata": {"verbosity": "low"}})
     assert client.sampling() == {"temperature": 0.5, "top_k": 4}
-    assert refused.json()["error"]["param"] == "verbosity"
+    assert refused.json()["error"]["param"] == "metadata.verbosity"
 
 
 @pytest.mark.parametrize("body", [{"prompt_token_ids": [1, 2]}, {"messages": [], "prompt_token_ids": [1, 2]}, {"messages": [1, 2]}])
@@ -333,6 +333,7 @@ async def test_reasoning_and_tool_calls_pass() -> None:
         (("ernie-4.5", "e"), "default", "ernie-4.5"),
         (("ernie-4.5", "e"), "e", "e"),
         (("ernie-4.5", "e"), "gpt-4o", None),
+        ((), "m" * 256, "m" * 256),
     ],
 )
 async def test_model_names(served: tuple[str, ...], sent: str | None, echoed: str | None) -> None:

@@ -15,7 +15,7 @@ from ernie_backend.config import EngineConfig
 from ernie_backend.core.engine_core import EngineCore
 from ernie_backend.core.scheduler import Scheduler
 from ernie_backend.execution.model_runner import ModelRunner
-from ernie_backend.protocol import GenerateRequest
+from ernie_backend.protocol import GenerateRequest, SamplingParams
 from ernie_kernels import ops
 from tests.engine.test_equalities import arrivals, requests, run
 from tests.gpu.test_engine import CASES, VOCAB, World
@@ -107,3 +107,12 @@ def test_the_four_equalities(world: World, expected, changes: dict[str, object])
     assert run(engine, arrivals(jobs, 1)) == answers
     if "num_blocks" in changes:
         assert engine.stats().preemptions_total > 0
+
+
+def test_a_long_prompt_in_chunks_that_choose_nothing(world: World) -> None:
+    """Sixteen steps follow each other without an answer that the host would wait for: none may overwrite what another still reads."""
+    prompt = tuple(random.Random(3).randrange(VOCAB) for _ in range(4000))
+    job = GenerateRequest("long", prompt, SamplingParams(max_tokens=8, temperature=0.0))
+    settings = {"max_model_len": 4096, "enable_prefix_caching": False}
+    whole, chunked = (run(core(world, max_num_batched_tokens=tokens, **settings), [(0, job)]) for tokens in (4096, 256))
+    assert whole == chunked

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     step = SchedulerOutput((), (ScheduledSequence(0, 0, len(prompt.token_ids), (0, 1), samples=True),), ())
     assert runner.media is not None
     batch = build_input_batch(step, runner.states, engine.block_size_tokens, runner.media.prepare(step, runner.states))
-    hidden = runner.model.forward(batch, runner.caches, runner.cos_sin)
+    hidden = runner.model.forward(batch)
     np.save(folder / "logits.npy", xp.to_numpy(runner.model.logits(hidden)))
 
 

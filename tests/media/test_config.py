@@ -102,3 +102,20 @@ def test_server_settings(tmp_path: Path) -> None:
     assert (settings.image_max_pixels, settings.video_max_frames, settings.video_min_frames) == (12845056, 30, 16)
     with pytest.raises(ConfigError, match="spatial_conv_size is 2 in this model, got 3"):
         config.server_defaults(ProcessorKwargs(spatial_conv_size=3))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"image_min_pixels": 2000, "image_max_pixels": 1000}, r"image_min_pixels \(2000\) is above image_max_pixels \(1000\)"),
+        ({"image_max_pixels": 1000}, r"image_min_pixels \([0-9]+\) is above image_max_pixels \(1000\)"),
+        ({"video_min_pixels": 2**30}, "video_min_pixels"),
+        ({"video_max_frames": 8}, r"video_min_frames \(16\) is above video_max_frames \(8\)"),
+    ],
+)
+def test_limits_between_which_nothing_is_left(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+    config = read(tmp_path, ERNIE_VL)
+    with pytest.raises(ConfigError, match=f"--mm-processor-kwargs: {words}"):
+        config.server_defaults(ProcessorKwargs(**given))
+    both_off = ProcessorKwargs(video_min_frames=-1, video_max_frames=-1)
+    assert config.server_defaults(both_off).video_max_frames == -1

@@ -67,6 +67,15 @@ def test_a_refused_request_is_a_failed_span(client: httpx.Client, receiver: Otlp
     assert spans["preprocess"].is_error and not spans["POST /v1/chat/completions"].is_error  # a 4xx is the client's fault
 
 
+def test_a_client_that_hangs_up_makes_no_failed_span(client: httpx.Client, receiver: OtlpReceiver) -> None:
+    trace_id, _, traceparent = client_context()
+    body = chat(max_tokens=3000, stream=True)
+    with client.stream("POST", "/v1/chat/completions", json=body, headers={"traceparent": traceparent}) as answer:
+        next(answer.iter_lines())
+    root = receiver.wait_until(trace_id, lambda spans: any(span.name.startswith("POST") for span in spans))
+    assert not next(span for span in root if span.name.startswith("POST")).is_error
+
+
 def test_a_malformed_context_begins_a_trace(server: RunningServer, receiver: OtlpReceiver) -> None:
     """On Triton's own face, whose root is then preprocess's span: what follows hangs below it."""
     before = receiver.trace_ids()

@@ -71,7 +71,7 @@ def their_logits(saved: Saved, prompt: Prompt, extra: list[int] | None = None, *
 
 
 def test_tower_and_connector_alone(saved):
-    ours = make_runner(saved.folder).model
+    ours = make_runner(saved.folder).model.model
     rng = np.random.default_rng(4)
     for grid in [(1, 2, 2), (1, 4, 10), (1, 16, 6), *([] if saved.name == "ocr" else [(4, 6, 4), (2, 2, 2)])]:
         item = make_item(rng, grid, MediaKind.IMAGE)

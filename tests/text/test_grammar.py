@@ -144,6 +144,50 @@ class TestTryingOut:
             process.compiled(body)
         assert caught.value.param == "p" and words in caught.value.message and len(caught.value.message) < 400
 
+    @pytest.mark.parametrize(
+        "grammar",
+        [
+            "start: start",
+            "root ::= root",
+            'root ::= root "a"',
+            'root ::= "a" root',
+            "start: a\na: b\nb: a",
+            'start: (start | "a" start)+ // "a"',
+            'start: "//" start',
+            'start: %json {"type": "object"} start\n%ignore /[ "]+/',
+            'start: "a".."z" x <[5]>\nx: start{2,3}\nA: "a"',
+        ],
+    )
+    def test_a_grammar_without_an_end(self, process: GrammarProcess, grammar: str) -> None:
+        with pytest.raises(InvalidRequestError, match="guided_grammar cannot be followed: it can produce no text") as caught:
+            process.compiled(Body("ebnf", grammar, "guided_grammar"))
+        assert caught.value.param == "guided_grammar"
+
+    @pytest.mark.parametrize(
+        "grammar",
+        [
+            'root ::= "a" root | b\nb ::= [0-9/]+ # root ::= root',
+            'root ::= x y\nx ::= "a"\ny ::= x | y',
+            'start: "a" start?',
+            'start: (start)* A\nA: /a"b/ B // c\nB: /b/\n  | /c/',
+            "start: [ start ] /x/",
+            'start: start{0,3} "x"',
+            'start: "a" x\nx[lazy]: TEXT "!"\nTEXT: /.*/',
+            'start: p::0\np::_: "a" p::set_bit(0) %if bit_clear(0)\n  | "b"',
+            '%llguidance {"no_forcing": true}\nstart: %json {"enum": ["}", "\\""]} | x\nx: x',
+            'start: my-rule\nmy-rule: "" ',
+            "start: A\nA: ~/a/",
+        ],
+    )
+    def test_one_with_an_end_passes(self, process: GrammarProcess, grammar: str) -> None:
+        assert process.compiled(Body("ebnf", grammar, "guided_grammar"))
+
+    def test_an_expression_that_nothing_matches(self, process: GrammarProcess) -> None:
+        for expression in (r"[^\s\S]", r"a[^\s\S]"):
+            with pytest.raises(InvalidRequestError, match="guided_regex cannot be followed: it can produce no text"):
+                process.compiled(Body("regex", expression, "guided_regex"))
+        assert process.compiled(Body("regex", r"(?:)", "guided_regex"))
+
     def test_time_is_limited(self) -> None:
         process = GrammarProcess(cpu_seconds=0.05)
         with pytest.raises(InvalidRequestError, match=r"within 0\.05 s of CPU time"):

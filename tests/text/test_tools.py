@@ -39,6 +39,7 @@ def test_tools_are_kept_as_they_are() -> None:
         ([{"function": {"name": "x" * 129}}], "tools[0].function.name", "1 to 128 characters"),
         ([F, F], "tools[1].function.name", "two functions 'f'"),
         ([{"name": "f", "colour": 1}], "tools[0].colour", "Unknown field"),
+        ([{"type": "function", "function": {"name": "f"}, "colour": 1}], "tools[0].colour", "Unknown field"),
         ([{"name": "f", "description": 1}], "tools[0].description", "a string"),
         ([{"name": "f", "strict": 1}], "tools[0].strict", "true or false"),
         ([{"name": "f", "parameters": []}], "tools[0].parameters", "JSON Schema of an object"),

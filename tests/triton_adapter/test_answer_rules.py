@@ -189,6 +189,34 @@ class TestWhatAnAnswerMustKeepTo:
                 "response_format.json_schema.schema.type",
                 "must be one of",
             ),
+            ({}, {"response_format": {"type": "text", "schema": {}}}, "response_format.schema", "no meaning with the type 'text'"),
+            ({}, {"response_format": {"type": "json_object", "schema": {}}}, "response_format.schema", "with the type 'json_object'"),
+            ({}, {"response_format": {"type": ["text"]}}, "response_format.type", "got a list"),
+            (
+                {},
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "name": 5}}},
+                "response_format.json_schema.name",
+                "must be a string, got a number",
+            ),
+            (
+                {},
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": "yes"}}},
+                "response_format.json_schema.strict",
+                "true or false",
+            ),
+            (
+                {},
+                {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "schemas": {}}}},
+                "response_format.json_schema.schemas",
+                "Unknown field",
+            ),
+            ({}, {"structural_tag": {"format": {}}}, "structural_tag.format", "Unknown field"),
+            (
+                {},
+                {"structural_tag": {"triggers": ["<"], "structures": [{**STRUCTURE, "stop": "x"}]}},
+                "structural_tag.structures[0].stop",
+                "Unknown field",
+            ),
             ({}, {"guided_json": "{"}, "guided_json", "not valid JSON"),
             ({}, {"guided_json": "[]"}, "guided_json", "got a list"),
             ({}, {"guided_json": 5}, "guided_json", "must be a JSON Schema"),
@@ -245,6 +273,12 @@ class TestWhatAnAnswerMustKeepTo:
     ) -> None:
         error = refused(x1, chat, **sampling)
         assert error.param == param and words in error.message
+
+    def test_nulls_say_nothing_in_a_format(self, x1: Callable[..., GenerateRequest]) -> None:
+        plain = {"type": "text", "json_schema": None}
+        assert x1(chat={"messages": USER}, sampling_parameters=json.dumps({"response_format": plain})).sampling.grammar is None
+        named = {"type": "json_schema", "json_schema": {"name": None, "strict": None, "description": None, "schema": {"const": 1}}}
+        assert x1(chat={"messages": USER}, sampling_parameters=json.dumps({"response_format": named})).sampling.grammar
 
     def test_an_unusual_schema_is_no_fault_where_nothing_is_demanded(self, x1: Callable[..., GenerateRequest]) -> None:
         assert x1(chat={"messages": USER, "tools": [{"name": "f", "parameters": {"uniqueItems": True}}]}).sampling.grammar is None

@@ -80,6 +80,30 @@ class TestPrompts:
         for chat in ({"prompt_token_ids": [5, 6]}, {"messages": [5, 6]}, {"messages": [], "prompt_token_ids": [5, 6]}):
             assert process(chat).prompt_token_ids == (5, 6)
 
+    def test_messages_beside_ids_are_not_read(self, process: Process) -> None:
+        """As in FastDeploy. Clients that render themselves send both."""
+        for messages in (USER, [{"role": "tool", "content": "x"}], [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {}]):
+            assert process({"messages": messages, "prompt_token_ids": [5, 6]}).prompt_token_ids == (5, 6)
+
+    @pytest.mark.parametrize(
+        ("fields", "param", "words"),
+        [
+            ({"messages": "hi"}, "messages", "must be a list of messages, got a string"),
+            ({"messages": [{}, "hi"]}, "messages[1]", "must be an object"),
+            ({"messages": [5, 6]}, "messages", "both hold token ids"),
+            ({"messages": [{"content": ["x", {"type": "image_url", "image_url": "u"}]}]}, "messages[0].content[1]", "brings no images"),
+            ({"messages": [{"content": [{"type": "video_url"}]}]}, "messages[0].content[0]", "brings no images"),
+            ({"disable_chat_template": "maybe"}, "disable_chat_template", "true or false"),
+            ({"continue_final_message": 1}, "continue_final_message", "true or false"),
+            ({"add_generation_prompt": []}, "add_generation_prompt", "true or false"),
+            ({"mm_processor_kwargs": {"video_fps": 1}}, "mm_processor_kwargs", "takes no images"),
+        ],
+    )
+    def test_but_what_stands_beside_ids_is_checked(self, process: Process, fields: dict[str, Any], param: str, words: str) -> None:
+        with pytest.raises(InvalidRequestError, match=words) as caught:
+            process({"prompt_token_ids": [5, 6], **fields})
+        assert caught.value.param == param
+
     def test_generation_prompt_and_continuation(self, process: Process, tokenizer: Tokenizer) -> None:
         messages = [*USER, {"role": "assistant", "content": "yes"}]
         without = process({"messages": messages, "add_generation_prompt": False})
@@ -99,62 +123,6 @@ class TestPrompts:
         )
         assert GenerateRequest.from_json(request.to_json(), request.prompt_token_ids).sampling == request.sampling
         assert context(request).prompt_token_ids == request.prompt_token_ids
-
-
-@pytest.fixture(scope="module")
-def shown_switch(model_folder: Path) -> Iterator[Callable[[dict[str, Any]], str]]:
-    """What the template sees of enable_thinking."""
-    preprocessor = make(model_folder, chat_template="{{ 'undefined' if enable_thinking is not defined else enable_thinking }}")
-
-    def run(fields: dict[str, Any]) -> str:
-        chat = json.dumps({"messages": USER, **fields})
-        return context(answered(preprocessor, RequestInputs(chat=chat, exclude_input_in_output=False))).echo
-
-    yield run
-    preprocessor.close()
-
-
-class TestThinkingSwitch:
-    @pytest.mark.parametrize(
-        ("fields", "value"),
-        [
-            ({}, "undefined"),
-            ({"enable_thinking": False}, "False"),
-            ({"chat_template_kwargs": {"enable_thinking": True}}, "True"),
-            ({"chat_template_kwargs": {"enable_thinking": None}}, "undefined"),
-            ({"metadata": {"enable_thinking": False, "other": "x"}}, "False"),
-            ({"metadata": {"enable_thinking": "true"}}, "True"),
-            ({"enable_thinking": True, "metadata": {"enable_thinking": False}}, "True"),
-            ({"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}, "False"),
-            ({"enable_thinking": False, "chat_template_kwargs": {"options": {"thinking_mode": "open"}}}, "True"),
-            ({"enable_thinking": False, "chat_template_kwargs": {"options": {"thinking_mode": None}}}, "False"),
-            ({"reasoning_effort": "none"}, "False"),
-            ({"reasoning_effort": "minimal"}, "True"),
-            ({"reasoning_effort": "none", "metadata": {"enable_thinking": True}}, "True"),
-            ({"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}, "False"),
-        ],
-    )
-    def test_every_route(self, shown_switch: Callable[[dict[str, Any]], str], fields: dict[str, Any], value: str) -> None:
-        assert shown_switch(fields) == value
-
-    @pytest.mark.parametrize("place", ["enable_thinking", "metadata", "chat_template_kwargs", "chat_template_kwargs.options.thinking_mode"])
-    def test_one_rule_for_every_place(self, shown_switch: Callable[[dict[str, Any]], str], place: str) -> None:
-        """FastDeploy's for booleans, which it keeps to in one of them."""
-
-        def fields(value: Any) -> dict[str, Any]:
-            if place.endswith("mode"):
-                return {"chat_template_kwargs": {"options": {"thinking_mode": value}}}
-            return {place: value if place == "enable_thinking" else {"enable_thinking": value}}
-
-        for value in (False, 0, "false", "False", "no", "off", "0", "n"):
-            assert shown_switch(fields(value)) == "False", value
-        for value in (True, 1, "TRUE", "yes", "on", "1", "y"):
-            assert shown_switch(fields(value)) == "True", value
-        param = place if "." in place or place == "enable_thinking" else f"{place}.enable_thinking"
-        for value in ("maybe", 2, -1, 0.5, [], {}, "closed"):
-            with pytest.raises(InvalidRequestError, match=r"must be .*true or false, got ") as caught:
-                shown_switch(fields(value))
-            assert caught.value.param == param
 
 
 class TestSampling:
@@ -251,7 +219,7 @@ class TestBadInput:
             ('{"messages": [', "not valid JSON"),
             ("5", "must be a JSON object, got a number"),
             ('{"a":' * 100_000, "nested too deeply"),
-            ('{"seed": ' + "9" * 5000 + "}", "not valid JSON"),
+            ('{"seed": ' + "9" * 5000 + "}", "holds a number with too many digits"),
         ],
     )
     def test_what_is_no_json(self, preprocessor: Preprocessor, name: str, text: str, words: str) -> None:
@@ -260,7 +228,7 @@ class TestBadInput:
         assert words in caught.value.message
         assert caught.value.param == ("a.a.a.a" if "nested" in words else name)
 
-    @pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
+    @pytest.mark.parametrize("constant", ["NaN", "-Infinity", "1e999"])
     def test_a_constant_that_is_no_number_is_found(self, preprocessor: Preprocessor, constant: str) -> None:
         for name, text, place in (
             ("sampling_parameters", f'{{"seed": 1, "temperature": {constant}}}', "temperature"),
@@ -269,6 +237,11 @@ class TestBadInput:
             with pytest.raises(InvalidRequestError) as caught:
                 answered(preprocessor, RequestInputs(**{"text_input": "a", name: text} if name != "chat" else {name: text}))
             assert caught.value.param == place and constant in caught.value.message
+
+    def test_a_field_that_stands_twice(self, preprocessor: Preprocessor) -> None:
+        with pytest.raises(InvalidRequestError, match="'seed' stands twice") as caught:
+            answered(preprocessor, RequestInputs(text_input="a", sampling_parameters='{"seed": 1, "seed": 2}'))
+        assert caught.value.param == "seed"
 
     @pytest.mark.parametrize(
         ("inputs", "place"),

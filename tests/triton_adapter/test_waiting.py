@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ernie_backend.abort_signal import aborted
+from ernie_backend.engine import STOPPING
 from ernie_backend.errors import InvalidRequestError, from_wire
 from ernie_backend.protocol import SamplingParams
 from ernie_backend.relay import RelayReceiver, RelaySender
@@ -154,6 +155,20 @@ class TestEngine:
         each = word(AbortRequest("", None))
         model.execute([word(pulse(ears, "a" * 32)), each])
         assert told(each) == []
+
+    def test_those_that_wait_hear_that_the_server_stops(self, model: EngineModel, ears: Ears) -> None:
+        """They would be refused in the end: nobody waits for a slow picture before that."""
+        key = "a" * 32
+        model.execute([word(pulse(ears, key))])
+        model._serving.engine.drain(60)
+        wait(lambda: model._serving.engine.is_draining, "it refuses what is new")
+        assert not model._is_idle()
+        model.execute([word(pulse(ears, key))])
+        wait(lambda: ears.heard == [key], "preprocess is told")
+        last = word(Refusal(key, aborted().to_wire()))
+        model.execute([last])
+        assert refusal_in(last.sender.responses[0]).message == STOPPING.message
+        assert model._is_idle()
 
     def test_an_abort_finds_what_compiles(self, model: EngineModel) -> None:
         """While both threads that could compile are busy; then nothing is compiled for it."""

@@ -11,7 +11,19 @@ from typing import Any
 
 from ..config import PARSERS, EngineConfig
 from ..errors import ConfigError
-from ..flag_parsing import count, integer, json_object, not_empty, number, port_number, positive, seconds, switch
+from ..flag_parsing import (
+    MAX_PENDING_BYTES,
+    MAX_WORKERS,
+    integer,
+    json_object,
+    not_empty,
+    number,
+    port_number,
+    seconds,
+    switch,
+    whole,
+    worker_count,
+)
 from . import load_flags, observability_flags, security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 from .observability_flags import ObservabilityOptions
@@ -120,18 +132,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every flag that `serve` knows."""
     serving = parser.add_argument_group("serving")
     serving.add_argument("--model", metavar="DIR", help="the model folder (default: the demo model of this package)")
-    serving.add_argument("--host", default="0.0.0.0", help="address of the OpenAI front end (default: %(default)s)")
+    serving.add_argument("--host", type=not_empty, default="0.0.0.0", help="address of the OpenAI front end (default: %(default)s)")
     serving.add_argument("--port", type=port_number, default=8180, help="port of the OpenAI front end (default: %(default)s)")
-    serving.add_argument("--workers", type=positive, default=1, help="HTTP processes of the front end (default: %(default)s)")
+    processes = f"HTTP processes of the front end, at most {MAX_WORKERS} (default: %(default)s)"
+    serving.add_argument("--workers", type=worker_count, default=1, metavar="N", help=processes)
     serving.add_argument(
         "--served-model-name", type=not_empty, metavar="NAME", help="the model's name; other names in requests are then refused"
     )
     pending = "of a streamed answer that its client has not read yet; more end it with an error (default: %(default)s)"
-    serving.add_argument("--max-pending-bytes", type=positive, default=2**20, metavar="N", help=pending)
+    serving.add_argument("--max-pending-bytes", type=whole(1, MAX_PENDING_BYTES), default=2**20, metavar="N", help=pending)
     grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
     serving.add_argument(*grace, type=seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
     restarts = "restarts of what has died or hangs within ten minutes; then, or with 0, serve ends (default: %(default)s)"
-    serving.add_argument("--max-restarts", type=count, default=5, metavar="N", help=restarts)
+    serving.add_argument("--max-restarts", type=whole(0, 1000), default=5, metavar="N", help=restarts)
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
 
     load_flags.add_arguments(parser.add_argument_group("load"))
@@ -160,7 +173,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tritonserver", metavar="PATH", help="program or root folder (default: /opt/tritonserver, else the nvidia-pytriton wheel)"
     )
     triton.add_argument("--model-repository", metavar="DIR", help="Triton's model repository (default: the one of this checkout)")
-    triton.add_argument("--triton-host", default="127.0.0.1", metavar="HOST", help="address of Triton's own ports (default: %(default)s)")
+    own = "address of Triton's own ports (default: %(default)s)"
+    triton.add_argument("--triton-host", type=not_empty, default="127.0.0.1", metavar="HOST", help=own)
     shown = "default: %(default)s"
     triton.add_argument("--triton-http-port", type=port_number, default=8000, metavar="PORT", help=shown)
     triton.add_argument("--triton-grpc-port", type=port_number, default=8001, metavar="PORT", help=shown)
@@ -240,6 +254,8 @@ def _engine_config(args: argparse.Namespace, observability: ObservabilityOptions
         values["allowed_media_domains"] = [name for names in args.allowed_media_domains for name in names]
     if "chat_template" in values:
         values["chat_template"] = _chat_template(values["chat_template"])
+    if values.get("generation_config", "auto") not in ("auto", "vllm"):  # a folder: the engine runs in another one than we do
+        values["generation_config"] = str(Path(values["generation_config"]).expanduser().resolve())
     try:
         config = EngineConfig(model=args.model, **values, **load_flags.read_fields(args))
     except ConfigError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..flag_parsing import integer
+from ..flag_parsing import integer, seconds_or_off
 
 LOAD_FIELDS = {
     "max_concurrency": "--max-concurrency",
@@ -30,7 +30,7 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-waiting-time",
         dest="max_waiting_seconds",
-        type=_seconds_or_off,
+        type=seconds_or_off,
         metavar="SECONDS",
         help="a request that waited so long to be started gets 408; -1: no limit (default: -1)",
     )
@@ -39,11 +39,4 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
 def read_fields(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, as fields of `EngineConfig`, which checks it."""
     given = {field: getattr(args, field) for field in LOAD_FIELDS}
-    return {field: value for field, value in given.items() if value is not None and value != -1}
-
-
-def _seconds_or_off(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, or -1 for no limit, got {text!r}") from None
+    return {field: value for field, value in given.items() if value is not None}

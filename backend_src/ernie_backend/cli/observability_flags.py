@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from ..flag_parsing import count
+from ..flag_parsing import MAX_LOG_CHARACTERS, whole
 from ..log_format import LOG_FORMATS
 from ..tracing import check_installed, traces_url
 
@@ -42,7 +42,7 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--log-format", choices=LOG_FORMATS, default="text", help="json: every line of the log is an object (default: text)")
     group.add_argument("--no-access-log", "--disable-access-log", action="store_true", help="no line for each request")
     length = "characters of each prompt that the access log shows (default: 0, prompts are not logged)"
-    group.add_argument("--max-log-len", type=count, default=0, metavar="N", help=length)
+    group.add_argument("--max-log-len", type=whole(0, MAX_LOG_CHARACTERS), default=0, metavar="N", help=length)
     endpoint = "send OpenTelemetry spans there by OTLP over HTTP, such as http://127.0.0.1:4318 (default: nothing is traced)"
     group.add_argument("--otlp-traces-endpoint", metavar="URL", help=endpoint)
 

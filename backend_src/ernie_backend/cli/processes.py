@@ -86,23 +86,34 @@ class Child:
         """None while it runs; −N if signal N ended it."""
         return self._process.poll()
 
-    def stop(self, seconds: float, hurry: Callable[[], bool]) -> bool:
-        """SIGTERM, then wait; SIGKILL for the whole group after `seconds` or when `hurry()` turns true. True iff it ended by itself."""
+    def stop(self, seconds: float, hurry: Callable[[], bool], last_seconds: float = 0.0) -> bool:
+        """SIGTERM, then wait; SIGKILL for the whole group after `seconds` or when `hurry()` turns true. True iff it ended by itself.
+        `last_seconds` before that the whole group gets SIGTERM once more, if they are given: to say a last word."""
         if self.exit_code is None:
             self._process.terminate()
         deadline = time.monotonic() + seconds
-        while self.exit_code is None and time.monotonic() < deadline and not hurry():
-            time.sleep(_POLL_SECONDS)
+        self._await(deadline - last_seconds, hurry)
+        if last_seconds and self.exit_code is None and not hurry():
+            self._signal(signal.SIGTERM)
+            self._await(deadline, hurry)
         orderly = self.exit_code is not None
         self.kill()
         self._process.wait()
         self._reader.join(timeout=1)
         return orderly
 
+    def _await(self, deadline: float, hurry: Callable[[], bool]) -> None:
+        while self.exit_code is None and time.monotonic() < deadline and not hurry():
+            time.sleep(_POLL_SECONDS)
+
     def kill(self) -> None:
         """SIGKILL to its group: itself, and what it started if it did not clean up."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To its group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
         """Pass its output on line by line. A progress bar ends its lines with a carriage return; that counts as an end of line."""
@@ -122,8 +133,9 @@ class Child:
         if line.strip():
             self.tail.append(line.rstrip())
         if self._keep(line):
-            sys.stderr.write(self._rewrite(line))
-            sys.stderr.flush()
+            with contextlib.suppress(OSError, ValueError):  # a full disk, or nobody reads: a child whose output is not read stands still
+                sys.stderr.write(self._rewrite(line))
+                sys.stderr.flush()
 
 
 def _end_of_line(text: bytes) -> int:

@@ -58,6 +58,8 @@ _LEAST_LOAD_SECONDS = 120.0
 _STUCK_LOOKS = 300
 """Of a look every 0.1 s. On a machine with ten times the load that it can bear, tritonserver 2.51 was seen to give a model's process up
 while it loaded, and then to wait for its end for ever."""
+_LAST_WORD_SECONDS = 2.0
+"""Before the front end is killed: it tells those whose answers it still sends, and takes one second for it."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
 """make, timeout and terminals deliver one signal twice; only a Ctrl-C after this time is a second one."""
 _FAILED_LOAD = re.compile(r"failed to load '(?P<model>\w+)' version \d+: \w+: (?:TritonModelException: )?(?P<text>.*)")
@@ -315,14 +317,14 @@ class _Server:
             relay.close()
             self._await_idle(folder.path / DRAINED, deadline)
         self._listening.close()
-        self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()))
+        self._end(self._front_end, max(DRAIN_MARGIN_SECONDS, deadline + 1 - time.monotonic()), _LAST_WORD_SECONDS)
         if triton is not None:
             IdleConnections(triton.pid, (self._options.triton_http_port, self._options.triton_grpc_port)).close()
         self._end(self._triton, TRITON_EXIT_SECONDS + DRAIN_MARGIN_SECONDS)
         reap_all()
 
-    def _end(self, child: Child | None, seconds: float) -> None:
-        if child is not None and not child.stop(seconds, lambda: self._hurry):
+    def _end(self, child: Child | None, seconds: float, last_seconds: float = 0.0) -> None:
+        if child is not None and not child.stop(seconds, lambda: self._hurry, last_seconds):
             _say(f"{child.name} had to be killed.")
 
     def _await_idle(self, drained: Path, deadline: float) -> None:

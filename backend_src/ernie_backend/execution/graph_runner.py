@@ -22,13 +22,12 @@ from ernie_kernels.xp import Tensor
 from ..config import EngineConfig, ModelConfig
 from ..core.outputs import NewSequence, ScheduledSequence, SchedulerOutput
 from ..protocol import SamplingParams
+from .cached_model import CachedModel
 from .decode_rows import DecodeRows
 from .device_sampler import DeviceSampler, PendingTokens
 from .graph_sizes import batch_buckets
 from .input_batch import InputBatch, lay_out, upload
-from .kv_cache import LayerCache
 from .media_inputs import MediaInputs
-from .models import LanguageModel
 from .prompt_graphs import PromptGraphs
 from .sequence_state import SequenceState
 
@@ -45,18 +44,9 @@ def _short_ones_first(step: SchedulerOutput) -> SchedulerOutput:
 class GraphRunner:
     """Owns graphs, their memory and the sampler."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        model_config: ModelConfig,
-        engine_config: EngineConfig,
-        caches: Sequence[LayerCache],
-        cos_sin: Tensor,
-    ) -> None:
+    def __init__(self, model: CachedModel, model_config: ModelConfig, engine_config: EngineConfig) -> None:
         assert engine_config.max_model_len is not None
         self.model = model
-        self.caches = caches
-        self.cos_sin = cos_sin
         self.block_size = engine_config.block_size_tokens
         self.max_model_len = engine_config.max_model_len
         self.buckets = batch_buckets(engine_config.max_num_seqs)
@@ -65,7 +55,7 @@ class GraphRunner:
         self._no_lines = np.full(engine_config.max_num_seqs, -1, np.int64)
         self._bounds = xp.from_numpy(np.arange(engine_config.max_num_seqs + 1, dtype=np.int32))
         self._graphs: dict[tuple[int, bool], Any] = {}
-        self.prompts = PromptGraphs(model, model_config, engine_config, caches, cos_sin, self.sampler.sampled)
+        self.prompts = PromptGraphs(model, model_config, engine_config, self.sampler.sampled)
 
     def launch(self, step: SchedulerOutput, states: Mapping[int, SequenceState], media: MediaInputs | None = None) -> PendingTokens:
         """Start a step with at least one token."""
@@ -93,7 +83,7 @@ class GraphRunner:
     def _launch_eagerly(self, batch: InputBatch, sampling: list[SequenceState]) -> PendingTokens:
         token_ids = xp.empty(batch.token_ids.shape, "int32")
         feed_tokens(batch.token_ids, self.sampler.sampled, token_ids)
-        hidden = self.model.forward(replace(batch, token_ids=token_ids), self.caches, self.cos_sin)
+        hidden = self.model.forward(replace(batch, token_ids=token_ids))
         return self._sample(hidden if batch.logits_rows is None else xp.take(hidden, batch.logits_rows, axis=0), sampling)
 
     def decode(self, bucket: int, *, truncated: bool) -> None:
@@ -124,7 +114,7 @@ class GraphRunner:
             max_context_len=self.max_model_len,
         )
         batch = InputBatch(token_ids, device["positions"][:bucket], device["slot_mapping"][:bucket], metadata, None)
-        self.model.logits(self.model.forward(batch, self.caches, self.cos_sin), self.sampler.logits[:bucket])
+        self.model.logits(self.model.forward(batch), self.sampler.logits[:bucket])
         self.sampler.choose(self.rows.sampling_rows(bucket), bucket, truncated=truncated)
 
     def launches(self, num_rows: int) -> tuple[Callable[..., AbstractContextManager[None]], Callable[[], None]]:

@@ -12,6 +12,7 @@ from ..config import EngineConfig, ModelConfig
 from ..core.outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput
 from ..model_config import MERGE_SIZE
 from ..protocol import MediaItem, MediaKind, SamplingParams
+from .cached_model import CachedModel
 from .encoder_cache import EncoderCache
 from .input_batch import InputBatch, build_input_batch
 from .kv_cache import BYTES_PER_ELEMENT, allocate_kv_cache
@@ -40,7 +41,6 @@ class ModelRunner:
         """`engine_config` must be resolved; the cache of `num_blocks` blocks is allocated here."""
         assert engine_config.max_model_len is not None and engine_config.max_num_batched_tokens is not None, "call resolved() first"
         ops.set_batch_invariant(engine_config.deterministic)
-        self.model = model
         self.model_config = model_config
         self.media: MediaInputs | None = None
         if isinstance(model, VisionLanguageModel):
@@ -50,8 +50,9 @@ class ModelRunner:
         self.block_size = engine_config.block_size_tokens
         self.num_blocks = num_blocks
         self.max_tokens_in_step = min(engine_config.max_num_batched_tokens, engine_config.max_model_len, num_blocks * self.block_size)
-        self.caches = allocate_kv_cache(model_config, num_blocks, self.block_size)
-        self.cos_sin = ops.rope_table(model_config.head_dim, model_config.rope_theta, engine_config.max_model_len)
+        caches = allocate_kv_cache(model_config, num_blocks, self.block_size)
+        cos_sin = ops.rope_table(model_config.head_dim, model_config.rope_theta, engine_config.max_model_len)
+        self.model = CachedModel(model, caches, cos_sin)
         self.states: dict[int, SequenceState] = {}
         self.engine_seed = engine_config.seed
         self.num_unseeded = 0
@@ -60,7 +61,7 @@ class ModelRunner:
         if xp.on_gpu:
             from .graph_runner import GraphRunner  # imports the Triton language
 
-            self.graphs = GraphRunner(model, model_config, engine_config, self.caches, self.cos_sin)
+            self.graphs = GraphRunner(self.model, model_config, engine_config)
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Compute the step's tokens and sample where the scheduler says so. An exception means that the whole step failed."""
@@ -73,9 +74,9 @@ class ModelRunner:
             state = self.states.pop(sequence_id, None)
             if state is not None and self.media is not None:
                 self.media.forget(state)
+        self._append(step)  # first: these ids are told once, and a new sequence may fail
         for new in step.new_sequences:
             self.states[new.sequence_id] = self._state(new)
-        self._append(step)
         if self.graphs is not None:
             self.graphs.sampler.forget(step.finished_sequence_ids)
         if not step.scheduled:
@@ -140,7 +141,7 @@ class ModelRunner:
         self.media.cache.clear()
 
     def _compute(self, batch: InputBatch, sampling: list[SequenceState]) -> ModelRunnerOutput:
-        hidden = self.model.forward(batch, self.caches, self.cos_sin)
+        hidden = self.model.forward(batch)
         if batch.logits_rows is None:
             return ModelRunnerOutput({}, {})
         logits = self.model.logits(xp.take(hidden, batch.logits_rows, axis=0))

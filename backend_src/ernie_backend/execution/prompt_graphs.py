@@ -8,7 +8,6 @@ whose keys are written nowhere and which reads whatever the first block holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +17,10 @@ from ernie_kernels.triton.token_feed import feed_tokens
 from ernie_kernels.xp import Tensor
 
 from ..config import EngineConfig, ModelConfig
+from .cached_model import CachedModel
 from .fixed_memory import FixedMemory
 from .graph_sizes import MOST_PROMPTS, can_be_captured, prompt_buckets
 from .input_batch import InputBatch, StepLayout
-from .kv_cache import LayerCache
-from .models import LanguageModel
 
 
 class Bucket(NamedTuple):
@@ -39,18 +37,14 @@ class PromptGraphs:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: CachedModel,
         model_config: ModelConfig,
         engine_config: EngineConfig,
-        caches: Sequence[LayerCache],
-        cos_sin: Tensor,
         sampled: Tensor,
     ) -> None:
         """`sampled` [rows] int32: what the step before chose (see `feed_tokens`)."""
         assert engine_config.max_model_len is not None
         self._model = model
-        self._caches = caches
-        self._cos_sin = cos_sin
         self._sampled = sampled
         self._max_model_len = engine_config.max_model_len
         self._most_padding = engine_config.blocks_per_sequence * engine_config.block_size_tokens
@@ -128,7 +122,7 @@ class PromptGraphs:
             rest_cu_seqlens_q=rest if single else None,
         )
         batch = InputBatch(token_ids, device["positions"][:total], device["slot_mapping"][:total], metadata, None)
-        hidden = self._model.forward(batch, self._caches, self._cos_sin)
+        hidden = self._model.forward(batch)
         xp.copy_(self._hidden[:rows], xp.take(hidden, device["last_rows"][:rows], axis=0))
 
     def _fill(self, layout: StepLayout, bucket: Bucket) -> None:

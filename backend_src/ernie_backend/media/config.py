@@ -126,12 +126,21 @@ class MediaConfig:
         return cls(**{**given, "processor": ProcessorKind(given["processor"]), "defaults": ProcessorKwargs(**given["defaults"])})
 
     def server_defaults(self, given: ProcessorKwargs) -> ProcessorKwargs:
-        """The model's defaults under `--mm-processor-kwargs`. `ConfigError` for what the weights have decided otherwise."""
+        """The model's defaults under `--mm-processor-kwargs`. `ConfigError` for what the weights have decided otherwise, and for limits
+        between which nothing is left: every image, or every video, would be refused."""
         for name, own in (("spatial_conv_size", self.merge_size), ("temporal_conv_size", self.temporal_merge_size)):
             value = getattr(given, name)
             if value not in (None, own):
                 raise ConfigError(f"mm_processor_kwargs.{name} is {own} in this model, got {value}.", param="mm_processor_kwargs")
-        return given.over(self.defaults)
+        settings = given.over(self.defaults)
+        for what in ("image_{}_pixels", "video_{}_pixels", "video_{}_frames"):
+            (low_name, low), (high_name, high) = ((name, getattr(settings, name)) for name in (what.format("min"), what.format("max")))
+            if low is not None and high is not None and 0 < high < low:
+                raise ConfigError(
+                    f"--mm-processor-kwargs: {low_name} ({low}) is above {high_name} ({high}). Lower the one, or raise the other.",
+                    param="mm_processor_kwargs",
+                )
+        return settings
 
 
 def _processor_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

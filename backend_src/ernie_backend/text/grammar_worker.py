@@ -10,14 +10,17 @@ import json
 import sys
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 
 from ..protocol import GRAMMAR_LIMITS
+from .endless_grammar import without_text
 from .grammar import choice_grammar, json_grammar, tags_grammar
 from .limited import CpuLimit, limit_memory, send
 
 MAX_ERROR_CHARACTERS = 300
+ENDLESS = "it can produce no text, because each of its rules leads on to another without an end. Give one an alternative that ends"
+MATCHES_NOTHING = "it can produce no text, because none matches it"
 
 
 def llguidance_grammar(kind: str, value: Any) -> dict[str, Any]:
@@ -33,14 +36,45 @@ def llguidance_grammar(kind: str, value: Any) -> dict[str, Any]:
     return {"lark_grammar": any_to_lark(value)}
 
 
+def is_valid(error: str) -> bool:
+    return not error or error.startswith("WARNING")
+
+
+def is_endless(grammar: str) -> bool:
+    """Whether no text that ends follows the grammar, which compiles. False also where that cannot be told."""
+    rest = without_text(grammar)
+    if rest is None:
+        return False
+    matcher = _matcher({"lark_grammar": rest})
+    return not matcher.is_error() and not matcher.is_accepting()
+
+
+def matches_nothing(grammar: dict[str, Any]) -> bool:
+    """Whether no byte may begin a text after this grammar, which compiles and speaks of no special tokens, and no text is none, too."""
+    matcher = _matcher(grammar)
+    if matcher.is_accepting():
+        return False
+    matcher.compute_logit_bias()
+    return matcher.get_error().startswith("NoExtensionBias")
+
+
+def _matcher(grammar: dict[str, Any]) -> LLMatcher:
+    return LLMatcher(LLTokenizer("byte"), json.dumps({"grammars": [grammar]}), limits=LLParserLimits(**GRAMMAR_LIMITS))
+
+
 def try_out(kind: str, value: Any) -> dict[str, str]:
     """{grammar} or {error}."""
     try:
-        grammar = json.dumps(llguidance_grammar(kind, value))
+        written = llguidance_grammar(kind, value)
+        grammar = json.dumps(written)
         error = LLMatcher.validate_grammar(f'{{"grammars": [{grammar}]}}', limits=LLParserLimits(**GRAMMAR_LIMITS))
+        if is_valid(error) and kind == "ebnf" and is_endless(written["lark_grammar"]):
+            error = ENDLESS
+        elif is_valid(error) and kind == "regex" and matches_nothing(written):
+            error = MATCHES_NOTHING
     except Exception as raised:  # any_to_lark has exceptions of its own
         grammar, error = "", str(raised) or type(raised).__name__
-    if error and not error.startswith("WARNING"):
+    if not is_valid(error):
         return {"error": " ".join(error.replace("<non-verbose/>", "").split())[:MAX_ERROR_CHARACTERS]}
     return {"grammar": grammar}
 

@@ -44,6 +44,22 @@ def normalize_messages(given: Any, media: list[MediaPart] | None = None, *, take
     return messages
 
 
+def check_unread(given: Any) -> None:
+    """Of messages beside a prompt of token ids, which takes their place: text does no harm, but images and videos would be missed.
+    (FastDeploy puts those where the ids have markers.)"""
+    if not isinstance(given, list | None):
+        raise InvalidRequestError(f"messages must be a list of messages, got {json_kind(given)}.", param="messages")
+    for i, message in enumerate(given or ()):
+        if not isinstance(message, dict):
+            place = f"messages[{i}]"
+            raise InvalidRequestError(f"{place} must be an object with role and content, got {json_kind(message)}.", param=place)
+        parts = message.get("content")
+        for j, part in enumerate(parts if isinstance(parts, list) else ()):
+            if isinstance(part, dict) and part.get("type") in (*MEDIA_TYPES, *_OTHER_TYPES):
+                place = f"messages[{i}].content[{j}]"
+                raise InvalidRequestError(f"{place}: a prompt of token ids brings no images, videos or files. Leave one out.", param=place)
+
+
 OF_AN_ANSWER = frozenset(
     (
         "refusal",

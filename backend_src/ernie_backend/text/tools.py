@@ -54,6 +54,9 @@ def _function(tool: Any, place: str) -> dict[str, Any]:
     if "function" in tool or "type" in tool:
         if tool.get("type", "function") != "function":
             raise InvalidRequestError(f"{place}.type must be 'function': there are no other tools here.", param=f"{place}.type")
+        for key in tool:
+            if key not in ("type", "function") and tool[key] is not None:
+                raise InvalidRequestError(f"Unknown field {key[:80]!r} in {place}. Known: type, function.", param=f"{place}.{key[:80]}")
         function, where = tool.get("function"), f"{place}.function"
         if not isinstance(function, dict):
             raise InvalidRequestError(f"{where} must be an object with a name, got {json_kind(function)}.", param=where)

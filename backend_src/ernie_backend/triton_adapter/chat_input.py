@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs, read_processor_kwargs
-from ..text.messages import Message, normalize_messages
+from ..text.messages import Message, check_unread, normalize_messages
 from ..text.tools import NO_CALLS, ToolChoice, normalize_tools, read_tool_choice
 from .thinking import read_thinking
 
@@ -75,9 +75,7 @@ def read_chat(given: Mapping[str, Any], *, takes_tools: bool = False, takes_medi
     choice = read_tool_choice(given.get("tool_choice"), tools)
     if choice.mode != "none" and not takes_tools:
         raise InvalidRequestError("tools: this model takes no tools. Remove them, or set tool_choice to 'none'.", param="tools")
-    messages, ids = given.get("messages"), given.get("prompt_token_ids")
-    if ids is None and isinstance(messages, list) and messages and isinstance(messages[0], int):
-        ids, messages = messages, None  # FastDeploy takes ids in the messages' place as well
+    ids = _prompt_token_ids(given)
     variables = dict(_object(given, "chat_template_kwargs"))
     if variables.get("enable_thinking", True) is None:  # nothing was said; templates would take it for false
         del variables["enable_thinking"]
@@ -90,27 +88,42 @@ def read_chat(given: Mapping[str, Any], *, takes_tools: bool = False, takes_medi
         "parallel_tool_calls": _boolean(given, "parallel_tool_calls", True),
         "thought_share": thinking.share,
     }
+    settings = _media_settings(given, takes_media)
+    is_raw = _boolean(given, "disable_chat_template", False)
+    continued = _boolean(given, "continue_final_message", False)
+    add_generation_prompt = _boolean(given, "add_generation_prompt", not continued)
     if ids is not None:
-        if not isinstance(ids, list):
-            raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {json_kind(ids)}.", param="prompt_token_ids")
         return ChatInput(prompt_token_ids=ids, **of_the_answer)
     media: list[MediaPart] = []
-    checked = normalize_messages(messages, media if takes_media else None, takes_tools=takes_tools)
-    settings = _media_settings(given, takes_media)
-    if _boolean(given, "disable_chat_template", False):
+    checked = normalize_messages(given.get("messages"), media if takes_media else None, takes_tools=takes_tools)
+    if is_raw:
         if len(checked) != 1:
             raise InvalidRequestError("With disable_chat_template, give one message; its content is the prompt.", param="messages")
         return ChatInput(raw_prompt=_text_of(checked[0]), media=tuple(media), media_settings=settings, **of_the_answer)
-    continued = _boolean(given, "continue_final_message", False)
     return ChatInput(
         media=tuple(media),
         media_settings=settings,
         messages=checked,
         variables=variables,
-        add_generation_prompt=_boolean(given, "add_generation_prompt", not continued),
+        add_generation_prompt=add_generation_prompt,
         continue_final_message=continued,
         **of_the_answer,
     )
+
+
+def _prompt_token_ids(given: Mapping[str, Any]) -> list[Any] | None:
+    """FastDeploy takes them in the messages' place as well. Messages beside them are not read, as there."""
+    messages, ids = given.get("messages"), given.get("prompt_token_ids")
+    if isinstance(messages, list) and messages and isinstance(messages[0], int):
+        if ids is not None:
+            raise InvalidRequestError("messages and prompt_token_ids both hold token ids. Give one of them.", param="messages")
+        return messages
+    if ids is None:
+        return None
+    if not isinstance(ids, list):
+        raise InvalidRequestError(f"prompt_token_ids must be a list of token ids, got {json_kind(ids)}.", param="prompt_token_ids")
+    check_unread(messages)
+    return ids
 
 
 def _media_settings(given: Mapping[str, Any], takes_media: bool) -> ProcessorKwargs:

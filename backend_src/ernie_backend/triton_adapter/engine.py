@@ -11,8 +11,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import astuple
 from functools import partial
@@ -20,7 +18,7 @@ from typing import Any
 
 from ..build import CoreMaker, ServingEngine, build_engine
 from ..delivery import Response, StopWatch
-from ..engine import STOPPED, refusal
+from ..engine import STOPPED, STOPPING, refusal
 from ..engine_metrics import engine_metrics
 from ..errors import EngineError, ErnieError
 from ..metrics import Histogram, Metric, histogram_metrics
@@ -34,7 +32,7 @@ from .engine_watch import EngineWatch
 from .heartbeat import Heartbeat
 from .media_tensors import read_media
 from .post_context import PostContext
-from .publisher import FIRST_SECONDS, INTERVAL_SECONDS, Publisher
+from .publisher import PublishingThread
 from .request_terms import AbortRequest
 from .seal import SIGNATURE_LENGTH, Seal, is_same
 from .settings import load_settings, set_up_process
@@ -73,7 +71,7 @@ class EngineModel:
         self._requests: dict[str, GenerateRequest] = {}
         self._waiting = WaitingRequests(self._pb, self._seal)
         self._tokens_per_response = Histogram(_TOKENS_PER_RESPONSE)
-        self._housekeeper = _Housekeeper(self._pb, self._serving, self._tokens_per_response, self._waiting)
+        self._metrics = PublishingThread(self._pb, self._metrics_of(self._serving), "ernie-housekeeper")
         self._drain_watch = DrainWatch(self._pb, self._serving.draining, self._is_idle, settings.runtime_dir)
         self._heartbeat = Heartbeat(settings, args)
         self._watch = EngineWatch(self._serving, self._tell_all, self._heartbeat.give_up)
@@ -100,7 +98,7 @@ class EngineModel:
         if hasattr(self, "_heartbeat"):
             self._heartbeat.close()
             self._watch.close()
-            self._housekeeper.close()
+            self._metrics.close()
         if hasattr(self, "_drain_watch"):
             self._drain_watch.close()
         if hasattr(self, "_serving"):
@@ -108,6 +106,13 @@ class EngineModel:
         gc.collect()  # rings may hold senders, and freeing one needs Triton's shared memory, which ends before Python does
         if self._tracer is not None:
             self._tracer.close()
+
+    def _metrics_of(self, serving: ServingEngine) -> list[Metric]:
+        engine = serving.engine
+        merged = histogram_metrics("ernie_response_tokens", "Tokens that left the engine in one response", self._tokens_per_response)
+        text = "Requests that preprocess loads images or videos for, or compiles a grammar"
+        preparing = Metric("ernie_requests_in_preparation", text, "gauge", lambda: len(self._waiting))
+        return [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged, preparing]
 
     def _is_idle(self) -> bool:
         """Whether every answer has left, and postprocess has had all of them; those in preparation, too, have been told that it is over."""
@@ -127,7 +132,7 @@ class EngineModel:
             return
         word = read_word(text)
         if word is not None:
-            self._waiting.hear(word, request, sender)
+            self._waiting.hear(word, request, sender, stopping=STOPPING if self._serving.engine.is_draining else None)
             return
         generate = GenerateRequest.from_json(text, ids, read_media(self._pb, request))
         if not self._waiting.may_run(generate.key, request, sender):
@@ -244,29 +249,3 @@ class _AbortSink:
         event = {"key": response.key, "aborted": self._aborted, "seal": self._seal.of_aborted(response.key, self._aborted)}
         tensors = [ids_tensor(self._pb, "new_token_ids", ()), text_tensor(self._pb, "event", json.dumps(event, separators=(",", ":")))]
         self._sender.send(self._pb.InferenceResponse(output_tensors=tensors), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-class _Housekeeper:
-    """Copies the engine's counts into Triton's /metrics once a second."""
-
-    def __init__(self, pb_utils: Any, serving: ServingEngine, tokens_per_response: Histogram, waiting: WaitingRequests) -> None:
-        self._serving = serving
-        engine = serving.engine
-        merged = histogram_metrics("ernie_response_tokens", "Tokens that left the engine in one response", tokens_per_response)
-        text = "Requests that preprocess loads images or videos for, or compiles a grammar"
-        preparing = Metric("ernie_requests_in_preparation", text, "gauge", lambda: len(waiting))
-        self._publisher = Publisher(pb_utils, [*engine_metrics(lambda: engine.stats, engine.timeline, serving.config), *merged, preparing])
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ernie-housekeeper", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._closing.set()
-        self._thread.join(5)
-        self._publisher.close()
-
-    def _run(self) -> None:
-        first = time.monotonic() + FIRST_SECONDS
-        while not self._closing.wait(INTERVAL_SECONDS):
-            if time.monotonic() >= first:
-                self._publisher.publish()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from ..sampling_fields import SamplingFields
+from ..strict_json import read_object
 from ..text.grammar import Body, Tag
 from ..text.schema_check import check_schema
 
@@ -15,6 +15,8 @@ MAX_GRAMMAR_CHARACTERS = 2**16
 MAX_CHOICES = 1024
 MAX_TAGS = 64
 MAX_TAG_CHARACTERS = 1024
+_BESIDE_TYPE = {"text": (), "json_object": (), "json_schema": ("json_schema",), "structural_tag": ("structures", "triggers")}
+"""What belongs to each type of response_format."""
 
 
 def read_guided(fields: SamplingFields) -> Body | None:
@@ -47,6 +49,10 @@ def check_combination(fields: SamplingFields, place: str) -> None:
 
 def _response_format(given: dict[str, Any]) -> Body | None:
     kind = given.get("type")
+    for key, value in given.items():
+        if value is not None and key != "type" and isinstance(kind, str) and key not in _BESIDE_TYPE.get(kind, given):
+            place = f"response_format.{key[:80]}"
+            raise InvalidRequestError(f"{place} has no meaning with the type {kind!r}. Remove it, or choose another type.", param=place)
     if kind == "json_object":
         return Body("json", {"type": "object"}, "response_format")
     if kind == "structural_tag":
@@ -60,16 +66,15 @@ def _response_format(given: dict[str, Any]) -> Body | None:
     described = given.get("json_schema")
     if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
         raise InvalidRequestError(f"{place} must be an object with a name and a schema.", param=place)
+    _check_keys(described, ("name", "description", "schema", "strict"), place)
+    for key, type_, rule in ("name", str, "a string"), ("description", str, "a string"), ("strict", bool, "true or false"):
+        if described.get(key) is not None and not isinstance(described[key], type_):
+            raise InvalidRequestError(f"{place}.{key} must be {rule}, got {json_kind(described[key])}.", param=f"{place}.{key}")
     return Body("json", _schema(described["schema"], f"{place}.schema"), f"{place}.schema")
 
 
 def _parsed(value: Any, place: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
+    return read_object(value, place, place) if isinstance(value, str) else value
 
 
 def _schema(value: Any, place: str) -> dict[str, Any]:
@@ -83,6 +88,7 @@ def _tags(value: Any, place: str) -> list[Tag]:
     """Each structure with the trigger that its beginning starts with."""
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{place} must be an object with structures and triggers, got {json_kind(value)}.", param=place)
+    _check_keys(value, ("type", "structures", "triggers"), place)
     structures, triggers = value.get("structures"), value.get("triggers")
     if not isinstance(triggers, list) or not 1 <= len(triggers) <= MAX_TAGS or not all(isinstance(t, str) and t for t in triggers):
         raise InvalidRequestError(
@@ -97,6 +103,7 @@ def _tags(value: Any, place: str) -> list[Tag]:
         begin, end = given.get("begin"), given.get("end")
         if not isinstance(begin, str) or not isinstance(end, str) or "schema" not in given:
             raise InvalidRequestError(f"{here} must be an object with a begin, a schema and an end.", param=here)
+        _check_keys(given, ("begin", "schema", "end"), here)
         if len(begin) + len(end) > MAX_TAG_CHARACTERS:
             raise InvalidRequestError(f"{here}: begin and end may have at most {MAX_TAG_CHARACTERS} characters together.", param=here)
         trigger = min((trigger for trigger in triggers if begin.startswith(trigger)), key=len, default=None)  # it is said first
@@ -104,6 +111,12 @@ def _tags(value: Any, place: str) -> list[Tag]:
             raise InvalidRequestError(f"{here}.begin must start with one of the triggers.", param=f"{here}.begin")
         tags.append(Tag(trigger=trigger, begin=begin, schema=_schema(given["schema"], f"{here}.schema"), end=end))
     return tags
+
+
+def _check_keys(given: dict[str, Any], known: tuple[str, ...], place: str) -> None:
+    for key in given:
+        if key not in known:
+            raise InvalidRequestError(f"Unknown field {key[:80]!r} in {place}. Known: {', '.join(known)}.", param=f"{place}.{key[:80]}")
 
 
 def _choices(value: list[Any], place: str) -> list[str]:

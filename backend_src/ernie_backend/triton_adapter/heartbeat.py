@@ -1,8 +1,8 @@
 """A sign of life that `serve` can see: one file for each model's process, touched once a second. Knows nothing of what the process does.
 
 Triton 2.51 calls a model ready whatever has become of its process. A process that is stopped, or whose interpreter is held up for good,
-touches no file. One that knows that it cannot go on writes why into its file. Where no supervisor has made the folder for it, there is no
-file and no thread.
+touches no file. One that knows that it cannot go on writes why into its file. One whose tritonserver has gone ends itself. Where no
+supervisor has made the folder for it, there is no file and no thread.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ..config import HEARTBEATS, EngineConfig
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
+_TRITONSERVER = os.getppid()
+"""Whose process this is, asked when the process begins: loading a model takes minutes, in which tritonserver may go."""
 
 
 class Heartbeat:
@@ -49,9 +51,9 @@ class Heartbeat:
             self._thread.join(5)
 
     def _run(self) -> None:
-        server, is_told = os.getppid(), False
+        is_told = False
         while not self._closing.wait(INTERVAL_SECONDS):
-            if os.getppid() != server:  # and so has whoever watched it: what waits for Triton would wait for ever
+            if os.getppid() != _TRITONSERVER:  # and so has whoever watched it: what waits for Triton would wait for ever
                 log.critical("tritonserver has gone; ending its process")
                 os.kill(os.getpid(), signal.SIGKILL)
             try:

@@ -18,6 +18,7 @@ from ..media.patches import LoadedMedia
 from ..media_fields import MediaPart, ProcessorKwargs
 from ..protocol import GenerateRequest, MediaKind, SamplingParams
 from ..sampling_fields import SamplingFields, parse_sampling_params
+from ..strict_json import read_object
 from ..text.answer_format import CLOSE_THOUGHT, THINKS_BY_DEFAULT, AnswerFormat, choose_parsers
 from ..text.chat_template import ChatTemplate, as_typed
 from ..text.markers import last_marker
@@ -25,7 +26,6 @@ from ..text.tokenizer import Tokenizer
 from .answer_rules import AnswerRules, AnswerWish
 from .chat_input import ChatInput, read_chat
 from .defaults import end_token_ids, sampling_defaults
-from .json_input import read_json_object
 from .media_prompt import PromptMedia, check_given_ids, check_placeholders, check_token_ids, num_tokens, placeholder_signs
 from .post_context import PostContext
 from .request_terms import RequestTerms
@@ -192,7 +192,7 @@ class Preprocessor:
         assert inputs.chat is not None
         if inputs.image:
             raise InvalidRequestError("image: goes with text_input; in chat, give parts of type image_url.", param="image")
-        chat = read_chat(read_json_object(inputs.chat, "chat"), takes_tools=self._takes_tools, takes_media=self.media.is_taken)
+        chat = read_chat(read_object(inputs.chat, "chat", "chat"), takes_tools=self._takes_tools, takes_media=self.media.is_taken)
         if chat.prompt_token_ids is not None:
             ids = self._checked_prompt_ids(chat.prompt_token_ids)
             return _Prompt(ids, None, "prompt_token_ids", self._answer_format(ids, chat), chat)
@@ -265,7 +265,9 @@ class Preprocessor:
     # sampling ------------------------------------------------------------------------------------------------------------------
 
     def _sampling_fields(self, inputs: RequestInputs) -> SamplingFields:
-        given = read_json_object(inputs.sampling_parameters, "sampling_parameters") if inputs.sampling_parameters is not None else {}
+        given: Mapping[str, Any] = {}
+        if inputs.sampling_parameters is not None:
+            given = read_object(inputs.sampling_parameters, "sampling_parameters", "sampling_parameters")
         given = {name: value for name, value in given.items() if value is not None}
         for name, value in inputs.parameters.items():
             if given.setdefault(name, value) != value:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InvalidRequestError
 from ..protocol import Level
-from .json_input import read_json_object
+from ..strict_json import read_object
 
 MAX_TIMEOUT_MICROSECONDS = 7 * 86400 * 10**6
 _LEVELS = {0: Level.DEFAULT, **{level.value: level for level in Level}}
@@ -78,7 +78,7 @@ def read_abort(parameters: Mapping[str, Any]) -> AbortRequest | None:
     given = parameters.get("ernie_abort")
     if given is None:
         return None
-    asked = read_json_object(str(given), "ernie_abort")
+    asked = read_object(str(given), "ernie_abort", "ernie_abort")
     ids, tenant = asked.get("ids"), str(parameters.get("ernie_tenant", ""))
     if ids is not None and (not isinstance(ids, list) or not all(isinstance(answer_id, str) for answer_id in ids)):
         raise InvalidRequestError("ernie_abort.ids must be a list of strings, or null for all.", param="ernie_abort")

@@ -11,6 +11,9 @@ from ..errors import InvalidRequestError, json_kind
 
 EFFORTS: dict[str, float] = {"none": 0, "minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8}
 """OpenAI's names, and which share of an answer's tokens its thought may take. `high` is what FastDeploy gives where nothing is said."""
+MODES = {"open": True, "auto": True, "adaptive": True, "close": False}
+"""Of `options.thinking_mode`. No model here decides by itself whether to think: whatever leaves it the choice means on, as in FastDeploy,
+which takes every word but `close` for that, slips of the pen included."""
 ON, OFF = ("true", "yes", "y", "on", "t", "1"), ("false", "no", "n", "off", "f", "0")
 """What FastDeploy takes for a boolean, in any case, besides booleans and the numbers 1 and 0."""
 
@@ -25,25 +28,40 @@ class Thinking:
 
 
 def read_thinking(given: Mapping[str, Any], variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> Thinking:
-    """`options.thinking_mode` before the top-level field before metadata before `variables` (chat_template_kwargs); any of them before the
-    effort, of which then only the share is left. Raises `InvalidRequestError` naming the place."""
+    """The top-level field before metadata before `variables` (chat_template_kwargs), for switch and effort each; `options.thinking_mode`
+    before any switch, any switch before the effort, of which then only the share is left. Raises `InvalidRequestError` naming the place."""
     enabled: bool | None = None
-    places = (variables, "chat_template_kwargs.enable_thinking"), (metadata, "metadata.enable_thinking"), (given, "enable_thinking")
-    for source, place in places:
+    effort: str | None = None
+    for source, where in (variables, "chat_template_kwargs."), (metadata, "metadata."), (given, ""):
         if source.get("enable_thinking") is not None:
-            enabled = read_switch(source["enable_thinking"], place)
-    options = variables.get("options")
-    mode = options.get("thinking_mode") if isinstance(options, Mapping) else None
-    if mode not in (None, ""):
-        enabled = read_switch(
-            {"open": True, "close": False}.get(str(mode), mode), "chat_template_kwargs.options.thinking_mode", "open, close, "
-        )
-    effort = given.get("reasoning_effort")
+            enabled = read_switch(source["enable_thinking"], f"{where}enable_thinking")
+        if source.get("reasoning_effort") is not None:
+            effort = _read_effort(source["reasoning_effort"], f"{where}reasoning_effort")
+    mode = _thinking_mode(variables.get("options"))
+    enabled = enabled if mode is None else mode
     if effort is None:
         return Thinking(enabled)
-    if not isinstance(effort, str) or effort not in EFFORTS:
-        raise InvalidRequestError(f"reasoning_effort must be one of {', '.join(EFFORTS)}, got {_shown(effort)}.", param="reasoning_effort")
     return Thinking(effort != "none" if enabled is None else enabled, EFFORTS[effort] or None)
+
+
+def _thinking_mode(options: Any) -> bool | None:
+    place = "chat_template_kwargs.options"
+    if options is None:
+        return None
+    if not isinstance(options, Mapping):
+        raise InvalidRequestError(f"{place} must be an object, got {json_kind(options)}.", param=place)
+    mode = options.get("thinking_mode")
+    if mode is None or mode == "":
+        return None
+    if isinstance(mode, str) and mode.lower() in MODES:
+        return MODES[mode.lower()]
+    return read_switch(mode, f"{place}.thinking_mode", f"{', '.join(MODES)}, ")
+
+
+def _read_effort(value: Any, place: str) -> str:
+    if not isinstance(value, str) or value not in EFFORTS:
+        raise InvalidRequestError(f"{place} must be one of {', '.join(EFFORTS)}, got {_shown(value)}.", param=place)
+    return value
 
 
 def read_switch(value: Any, place: str, others: str = "") -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,7 +70,8 @@ class _Waiting:
     heard_at: float
     was_shown: bool = False
     """Of one of its pulses: postprocess may still be at work on that, and Triton 2.51 loses count if a step fails meanwhile."""
-    is_aborted: bool = False
+    ended_by: ErnieError | None = None
+    """It will not run, and this is what it is told."""
 
 
 class WaitingRequests:
@@ -78,24 +80,25 @@ class WaitingRequests:
     def __init__(self, pb_utils: Any, seal: Seal) -> None:
         self._pb = pb_utils
         self._seal = seal
-        self._requests: dict[str, _Waiting] = {}
+        self._requests: OrderedDict[str, _Waiting] = OrderedDict()
         """The one last heard of stands last."""
 
     def __len__(self) -> int:
         now = time.monotonic()
         return sum(now - waiting.heard_at < FORGET_SECONDS for waiting in list(self._requests.values()))
 
-    def hear(self, word: Pulse | Refusal, request: Any, sender: Any) -> None:
-        """Answers it."""
+    def hear(self, word: Pulse | Refusal, request: Any, sender: Any, *, stopping: ErnieError | None = None) -> None:
+        """Answers it. `stopping`: nothing runs any more that has not begun, and this is why."""
         if isinstance(word, Refusal):
             self._refuse(word.key, sender, from_wire(word.error))
             return
         now = time.monotonic()
-        waiting = self._requests.pop(word.key, None) or _Waiting(word, now)
+        waiting = self._requests.setdefault(word.key, _Waiting(word, now))
         waiting.heard_at = now
-        self._requests[word.key] = waiting
+        self._requests.move_to_end(word.key)
         self._forget(now)
-        if waiting.is_aborted or request.is_cancelled():
+        waiting.ended_by = waiting.ended_by or stopping
+        if waiting.ended_by is not None or request.is_cancelled():
             self._cancel(word)
         if word.is_shown:
             waiting.was_shown = True
@@ -108,7 +111,7 @@ class WaitingRequests:
         waiting = self._requests.get(key)
         if waiting is None:
             return True
-        if waiting.is_aborted or request.is_cancelled():
+        if waiting.ended_by is not None or request.is_cancelled():
             self._refuse(key, sender, aborted())
             return False
         del self._requests[key]
@@ -122,7 +125,7 @@ class WaitingRequests:
         for waiting in self._requests.values():
             pulse = waiting.pulse
             if tenant in (None, pulse.tenant) and (answer_ids is None or pulse.answer_id in answer_ids):
-                waiting.is_aborted = True
+                waiting.ended_by = aborted()
                 self._cancel(pulse)
                 found.append(pulse.answer_id)
         return tuple(dict.fromkeys(found))
@@ -151,8 +154,8 @@ class WaitingRequests:
 
     def _refuse(self, key: str, sender: Any, error: ErnieError) -> None:
         waiting = self._requests.pop(key, None)
-        if waiting is not None and waiting.is_aborted:
-            error = aborted()
+        if waiting is not None and waiting.ended_by is not None:
+            error = waiting.ended_by
         final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         if waiting is None or not waiting.was_shown:
             sender.send(error_response(self._pb, error), flags=final)

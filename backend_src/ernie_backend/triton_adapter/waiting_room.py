@@ -100,8 +100,9 @@ class WaitingRoom:
             self._end(waiter, aborted())
 
     def close(self) -> None:
-        self._is_closing = True
-        self._has_waiters.set()
+        with self._lock:  # or the thread might clear the event behind us
+            self._is_closing = True
+            self._has_waiters.set()
         self._receiver.close()
         self._thread.join(5)
 
