@@ -13,7 +13,8 @@ from ernie_backend.cli.background import RunningServer
 from ernie_backend.cli.background import running_server as _running_server
 from ernie_backend.cli.processes import children_of, is_running
 
-STOP_SECONDS = 40.0
+STOP_SECONDS = 120.0
+"""On two quiet cores 5; this is only to end the test of a machine that is busy with ten others."""
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def running_server(model_dir: str | Path | None, **flags: object) -> Iterator[Ru
         processes |= descendants(server.process.pid)
     log = "".join(server.log[-30:])
     assert server.exit_code == 0, f"serve ended with {server.exit_code}:\n{log}"
-    assert not wait_until_gone(processes, 1), f"processes outlived serve:\n{log}"
+    assert not wait_until_gone(processes, 10), f"processes outlived serve:\n{log}"
     assert not leftovers(), log
 
 

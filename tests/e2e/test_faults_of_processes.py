@@ -20,6 +20,7 @@ from tests.e2e.faults import (
     HungThread,
     Neighbour,
     ask,
+    command_line,
     holdings,
     neighbours,
     processes,
@@ -104,7 +105,7 @@ def test_the_workers_parent_is_replaced_with_its_workers(two_workers: RunningSer
 
 def _workers(parent: int) -> list[int]:
     """uvicorn's worker processes; their helper that tracks semaphores is none."""
-    return sorted(pid for pid in children_of(parent) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return sorted(pid for pid in children_of(parent) if "spawn_main" in command_line(pid))
 
 
 def _answers(server: RunningServer, count: int) -> bool:

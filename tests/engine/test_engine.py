@@ -35,7 +35,7 @@ class GatedRunner(FakeRunner):
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         self.entered.release()
-        assert self.allowed.acquire(timeout=10)
+        assert self.allowed.acquire(timeout=60)
         return super().execute(output)
 
 
@@ -55,7 +55,7 @@ class Harness:
         tokens: dict[str, list[int]] = {}
         last: dict[str, GenerateEvent] = {}
         while len(last) < count:
-            event = self.events.get(timeout=10)
+            event = self.events.get(timeout=60)
             tokens.setdefault(event.key, []).extend(event.token_ids)
             if event.finish_reason is not None:
                 last[event.key] = event
@@ -77,7 +77,7 @@ def test_abort_acts_before_the_next_step() -> None:
     runner = GatedRunner()
     harness = Harness(runner)
     harness.engine.submit(request("a", (1, 2, 3), max_tokens=400))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     harness.engine.abort("a")
     runner.allowed.release(10)
     tokens, last = harness.until_finished(1)["a"]
@@ -90,12 +90,12 @@ def test_stop_ends_one_choice() -> None:
     runner = GatedRunner()
     harness = Harness(runner)
     harness.engine.submit(request("a", (1, 2, 3), max_tokens=3, n=2))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     harness.engine.stop("a", 0)
     runner.allowed.release(20)
     reasons: dict[int, FinishReason] = {}
     while len(reasons) < 2:
-        event = harness.events.get(timeout=10)
+        event = harness.events.get(timeout=60)
         if event.finish_reason is not None:
             reasons[event.index] = event.finish_reason
     assert reasons == {0: FinishReason.STOP, 1: FinishReason.LENGTH}
@@ -107,7 +107,7 @@ def test_a_full_queue_refuses() -> None:
     harness = Harness(runner, max_concurrency=6)
     for i in range(4):  # four run at once
         harness.engine.submit(request(f"run{i}", (1,), max_tokens=2))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     for i in range(8):
         harness.engine.submit(request(f"wait{i}", (1,), max_tokens=2))
     runner.allowed.release(200)
@@ -133,7 +133,7 @@ def test_a_deadline_ends_a_running_request_before_the_next_step() -> None:
     runner = GatedRunner()
     harness = Harness(runner)
     harness.engine.submit(replace(request("timed", (1, 2), max_tokens=400), deadline=time.monotonic() + 0.1))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     time.sleep(0.2)
     runner.allowed.release(10)
     tokens, last = harness.until_finished(1)["timed"]
@@ -150,11 +150,11 @@ def test_only_what_has_not_been_started_waits_too_long() -> None:
 
     def one_step() -> None:
         runner.allowed.release()
-        assert runner.entered.acquire(timeout=10)
+        assert runner.entered.acquire(timeout=60)
 
     for i in range(4):
         harness.engine.submit(request(f"run{i}", (1, 2), max_tokens=400))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     one_step()  # now all seats are taken
     harness.engine.submit(request("waits", (1, 2), max_tokens=400))
     one_step()  # now it waits
@@ -173,21 +173,21 @@ def test_answers_are_aborted_by_id_and_tenant() -> None:
     named = {"a": ("x", "cmpl-1"), "b": ("x", "cmpl-1"), "c": ("x", "cmpl-2"), "d": ("y", "cmpl-1")}
     for key, (tenant, answer_id) in named.items():
         harness.engine.submit(replace(request(key, (1, 2), max_tokens=400), tenant=tenant, answer_id=answer_id))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     found: queue.Queue[tuple[str, ...]] = queue.Queue()
     harness.engine.abort_answers("x", ("cmpl-1", "cmpl-9"), found.put)
     runner.allowed.release(10)
-    assert found.get(timeout=10) == ("cmpl-1",), "two prompts of one request, one id"
+    assert found.get(timeout=60) == ("cmpl-1",), "two prompts of one request, one id"
     ended = harness.until_finished(2)
     assert set(ended) == {"a", "b"}
     assert all(isinstance(from_wire(last.error or ""), RequestAbortedError) for _, last in ended.values())
     harness.engine.abort_answers("y", None, found.put)
     runner.allowed.release(10)
-    assert found.get(timeout=10) == ("cmpl-1",) and set(harness.until_finished(1)) == {"d"}
+    assert found.get(timeout=60) == ("cmpl-1",) and set(harness.until_finished(1)) == {"d"}
     runner.allowed.release(1000)
     harness.engine.shutdown()
     harness.engine.abort_answers("x", None, found.put)
-    assert found.get(timeout=10) == (), "a stopped engine answers, too"
+    assert found.get(timeout=60) == (), "a stopped engine answers, too"
 
 
 def test_drain_lets_requests_end_and_refuses_new_ones() -> None:
@@ -195,7 +195,7 @@ def test_drain_lets_requests_end_and_refuses_new_ones() -> None:
     harness = Harness(runner)
     harness.engine.submit(request("short", (1, 2), max_tokens=3))
     harness.engine.submit(request("long", (1, 2), max_tokens=500))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     harness.engine.drain(0.3)
     harness.engine.submit(request("late", (1, 2), max_tokens=3))
     runner.allowed.release(5)
@@ -216,12 +216,12 @@ def test_shutdown_ends_every_stream() -> None:
     harness = Harness(runner)
     for i in range(6):
         harness.engine.submit(request(f"r{i}", (1, 2), max_tokens=400))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     stopper = threading.Thread(target=harness.engine.shutdown)
     stopper.start()
     runner.allowed.release(1000)
     answers = harness.until_finished(6)
-    stopper.join(10)
+    stopper.join(60)
     assert {last.finish_reason for _, last in answers.values()} <= {FinishReason.ABORT, FinishReason.LENGTH}
     assert harness.scheduler.kv.pool.num_used == 0
 
@@ -246,13 +246,13 @@ def test_a_core_that_cannot_compute_any_more_ends_the_engine() -> None:
     harness = Harness(runner)
     for i in range(6):  # four run at once
         harness.engine.submit(request(f"r{i}", (1, 2), max_tokens=5))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     runner.fail_next = runner.is_lost = True
     runner.allowed.release(100)
     answers = harness.until_finished(6)
     assert {last.finish_reason for _, last in answers.values()} == {FinishReason.ERROR}
     assert isinstance(from_wire(answers["r5"][1].error or ""), UnavailableError)
-    harness.engine._thread.join(10)
+    harness.engine._thread.join(60)
     assert not harness.engine.is_alive and harness.scheduler.kv.pool.num_used == 0
 
 
@@ -261,7 +261,7 @@ def test_a_step_that_does_not_end_is_seen_from_outside() -> None:
     harness = Harness(runner)
     assert harness.engine.step_seconds == 0
     harness.engine.submit(request("a", (1, 2), max_tokens=1))
-    assert runner.entered.acquire(timeout=10)
+    assert runner.entered.acquire(timeout=60)
     first = harness.engine.step_seconds
     time.sleep(0.01)
     assert 0 < first < harness.engine.step_seconds

@@ -44,7 +44,7 @@ def test_every_message_arrives_in_order() -> None:
     sender.stopped("k", 2)
     sender.ended("tool_calls")
     sender.drain(1.5)
-    heard = [handler.heard.get(timeout=5) for _ in range(5)]
+    heard = [handler.heard.get(timeout=60) for _ in range(5)]
     assert heard == [("consumed", 3), ("cancelled", "k"), ("stopped", "k", 2), ("ended", "tool_calls"), ("drain", 1.5)]
     sender.close()
     receiver.close()
@@ -57,7 +57,7 @@ def test_junk_is_ignored(junk: bytes) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as raw:
         raw.sendto(junk, receiver.path)
     RelaySender(receiver.path).cancelled("after")
-    assert handler.heard.get(timeout=5) == ("cancelled", "after")
+    assert handler.heard.get(timeout=60) == ("cancelled", "after")
     receiver.close()
 
 
@@ -77,7 +77,7 @@ def test_a_given_folder_is_used_and_a_stale_socket_replaced(tmp_path: Path) -> N
     handler = Handler()
     second = RelayReceiver(handler, str(tmp_path))
     RelaySender(second.path).cancelled("k")
-    assert handler.heard.get(timeout=5) == ("cancelled", "k")
+    assert handler.heard.get(timeout=60) == ("cancelled", "k")
     second.close()
     assert tmp_path.exists() and not list(tmp_path.iterdir())
 
@@ -107,14 +107,14 @@ def test_a_socket_whose_file_was_taken_away_is_made_anew(tmp_path: Path) -> None
     receiver, sender = RelayReceiver(handler, str(tmp_path)), RelaySender(str(tmp_path / "relay.sock"))
     receiver.restore()
     sender.cancelled("before")
-    assert handler.heard.get(timeout=5) == ("cancelled", "before")
+    assert handler.heard.get(timeout=60) == ("cancelled", "before")
     for number in range(3):
         os.unlink(receiver.path)
         sender.cancelled("lost")
         receiver.restore()
         assert stat.S_IMODE(os.stat(receiver.path).st_mode) == 0o600
         sender.consumed(number)
-        assert handler.heard.get(timeout=5) == ("consumed", number)
+        assert handler.heard.get(timeout=60) == ("consumed", number)
     assert receiver.is_alive
     receiver.close()
     assert not receiver.is_alive and not list(tmp_path.iterdir())

@@ -22,13 +22,13 @@ def test_the_ensemble_is_unloaded_when_the_engine_drains_and_the_last_answer_is_
     watch = DrainWatch(pb_utils, draining, is_idle, str(tmp_path))
     assert not pb_utils.unloaded
     draining.set()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while not pb_utils.unloaded:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert all(asked.acquire(timeout=5) for _ in range(3)) and not (tmp_path / DRAINED).exists(), "answers are under way"
+    assert all(asked.acquire(timeout=60) for _ in range(3)) and not (tmp_path / DRAINED).exists(), "answers are under way"
     idle.set()
-    watch._thread.join(5)
+    watch._thread.join(60)
     assert (tmp_path / DRAINED).exists()
     watch.close()
     assert pb_utils.unloaded == ["ernie"] and not watch._thread.is_alive()
@@ -45,7 +45,7 @@ def test_an_end_before_the_last_answer_does_not_wait_for_it(tmp_path: Path) -> N
     draining, asked = threading.Event(), threading.Event()
     draining.set()
     watch = DrainWatch(FakePbUtils(), draining, lambda: asked.set() or False, str(tmp_path))
-    assert asked.wait(5)
+    assert asked.wait(60)
     watch.close()
     assert not watch._thread.is_alive() and not (tmp_path / DRAINED).exists()
 
@@ -58,6 +58,6 @@ def test_a_triton_that_cannot_is_no_reason_to_fail(tmp_path: Path) -> None:
     draining = threading.Event()
     draining.set()
     watch = DrainWatch(Fixed(), draining, lambda: True, str(tmp_path))
-    watch._thread.join(5)
+    watch._thread.join(60)
     assert not watch._thread.is_alive() and (tmp_path / DRAINED).exists()
     watch.close()

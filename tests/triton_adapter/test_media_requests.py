@@ -302,7 +302,7 @@ class TestNobodyWaitsForAnother:
         release = threading.Event()
 
         def hang(_: object, server: HostileServer) -> None:
-            release.wait(30)
+            release.wait(60)
 
         def drip(connection: Any, server: HostileServer) -> None:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n" + SMALL[:20])
@@ -327,7 +327,7 @@ class TestNobodyWaitsForAnother:
         second_was_sent = threading.Event()
 
         def late(connection: Any, server: HostileServer) -> None:
-            second_was_sent.wait(20)
+            second_was_sent.wait(60)
             body(encoded(picture(28, 112)))(connection, server)
 
         def early(connection: Any, server: HostileServer) -> None:
@@ -340,7 +340,7 @@ class TestNobodyWaitsForAnother:
 
     def test_the_end_of_the_server_answers_what_waits(self, start: Start, serve: ServerOf) -> None:
         model = start()
-        server = serve({"/": lambda _, server: server.stopping.wait(30)})
+        server = serve({"/": lambda _, server: server.stopping.wait(60)})
         waiting = [chat(image(server.url("/"))) for _ in range(40)]
         model.execute(waiting)
         wait(lambda: server.requests, "some have begun")

@@ -86,11 +86,11 @@ class TestEngine:
         """More words than its queue takes: those that find no room are said again with the next pulse."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
             deaf.bind(str(tmp_path / "deaf.sock"))
-            said = [Pulse(f"{i:032x}", "", "", str(tmp_path / "deaf.sock"), False) for i in range(64)]
+            said = [Pulse(f"{i:032x}", "", "", str(tmp_path / "deaf.sock"), False) for i in range(256)]
             words = [word(each, cancelled=True) for each in said]
             at_work = threading.Thread(target=model.execute, args=(words,), daemon=True)
             at_work.start()
-            at_work.join(20)  # waiting a second for each would take 50
+            at_work.join(60)  # waiting a second for each would take 240
             assert not at_work.is_alive() and all(each.sender.is_closed for each in words)
             assert deaf.recv(256).decode() == f"cancelled {said[0].key}"
 
