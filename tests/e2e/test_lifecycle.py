@@ -44,6 +44,10 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException("model.safetensors: tensor 'a.b' has shape [2], expected [3].")
         if config["seed"] == 667:
             os._exit(3)
+        if config["seed"] == 668 and not os.path.exists(config["model"] + "/aborted"):
+            open(config["model"] + "/aborted", "w").close()
+            os.write(2, b"terminate called after throwing an instance of 'boost::interprocess::lock_exception'\\n")
+            os.kill(os.getppid(), 6)
 
     def execute(self, requests):
         tensors = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
@@ -121,6 +125,13 @@ def test_without_restarts_the_death_of_one_process_ends_all(toy: dict[str, Path]
     assert any(expected in line for line in server.log), server.log
     assert not wait_until_gone(processes, 5)
     assert not leftovers()
+
+
+def test_a_tritonserver_that_aborts_by_itself_while_it_loads_is_started_again(toy: dict[str, Path]) -> None:
+    """What tritonserver 2.51 does now and then on an overloaded machine."""
+    with running_server(toy["model"], model_repository=toy["repository"], seed=668) as server:
+        assert sum("restarting tritonserver" in line for line in server.log) >= 1, server.log
+    (toy["model"] / "aborted").unlink()
 
 
 def test_a_server_that_fails_again_and_again_ends(toy: dict[str, Path]) -> None:

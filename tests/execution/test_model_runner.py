@@ -115,7 +115,7 @@ def test_logprobs_of_the_chosen_token_and_the_most_likely(runner):
         assert len(found.top_token_ids) == 3 and sorted(found.top_logprobs, reverse=True) == list(found.top_logprobs)
 
 
-@pytest.mark.parametrize(("num_blocks", "max_model_len"), [(1, 1), (1, 8), (40, 256)])
+@pytest.mark.parametrize(("num_blocks", "max_model_len"), [(1, 2), (1, 8), (40, 256)])
 def test_warm_up_leaves_nothing_behind(folder, num_blocks, max_model_len):
     runner = make_runner(folder, num_blocks=num_blocks, max_model_len=max_model_len)
     runner.warm_up()

@@ -58,6 +58,8 @@ _LEAST_LOAD_SECONDS = 120.0
 _STUCK_LOOKS = 300
 """Of a look every 0.1 s. On a machine with ten times the load that it can bear, tritonserver 2.51 was seen to give a model's process up
 while it loaded, and then to wait for its end for ever."""
+_LOST_LOCK = "boost::interprocess::lock_exception"
+"""The last line of a tritonserver 2.51 that ended by its own fault, on a machine with ten times the load that it can bear."""
 _LAST_WORD_SECONDS = 2.0
 """Before the front end is killed: it tells those whose answers it still sends, and takes one second for it."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
@@ -82,8 +84,8 @@ class ServeError(Exception):
     """The server cannot start or has died; the text is for the user."""
 
 
-class _StuckError(ServeError):
-    """It neither starts nor fails: worth another try, also the first time."""
+class _NoFaultOfTheModelError(ServeError):
+    """tritonserver neither starts nor fails, or fails by itself: worth another try, also the first time."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -163,7 +165,7 @@ class _Server:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
                 try:
                     self._start_triton()
-                except _StuckError as error:
+                except _NoFaultOfTheModelError as error:
                     self._restart_triton(str(error).rstrip("."))
                 if self._first_signal is None:
                     self._start_front_end()
@@ -210,7 +212,7 @@ class _Server:
                 return
             stuck_looks = stuck_looks + 1 if all_alive(self._triton.pid, signs_of_life) else 0
             if stuck_looks > _STUCK_LOOKS or time.monotonic() - started > max(_LEAST_LOAD_SECONDS, 3 * self._load_seconds):
-                raise _StuckError("tritonserver did not get ready in time.")
+                raise _NoFaultOfTheModelError("tritonserver did not get ready in time.")
             time.sleep(_POLL_SECONDS)
 
     def _start_front_end(self) -> None:
@@ -299,6 +301,8 @@ class _Server:
         """`ServeError` if it has ended before it was ready."""
         if child.exit_code is not None and self._first_signal is None:
             child.stop(0, lambda: True)  # collects the rest of its output
+            if child.exit_code == -signal.SIGABRT and any(_LOST_LOCK in line for line in child.tail):
+                raise _NoFaultOfTheModelError("tritonserver aborted while it loaded, over a lock of its own.")
             raise ServeError(_load_failure(child))
 
     def _stop(self, folder: PrivateFolder) -> None:
