@@ -11,7 +11,7 @@ import pytest
 from ernie_backend.errors import UnavailableError
 from ernie_openai.triton_client import TritonClient
 
-from .fake_triton import FakeTriton, SeenRequest, error_message, response, serving
+from .fake_triton import FakeTriton, SeenRequest, error_message, logged, response, serving
 from .test_triton_client import collect, replies
 
 
@@ -69,12 +69,12 @@ async def test_an_outage_that_is_known_is_told_and_not_logged_again(caplog: pyte
         client = TritonClient(address, "http://127.0.0.1:1/metrics", outage=lambda: outage)
         with pytest.raises(UnavailableError, match="is not available"):
             await collect(client)
-        assert [record.levelname for record in caplog.records] == ["ERROR"], "nobody else knows of it"
+        assert [record.levelname for record in logged(caplog)] == ["ERROR"], "nobody else knows of it"
         triton.script = begin
         with pytest.raises(UnavailableError, match="is shutting down"):  # it has begun while the request was on its way
             await collect(client)
         for asked in (collect(client), client.abort(None, None)):
             with pytest.raises(UnavailableError, match="is shutting down"):
                 await asked
-        assert len(triton.seen) == 2 and len(caplog.records) == 1
+        assert len(triton.seen) == 2 and len(logged(caplog)) == 1
         await client.close()

@@ -116,7 +116,10 @@ async def test_what_outlives_the_grace_time_is_told_so(tmp_path: Path) -> None:
         assert refused.status_code == 503 and "is being restarted" in refused.text and refused.headers["retry-after"]
         outage.unlink()
         async with client.stream("POST", CHAT, json=HELLO | {"stream": True}) as answer:
-            lines = [line async for line in answer.aiter_lines() if line or process.send_signal(signal.SIGTERM)]
+            received = answer.aiter_lines()
+            lines = [await anext(received)]
+            process.send_signal(signal.SIGTERM)
+            lines += [line async for line in received if line]
         assert "shutting down" in json.loads(lines[-1].removeprefix("data: "))["error"]["message"]
         assert await asyncio.wait_for(process.wait(), 25) == 0
         await asyncio.wait_for(triton.cancelled.wait(), 60)
