@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from ernie_backend.cli.background import RunningServer
+from tests.e2e.observe import metric
 
 
 def test_the_first_curl(server: RunningServer) -> None:
@@ -80,6 +81,7 @@ def test_models_health_and_metrics(server: RunningServer) -> None:
     assert model.id == "ernie-small" and model.max_model_len == 4096  # type: ignore[attr-defined]
     assert requests.get(f"{server.openai_url}/health", timeout=10).status_code == 200
     assert requests.get(f"{server.openai_url}/ping", timeout=10).status_code == 200
+    metric(server, "ernie_kv_blocks_used")  # is there some seconds after the start
     assert "ernie_kv_blocks_used" in requests.get(f"{server.openai_url}/metrics", timeout=10).text
 
 
