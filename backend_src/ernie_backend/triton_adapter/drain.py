@@ -6,7 +6,7 @@ it refuses running requests their next step.)
 
 When the last answer has left, and the ensemble is gone, Triton 2.51 calls itself, but not the model, ready again until it ends: what has
 been unloaded does not count. A model that fails to load would keep it from that, but its Python backend reads the error's text when that
-may be freed already: one engine in six ended with a fault, and its running requests with it.
+may be freed already: in one stop of six an answer was cut short, once by a segmentation fault.
 """
 
 from __future__ import annotations
