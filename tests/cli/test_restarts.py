@@ -8,12 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import chain, repeat
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
-from ernie_backend.cli import triton_watch
+from ernie_backend.cli import front_end_watch, triton_watch
 from ernie_backend.cli.processes import is_running, state_of
 from ernie_backend.cli.restarts import WINDOW_SECONDS, Outage, RestartBudget
 from ernie_backend.cli.triton_watch import TritonWatch
@@ -169,3 +170,20 @@ def test_a_tritonserver_that_is_not_ready(watched: Watched) -> None:
     watched.triton.status = 400
     assert watched.looks(triton_watch._UNREADY_LOOKS) is None
     assert watched.looks(1) == "tritonserver is not ready any more"
+
+
+def test_a_front_end_is_silent_when_it_has_not_answered_four_times_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_end_watch, "LOOK_SECONDS", 0.0)
+    looks, seen = chain([False, False, False, True], repeat(False)), list[bool]()
+
+    def answers() -> bool:
+        seen.append(watch.is_silent)
+        return next(looks)
+
+    gate = Event()
+    watch = front_end_watch.FrontEndWatch(lambda: gate.wait(10) and answers())
+    gate.set()
+    while not watch.is_silent:
+        time.sleep(0.01)
+    watch.close()
+    assert seen[:8] == [False] * 8

@@ -16,7 +16,7 @@ from ernie_backend.cli.background import free_ports
 from ernie_backend.cli.commands import front_end_command, triton_environment
 from ernie_backend.cli.flags import add_arguments, normalise, read_options
 from ernie_backend.cli.private_folder import PrivateFolder
-from ernie_backend.cli.probes import front_end_answers
+from ernie_backend.cli.probes import front_end_health
 from ernie_backend.cli.security_flags import SecurityOptions, read_security
 from ernie_backend.cli.tritonserver import find_installation
 from ernie_backend.errors import ConfigError
@@ -141,8 +141,9 @@ def test_a_front_end_that_speaks_tls_is_found_healthy(asks_for_certificate: bool
     try:
         while process.poll() is None and not _listens(port):
             time.sleep(0.05)
-        assert front_end_answers("127.0.0.1", port, tls=True, asks_for_certificate=asks_for_certificate) == asks_for_certificate
-        assert not front_end_answers("127.0.0.1", port, tls=False)
+        told = front_end_health("127.0.0.1", port, tls=True, asks_for_certificate=asks_for_certificate, timeout_seconds=30)
+        assert told == (200 if asks_for_certificate else 503)
+        assert front_end_health("127.0.0.1", port, tls=False) is None
     finally:
         process.terminate()
         process.communicate(timeout=30)

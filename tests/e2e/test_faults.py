@@ -267,6 +267,15 @@ def test_the_front_end_is_restarted(faulty: RunningServer) -> None:
     assert metric(faulty, "ernie_generation_tokens_total") - generated < 3900
 
 
+def test_a_front_end_that_stands_still_is_restarted(faulty: RunningServer, first_answer: str) -> None:
+    """It keeps its port, and answers nobody."""
+    (front_end,) = processes(faulty, "-m ernie_openai")
+    os.kill(front_end, signal.SIGSTOP)
+    assert text(ask(faulty)) == first_answer, "whoever came meanwhile has waited"
+    assert not is_running(front_end)
+    assert any("The front end does not answer; restarting it …" in line for line in faulty.log)
+
+
 def test_whoever_comes_while_the_front_end_is_restarted_waits_and_is_answered(faulty: RunningServer, first_answer: str) -> None:
     """Nobody is refused, and a restart that has helped leaves no pause to the next."""
     again = "The front end is ready again after"

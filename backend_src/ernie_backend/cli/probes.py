@@ -1,4 +1,4 @@
-"""Short questions to a running server over HTTP; every answer comes within two seconds or is None."""
+"""Short questions to a running server over HTTP; every answer comes within some seconds or is None."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import ssl
 _TIMEOUT_SECONDS = 2.0
 
 
-def http_status(host: str, port: int, path: str) -> int | None:
+def http_status(host: str, port: int, path: str, timeout_seconds: float = _TIMEOUT_SECONDS) -> int | None:
     """The status of a GET; None when nobody answers in time."""
-    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=_TIMEOUT_SECONDS)
+    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=timeout_seconds)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         return connection.getresponse().status
@@ -20,18 +20,21 @@ def http_status(host: str, port: int, path: str) -> int | None:
         connection.close()
 
 
-def front_end_answers(host: str, port: int, *, tls: bool, asks_for_certificate: bool = False) -> bool:
-    """Whether the front end is healthy. Where it asks its clients for a certificate, which we have not, that it speaks TLS must do."""
+def front_end_health(
+    host: str, port: int, *, tls: bool, asks_for_certificate: bool = False, timeout_seconds: float = _TIMEOUT_SECONDS
+) -> int | None:
+    """The status of /health. Where it asks its clients for a certificate, which we have not, that it speaks TLS counts as 200."""
     if not tls:
-        return http_status(host, port, "/health") == 200
-    connection = http.client.HTTPSConnection(host.strip("[]"), port, timeout=_TIMEOUT_SECONDS, context=ssl._create_unverified_context())
+        return http_status(host, port, "/health", timeout_seconds)
+    context = ssl._create_unverified_context()
+    connection = http.client.HTTPSConnection(host.strip("[]"), port, timeout=timeout_seconds, context=context)
     try:
         connection.connect()
         if asks_for_certificate:
-            return True
+            return 200
         connection.request("GET", "/health", headers={"Connection": "close"})
-        return connection.getresponse().status == 200
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()

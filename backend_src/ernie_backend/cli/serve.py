@@ -33,12 +33,13 @@ from .commands import (
     triton_environment,
 )
 from .flags import ServeOptions, add_arguments, flag_of, read_options
+from .front_end_watch import ANSWER_SECONDS, FrontEndWatch
 from .gpu import gpu_names
 from .idle_connections import IdleConnections
 from .log_lines import line_writer
 from .ports import bound, check_ports
 from .private_folder import PrivateFolder
-from .probes import front_end_answers, http_status
+from .probes import front_end_health, http_status
 from .processes import Child, adopt_orphans, reap_adopted, reap_all
 from .ready_line import ready_line
 from .restarts import WINDOW_SECONDS, Outage, RestartBudget
@@ -142,6 +143,8 @@ class _Server:
         self._load_seconds = math.inf
         self._triton: Child | None = None
         self._front_end: Child | None = None
+        self._front_end_watch: FrontEndWatch | None = None
+        """None while it is (re)started."""
         self._front_end_missed_at: float | None = None
         """Since when it has not answered; None: it does."""
         self._first_signal: float | None = None
@@ -227,14 +230,19 @@ class _Server:
         assert self._front_end is not None
         while self._first_signal is None:
             self._check_started(self._front_end)
-            if self._front_end_answers():
+            if self._front_end_health() == 200:
+                self._watch_front_end()
                 print(ready_line(self._options), flush=True)
                 return
             time.sleep(_POLL_SECONDS)
 
-    def _front_end_answers(self) -> bool:
-        host, port, security = client_host(self._options.host), self._options.port, self._options.security
-        return front_end_answers(host, port, tls=security.uses_tls, asks_for_certificate=security.ssl_ca_certs is not None)
+    def _front_end_health(self, timeout_seconds: float = 2.0) -> int | None:
+        security = self._options.security
+        how = {"tls": security.uses_tls, "asks_for_certificate": security.ssl_ca_certs is not None}
+        return front_end_health(client_host(self._options.host), self._options.port, **how, timeout_seconds=timeout_seconds)
+
+    def _watch_front_end(self) -> None:
+        self._front_end_watch = FrontEndWatch(lambda: self._front_end_health(ANSWER_SECONDS) is not None)
 
     def _watch(self) -> None:
         """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""
@@ -247,7 +255,10 @@ class _Server:
                 self._restart_triton(fault)
             if self._front_end.exit_code is not None and self._first_signal is None:
                 self._restart_front_end(f"The front end has ended ({_describe(self._front_end.exit_code)})")
-            if self._front_end_missed_at is not None and self._front_end_answers():
+            elif self._front_end_watch is not None and self._front_end_watch.is_silent and self._first_signal is None:
+                self._restart_front_end("The front end does not answer")
+            if self._front_end_missed_at is not None and self._front_end_health() == 200:
+                self._watch_front_end()
                 self._front_end_restarts.helped()
                 _say(f"The front end is ready again after {time.monotonic() - self._front_end_missed_at:.1f} s.")
                 self._front_end_missed_at = None
@@ -275,10 +286,16 @@ class _Server:
     def _restart_front_end(self, fault: str) -> None:
         """With its workers, which would go on taking connections; not waiting until it is ready: if it ends again, it is seen again."""
         self._front_end_missed_at = self._front_end_missed_at or time.monotonic()
+        self._leave_front_end_alone()
         self._remove(self._front_end)
         self._pause_before_restart("it", fault, self._front_end_restarts)
         if self._first_signal is None:
             self._start_front_end()
+
+    def _leave_front_end_alone(self) -> None:
+        if self._front_end_watch is not None:
+            self._front_end_watch.close()
+            self._front_end_watch = None
 
     def _remove(self, child: Child | None) -> None:
         """Kill what is left of it, and collect all of that."""
@@ -309,6 +326,7 @@ class _Server:
         """Nothing new, engine told to drain and idle, front end down (until then it says 503), whoever stays connected to Triton cut off,
         tritonserver down."""
         self._outage.begin("The server is shutting down.")
+        self._leave_front_end_alone()
         if self._front_end is not None and self._front_end.exit_code is not None:
             self._listening.close()  # nobody will answer those who wait there
         grace = self._grace_seconds
