@@ -33,6 +33,8 @@ PROCESS_NAME = "frontend"
 _LAST_SECONDS = 1
 """Behind the grace time: for those cut off to be told so."""
 
+_BACKLOG = 2048
+"""Connections that nobody has taken yet; uvicorn's own number."""
 _SEND_BUFFER_BYTES = 128 * 1024
 """Of a connection, in the kernel (Linux takes it twice). Else it grows to megabytes, and a slow client is noticed late."""
 _UNREAD_SECONDS = 300
@@ -62,12 +64,16 @@ def set_up_logs(settings: FrontendSettings) -> None:
     access_log.setLevel(logging.INFO)
 
 
-def prepare_listening(listening: socket.socket) -> None:
-    """Every connection inherits it: the kernel keeps little of what its client does not read, and not for ever, and sends at once what it
-    has: asyncio asks for that only on sockets that it makes itself, and a small piece would wait 40 ms for the last one's receipt."""
+def listen(listening: socket.socket) -> None:
+    """On a bound socket, before any worker runs: from here on nobody else can have its address. What is set every connection inherits: the
+    kernel keeps little of what its client does not read, and not for ever, and sends at once what it has (asyncio asks for that only on
+    sockets that it makes itself, and a small piece would wait 40 ms for the last one's receipt); and the next server need not wait until it
+    has faded."""
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1000)
+    listening.listen(_BACKLOG)
 
 
 def run(
@@ -103,7 +109,7 @@ def run(
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
     listening = listening or config.bind_socket()
-    prepare_listening(listening)
+    listen(listening)
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-openai-metrics-") as folder, shared_by_workers(folder):
             Workers(config, sockets=[listening]).run()

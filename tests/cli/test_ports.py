@@ -13,8 +13,9 @@ import pytest
 
 from ernie_backend.cli.background import free_ports
 from ernie_backend.cli.flags import ServeOptions
-from ernie_backend.cli.ports import check_ports
+from ernie_backend.cli.ports import check_ports, hold
 from ernie_backend.errors import ConfigError
+from ernie_openai.server import listen
 from tests.cli.test_flags import read
 
 
@@ -68,3 +69,25 @@ def test_something_else() -> None:
     with pytest.raises(ConfigError, match="Give another address or port"):
         check_ports(replace(given, host="192.0.2.1"))
     check_ports(given)
+
+
+def test_a_port_is_held_before_anybody_listens_there() -> None:
+    """While the model loads: a second server must not get as far as to share it, nor a program that asks as politely as servers do."""
+    given = options()
+    with hold(given, "--port") as held:
+        with pytest.raises(ConfigError, match="Address already in use"):
+            check_ports(given)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                other.bind(held.getsockname())
+
+
+def test_a_port_is_free_again_though_connections_linger_there() -> None:
+    given = options()
+    with hold(given, "--port") as listening:
+        listen(listening)
+        with socket.create_connection(listening.getsockname()) as client:
+            listening.accept()[0].close()  # the server's side closes first, and lingers
+            assert client.recv(1) == b""
+    hold(given, "--port").close()

@@ -95,3 +95,18 @@ def test_without_shared_memory_it_is_told_and_nothing_is_left(tmp_path: Path, mo
     with pytest.raises(ConfigError, match="which tritonserver needs: No such file"):
         PrivateFolder()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["ernie-triton-*", "ernie-triton-abcdefgh"])
+def test_what_a_stranger_puts_there_makes_us_remove_nothing(machine: Machine, tmp_path: Path, name: str) -> None:
+    """A name that means others' files, or a link to a file of ours that nobody has locked."""
+    mine = tmp_path / "mine"
+    mine.touch()
+    with machine.start("tmp", "shm") as living:
+        trap = tmp_path / "tmp" / name
+        trap.mkdir()
+        (trap / "lock").symlink_to(mine)
+        (tmp_path / "shm" / f"{name}-lock").symlink_to(mine)
+        with machine.start("tmp", "shm"):
+            assert living.path.is_dir() and machine.region(living, "shm").exists()
+            assert trap.is_dir() and mine.exists()

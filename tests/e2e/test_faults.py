@@ -276,6 +276,22 @@ def test_a_front_end_that_stands_still_is_restarted(faulty: RunningServer, first
     assert any("The front end does not answer; restarting it …" in line for line in faulty.log)
 
 
+def test_the_front_end_is_restarted_while_the_model_loads(faulty: RunningServer, first_answer: str) -> None:
+    """Both die, as of too little memory: it is back before there is anybody who can answer, and says so."""
+    (tritonserver,), (front_end,) = processes(faulty, "bin/tritonserver"), processes(faulty, "-m ernie_openai")
+    os.kill(tritonserver, signal.SIGKILL)
+    os.kill(front_end, signal.SIGKILL)
+    wait_until_healthy(faulty)
+    assert text(ask(faulty)) == first_answer
+    restarts = [line for line in faulty.log if "is ready again after" in line or "; restarting" in line]
+    assert [("front end" in line, "ready" in line) for line in restarts[-4:]] == [
+        (False, False),
+        (True, False),
+        (False, True),
+        (True, True),
+    ]
+
+
 def test_whoever_comes_while_the_front_end_is_restarted_waits_and_is_answered(faulty: RunningServer, first_answer: str) -> None:
     """Nobody is refused, and a restart that has helped leaves no pause to the next."""
     again = "The front end is ready again after"

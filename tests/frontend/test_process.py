@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ernie_openai.server import prepare_listening
+from ernie_openai.server import listen
 
 from .fake_triton import FakeTriton, SeenRequest, response, serving
 from .fakes import CHAT, HELLO, sse
@@ -149,7 +149,8 @@ async def test_what_is_no_socket_cannot_be_inherited() -> None:
 
 
 def test_small_pieces_leave_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        prepare_listening(listening)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listen(listening)
         with socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

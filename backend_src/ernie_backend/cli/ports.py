@@ -16,21 +16,28 @@ _HEALTH = {"--port": "/health", "--triton-http-port": "/v2/health/ready"}
 
 def check_ports(options: ServeOptions) -> None:
     """`ConfigError` naming the first flag whose address cannot be had."""
-    for flag, (host, port) in options.ports.items():
-        try:
-            bound(host, port).close()
-        except OSError as error:
-            hint = _hint(options) if error.errno == errno.EADDRINUSE else "Give another address or port."
-            raise ConfigError(f"{flag} {port} cannot be used on {host}: {error.strerror}. {hint}", param=flag) from None
+    for flag in options.ports:
+        hold(options, flag).close()
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that has this address and does not listen: nobody can connect yet. Raises OSError if the address cannot be had."""
+def hold(options: ServeOptions, flag: str) -> socket.socket:
+    """A socket that has the flag's address to itself and does not listen: nobody can connect yet. `ConfigError` if it cannot be had."""
+    host, port = options.ports[flag]
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        hint = _hint(options) if error.errno == errno.EADDRINUSE else "Give another address or port."
+        raise ConfigError(f"{flag} {port} cannot be used on {host}: {error.strerror}. {hint}", param=flag) from None
+
+
+def _bound(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
+        # Connections of the last server may linger there, but until somebody listens it would be had by others, too, who say the same.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError:
         made.close()
         raise

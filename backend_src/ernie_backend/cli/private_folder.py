@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import ConfigError
 
 _PREFIX = "ernie-triton-"
 _SHARED_MEMORY = Path("/dev/shm")
+_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
+"""Of a folder, as `tempfile.mkdtemp` makes it."""
 _LOCK = "lock"
 _LONGEST_PARENT = 60
 """A unix socket lies in the folder, and its whole path may have 107 bytes."""
@@ -31,10 +35,11 @@ class PrivateFolder:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_parent()))
         try:
             self.locks = (_taken(self.path / _LOCK), _taken(_lock_of_shared_memory(self.path)))
-            """Hand them to every child (`pass_fds`)."""
+            """Hand them to tritonserver (`pass_fds`), whose processes have the shared memory."""
         except OSError as error:
             shutil.rmtree(self.path, ignore_errors=True)
-            raise ConfigError(f"Nothing can be written to {_SHARED_MEMORY}, which tritonserver needs: {error.strerror}.") from None
+            where = Path(error.filename).parent if error.filename else self.path
+            raise ConfigError(f"Nothing can be written to {where}, which tritonserver needs: {error.strerror}.") from None
 
     @property
     def shared_memory_prefix(self) -> str:
@@ -71,7 +76,7 @@ def _lock_of_shared_memory(folder: Path) -> Path:
 def _taken(lock: Path) -> int:
     """A lock file that nobody can see before it is locked."""
     new = lock.with_name(f"{lock.name}.new")
-    descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)  # everybody may write to /dev/shm
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     os.rename(new, lock)
     return descriptor
@@ -79,21 +84,33 @@ def _taken(lock: Path) -> int:
 
 def _remove_dead() -> None:
     """Folders that a killed server left behind, with its shared memory, and shared memory whose folder is not to be seen from here."""
-    for lock in _free(Path(_parent()).glob(f"{_PREFIX}*/{_LOCK}")):
+    folders = (path for path in Path(_parent()).glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name) and _is_ours(path, stat.S_ISDIR))
+    for lock in _free(folder / _LOCK for folder in folders):
         _remove_regions(lock.parent)
         shutil.rmtree(lock.parent, ignore_errors=True)
     for lock in _free(_SHARED_MEMORY.glob(f"{_PREFIX}*-{_LOCK}")):
-        _remove_shared_memory(Path(lock.name.removesuffix(f"-{_LOCK}")))
+        name = lock.name.removesuffix(f"-{_LOCK}")
+        if _NAME.fullmatch(name):
+            _remove_shared_memory(Path(name))
+
+
+def _is_ours(path: Path, has_kind: Callable[[int], bool]) -> bool:
+    """Whether this is so of what lies there itself, and not of what it may link to: in these folders everybody may put what they like."""
+    try:
+        found = path.lstat()
+    except OSError:  # someone else is just removing it
+        return False
+    return found.st_uid == os.getuid() and has_kind(found.st_mode)
 
 
 def _free(locks: Iterator[Path]) -> Iterator[Path]:
     """Those of ours that no living process holds; we do while each is looked at."""
     for path in locks:
+        if not _is_ours(path, stat.S_ISREG):
+            continue
         try:
-            if path.stat().st_uid != os.getuid():
-                continue
-            lock = os.open(path, os.O_RDWR)
-        except OSError:  # someone else is just removing it
+            lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

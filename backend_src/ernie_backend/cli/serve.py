@@ -37,7 +37,7 @@ from .front_end_watch import ANSWER_SECONDS, FrontEndWatch
 from .gpu import gpu_names
 from .idle_connections import IdleConnections
 from .log_lines import line_writer
-from .ports import bound, check_ports
+from .ports import check_ports, hold
 from .private_folder import PrivateFolder
 from .probes import front_end_health, http_status
 from .processes import Child, adopt_orphans, reap_adopted, reap_all
@@ -83,6 +83,10 @@ _NOISE = (
 
 class ServeError(Exception):
     """The server cannot start or has died; the text is for the user."""
+
+
+class _NoMoreRestartsError(ServeError):
+    """Whatever may come of another try."""
 
 
 class _NoFaultOfTheModelError(ServeError):
@@ -158,7 +162,7 @@ class _Server:
             signal.signal(number, self._on_signal)
         adopt_orphans()
         # Ours as long as we take requests: while a front end that has died is restarted, connections wait, and are not refused.
-        with PrivateFolder() as folder, bound(self._options.host, self._options.port) as self._listening:
+        with PrivateFolder() as folder, hold(self._options, "--port") as self._listening:
             config_file = folder.path / "engine.json"
             config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
             self._folder, self._outage = folder, Outage(folder.path / "outage")
@@ -216,6 +220,7 @@ class _Server:
             stuck_looks = stuck_looks + 1 if all_alive(self._triton.pid, signs_of_life) else 0
             if stuck_looks > _STUCK_LOOKS or time.monotonic() - started > max(_LEAST_LOAD_SECONDS, 3 * self._load_seconds):
                 raise _NoFaultOfTheModelError("tritonserver did not get ready in time.")
+            self._look_after_front_end()
             time.sleep(_POLL_SECONDS)
 
     def _start_front_end(self) -> None:
@@ -247,22 +252,29 @@ class _Server:
     def _watch(self) -> None:
         """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""
         while self._first_signal is None:
-            assert self._triton is not None and self._front_end is not None
+            assert self._triton is not None
             fault = self._watched.fault()
             if (code := self._triton.exit_code) is not None:  # asked last: if it ended while it was looked at, this says more
                 fault = f"tritonserver has ended ({_describe(code)})"
             if fault is not None and self._first_signal is None:
                 self._restart_triton(fault)
-            if self._front_end.exit_code is not None and self._first_signal is None:
-                self._restart_front_end(f"The front end has ended ({_describe(self._front_end.exit_code)})")
-            elif self._front_end_watch is not None and self._front_end_watch.is_silent and self._first_signal is None:
-                self._restart_front_end("The front end does not answer")
-            if self._front_end_missed_at is not None and self._front_end_health() == 200:
+            self._look_after_front_end()
+            time.sleep(_POLL_SECONDS)
+
+    def _look_after_front_end(self) -> None:
+        if self._front_end is None or self._first_signal is not None:
+            return
+        if self._front_end.exit_code is not None:
+            self._restart_front_end(f"The front end has ended ({_describe(self._front_end.exit_code)})")
+        elif self._front_end_watch is not None and self._front_end_watch.is_silent:
+            self._restart_front_end("The front end does not answer")
+        elif self._front_end_missed_at is not None and (health := self._front_end_health()) is not None:
+            if self._front_end_watch is None:
                 self._watch_front_end()
+            if health == 200:
                 self._front_end_restarts.helped()
                 _say(f"The front end is ready again after {time.monotonic() - self._front_end_missed_at:.1f} s.")
                 self._front_end_missed_at = None
-            time.sleep(_POLL_SECONDS)
 
     def _restart_triton(self, fault: str) -> None:
         """Until it is ready or a signal came. Whoever waits for an answer gets an error when it is killed, and /health says why."""
@@ -274,6 +286,8 @@ class _Server:
             self._pause_before_restart("tritonserver", fault, self._triton_restarts)
             try:
                 self._start_triton()
+            except _NoMoreRestartsError:
+                raise
             except ServeError as error:
                 fault = str(error).rstrip(".")
                 continue
@@ -308,7 +322,7 @@ class _Server:
         delay = budget.next_delay()
         if delay is None:
             limit = f"--max-restarts {self._options.max_restarts} allows no more restarts within {WINDOW_SECONDS / 60:g} minutes"
-            raise ServeError(f"{fault}. {limit}." if self._options.max_restarts else f"{fault}.")
+            raise _NoMoreRestartsError(f"{fault}. {limit}." if self._options.max_restarts else f"{fault}.")
         _say(f"error: {fault}; restarting {name}{f' in {delay:g} s' if delay else ''} …")
         until = time.monotonic() + delay
         while time.monotonic() < until and self._first_signal is None:
