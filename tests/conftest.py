@@ -1,6 +1,7 @@
 """Chooses, before any test imports a kernel, how Triton-language kernels run: interpreted wherever there is no NVIDIA GPU. And says what
 belongs together where several processes share the tests (`make test`)."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,6 +14,13 @@ from ernie_backend.log_format import current_request
 
 if not os.path.exists("/dev/nvidia0"):
     os.environ["TRITON_INTERPRET"] = "1"
+
+with contextlib.suppress(ImportError):  # tests/gpu does without it, and so may a host that has a GPU
+    from hypothesis import settings
+
+    settings.register_profile("the same cases each time", derandomize=True)
+    settings.load_profile("the same cases each time")
+    """A failure must be the change's, and come again. `--hypothesis-profile default` draws others each time."""
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is not None:
