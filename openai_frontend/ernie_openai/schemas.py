@@ -153,7 +153,7 @@ class ChatRequest(_Request):
     """OpenAI's messages; or, as FastDeploy has it, the prompt's ids."""
     chat_template_kwargs: Annotated[dict[str, Any] | None, SkipValidation] = None
     enable_thinking: Boolean = None
-    reasoning_effort: Annotated[Literal["none", "minimal", "low", "medium", "high"] | None, SkipValidation] = None
+    reasoning_effort: Annotated[Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None, SkipValidation] = None
     """Whether the model thinks, and for how much of its answer; what `enable_thinking` and `reasoning_max_tokens` say goes before."""
     disable_chat_template: Boolean = None
     """The one message's content is the whole prompt."""

@@ -121,7 +121,7 @@ class TestWhatAnAnswerMustKeepTo:
             given = json.dumps({"max_tokens": 100, **sampling})
             return x1(chat={"messages": USER, "reasoning_effort": effort}, sampling_parameters=given).sampling.reasoning_max_tokens
 
-        assert [budget(effort) for effort in ("minimal", "low", "medium", "high")] == [10, 20, 50, 80]
+        assert [budget(effort) for effort in ("minimal", "low", "medium", "high", "xhigh", "max")] == [10, 20, 50, 80, 90, 95]
         assert budget("minimal", max_tokens=3) == 1, "a thought has one token at least"
         assert (budget("low", reasoning_max_tokens=70), budget("high", reasoning_max_tokens=0)) == (70, None), "a number goes before"
         sampling = x1(chat={"messages": USER, "reasoning_effort": "low"}, sampling_parameters='{"guided_regex": "a"}').sampling
