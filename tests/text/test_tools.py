@@ -25,6 +25,8 @@ def test_tools_are_kept_as_they_are() -> None:
     tool = {"type": "function", "function": {"name": "f", "strict": True, "description": "d", "parameters": CITY}}
     assert normalize_tools([tool]) == [tool]
     assert normalize_tools([{"name": "f", "parameters": None}]) == [F], "a bare function is wrapped, null is not given"
+    for marked in ({**F, "cache_control": {"type": "ephemeral"}, "colour": None}, {"name": "f", "cache_control": {}, "colour": None}):
+        assert normalize_tools([marked]) == [F], "what means something to other servers only is not shown to the model"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ def test_tools_are_kept_as_they_are() -> None:
         ([F, F], "tools[1].function.name", "two functions 'f'"),
         ([{"name": "f", "colour": 1}], "tools[0].colour", "Unknown field"),
         ([{"type": "function", "function": {"name": "f"}, "colour": 1}], "tools[0].colour", "Unknown field"),
+        ([{"function": {"name": "f", "cache_control": {}}}], "tools[0].function.cache_control", "Unknown field"),
         ([{"name": "f", "description": 1}], "tools[0].description", "a string"),
         ([{"name": "f", "strict": 1}], "tools[0].strict", "true or false"),
         ([{"name": "f", "parameters": []}], "tools[0].parameters", "JSON Schema of an object"),

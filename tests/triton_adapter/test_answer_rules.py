@@ -278,7 +278,11 @@ class TestWhatAnAnswerMustKeepTo:
         plain = {"type": "text", "json_schema": None}
         assert x1(chat={"messages": USER}, sampling_parameters=json.dumps({"response_format": plain})).sampling.grammar is None
         named = {"type": "json_schema", "json_schema": {"name": None, "strict": None, "description": None, "schema": {"const": 1}}}
-        assert x1(chat={"messages": USER}, sampling_parameters=json.dumps({"response_format": named})).sampling.grammar
+        named["json_schema"] |= {"any": None}
+        tags = {"structures": [{**STRUCTURE, "any": None}], "triggers": ["<a"], "json_schema": None, "any": None}
+        wishes = ({"response_format": named}, {"structural_tag": tags}, {"response_format": tags | {"type": "structural_tag"}})
+        for wish in wishes:
+            assert x1(chat={"messages": USER}, sampling_parameters=json.dumps(wish)).sampling.grammar
 
     def test_an_unusual_schema_is_no_fault_where_nothing_is_demanded(self, x1: Callable[..., GenerateRequest]) -> None:
         assert x1(chat={"messages": USER, "tools": [{"name": "f", "parameters": {"uniqueItems": True}}]}).sampling.grammar is None
