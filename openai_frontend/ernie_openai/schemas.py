@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, ValidationError
 
 from ernie_backend.errors import InvalidRequestError
-from ernie_backend.protocol import MAX_CHOICES
+from ernie_backend.protocol import MAX_CHOICES, MAX_LOGPROBS
 
 from .errors import naming_metadata
 
@@ -23,7 +23,6 @@ Number = Annotated[float | None, SkipValidation]
 Integer = Annotated[int | None, SkipValidation]
 Boolean = Annotated[bool | None, SkipValidation]
 
-MAX_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 256
 MAX_NAME_CHARACTERS = 256
 

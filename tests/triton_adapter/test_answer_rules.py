@@ -218,6 +218,8 @@ class TestWhatAnAnswerMustKeepTo:
                 "Unknown field",
             ),
             ({}, {"guided_json": "{"}, "guided_json", "not valid JSON"),
+            ({}, {"guided_json": '{"minimum": NaN}'}, "guided_json.minimum", "guided_json.minimum is NaN"),
+            ({}, {"structural_tag": '{"n": 1, "n": 2}'}, "structural_tag.n", "stands twice in one JSON object of structural_tag."),
             ({}, {"guided_json": "[]"}, "guided_json", "got a list"),
             ({}, {"guided_json": 5}, "guided_json", "must be a JSON Schema"),
             ({}, {"guided_choice": []}, "guided_choice", "1 to 1024 strings"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from ..known_fields import WITHOUT_EFFECT, check_known
+from ..strict_json import holds_half_character
 from .schema_check import check_schema
 
 MAX_TOOLS = 128
@@ -137,12 +138,10 @@ def _arguments(given: Any, place: str) -> dict[str, Any]:
     if isinstance(given, str):
         try:
             value = json.loads(given) if given.strip() else {}
-            if "\\u" in given:  # half a surrogate pair, in escapes of its own, has not been seen when the request was read
-                json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise InvalidRequestError(f"{place} is not valid Unicode: it holds half of a surrogate pair.", param=place) from None
         except (ValueError, RecursionError):
             raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
+        if holds_half_character(given):  # in escapes of its own: not seen when the request was read
+            raise InvalidRequestError(f"{place} is not valid Unicode: it holds half of a surrogate pair.", param=place)
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -75,7 +75,7 @@ def _response_format(given: dict[str, Any]) -> Body | None:
 
 
 def _parsed(value: Any, place: str) -> Any:
-    return read_object(value, place, place) if isinstance(value, str) else value
+    return read_object(value, place, place, within=place) if isinstance(value, str) else value
 
 
 def _schema(value: Any, place: str) -> dict[str, Any]:
