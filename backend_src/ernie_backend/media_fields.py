@@ -16,7 +16,7 @@ from .known_fields import WITHOUT_EFFECT, check_known
 from .protocol import MediaKind
 
 DEFAULT_LIMITS = {"image": 1, "video": 1}
-"""FastDeploy's, which knows audio besides: no model here takes any."""
+"""FastDeploy's, which knows audio besides (1): no model here takes any, whatever the limit."""
 MAX_PIXELS = 2**31 - 1
 MAX_FRAMES = 2**20
 MAX_FPS = 1000
@@ -83,15 +83,12 @@ def read_limits(given: Any, name: str, error: type[ErnieError] = InvalidRequestE
         raise error(f'{name} must be an object such as {{"image": 10, "video": 3}}, got {json_kind(given)}.', param=name)
     limits = dict(DEFAULT_LIMITS)
     for key, value in given.items():
-        if key == "audio":
-            if isinstance(value, bool) or value != 0:
-                raise error(f"{name}.audio must be 0: no model here takes audio. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
-            continue
-        if key not in DEFAULT_LIMITS:
+        if key not in (*DEFAULT_LIMITS, "audio"):
             raise error(f"Unknown key {str(key)[:80]!r} in {name}. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10_000:
             raise error(f"{name}.{key} must be an integer from 0 to 10000, got {value!r}.", param=name)
-        limits[key] = value
+        if key in DEFAULT_LIMITS:
+            limits[key] = value
     return limits
 
 

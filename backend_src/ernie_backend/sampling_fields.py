@@ -75,9 +75,9 @@ def parse_sampling_params(given: Mapping[str, Any]) -> SamplingFields:
     completion_tokens = given.get("max_completion_tokens")
     if completion_tokens is not None:
         newer = _integer(0, 2**31 - 1)("max_completion_tokens", completion_tokens)
-        if newer:  # it wins over max_tokens, which must be none of the client's mistakes; FastDeploy's clients send 0 for "not given"
+        if newer:  # it wins over max_tokens, whose size then says nothing; FastDeploy's clients send 0 for "not given"
             if given.get("max_tokens") is not None:
-                _integer(1, 2**31 - 1)("max_tokens", given["max_tokens"])
+                _integer()("max_tokens", given["max_tokens"])
             given = {**given, "max_tokens": newer}
     for name, value in given.items():
         if value is None or name == "max_completion_tokens":
@@ -119,8 +119,8 @@ def _number(low: float, high: float, *, exclusive_low: bool = False):
     return read
 
 
-def _integer(low: int, high: int):
-    rule = f"an integer from {low} to {high}"
+def _integer(low: float = -math.inf, high: float = math.inf):
+    rule = "an integer" if low == -math.inf else f"an integer from {low} to {high}"
 
     def read(name: str, value: Any) -> int:
         if isinstance(value, str) and _INTEGER.fullmatch(value):

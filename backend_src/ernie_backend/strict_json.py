@@ -84,7 +84,9 @@ def _object(pairs: list[tuple[str, Any]], within: str) -> dict[str, Any]:
     if len(made) != len(pairs):
         name = str(doubled_name(pairs))[:80]
         where = f" of {within}" if within else ""
-        raise InvalidRequestError(f"The field {name!r} stands twice in one JSON object{where}.", param=_below(within, _whole(name)))
+        raise InvalidRequestError(
+            f"The field {name!r} stands twice in one JSON object{where}.", param=_below(within, _whole(name)) or within
+        )
     return made
 
 

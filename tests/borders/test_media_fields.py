@@ -135,8 +135,8 @@ class TestSettings:
 
 def test_limits() -> None:
     assert read_limits({}, "l") == DEFAULT_LIMITS == {"image": 1, "video": 1}
-    assert read_limits({"audio": 0}, "l") == DEFAULT_LIMITS
+    assert read_limits({"audio": 0}, "l") == read_limits({"audio": 1}, "l") == DEFAULT_LIMITS, "FastDeploy's has audio: 1"
     assert read_limits({"image": 10, "video": 0}, "l") == {"image": 10, "video": 0}
-    for given in ([], {"images": 1}, {"image": -1}, {"image": "1"}, {"image": True}, {"audio": 1}, {"audio": False}):
+    for given in ([], {"images": 1}, {"image": -1}, {"image": "1"}, {"image": True}, {"audio": "1"}, {"audio": False}, {"audio": -1}):
         with pytest.raises(ConfigError, match="l"):
             read_limits(given, "l", ConfigError)
