@@ -267,12 +267,10 @@ def _share_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
-_UNRESERVED = 2
-"""How much of a CPU's memory is free, in budgets of the cache (`CPU_CACHE_SHARE`)."""
-
-
 def _cache_blocks(config: EngineConfig, bytes_per_block: int, budget_bytes: int, *, on_gpu: bool) -> int:
     """As configured; else all that the budget allows (GPU), or what max_num_seqs full sequences need, if it allows that (CPU)."""
+    from .execution.memory import CPU_CACHE_SHARE
+
     least = config.blocks_per_sequence
     if config.num_blocks is not None:
         if config.num_blocks < least:
@@ -281,7 +279,7 @@ def _cache_blocks(config: EngineConfig, bytes_per_block: int, budget_bytes: int,
                 f"({config.max_model_len} tokens, {least} blocks). Raise --num-gpu-blocks-override or lower --max-model-len.",
                 param="num_blocks",
             )
-        wanted, free = config.num_blocks * bytes_per_block, _UNRESERVED * budget_bytes
+        wanted, free = config.num_blocks * bytes_per_block, budget_bytes / CPU_CACHE_SHARE
         if not on_gpu and wanted > free:  # a GPU says so itself; here the operating system would kill someone, later
             raise ConfigError(
                 f"num_blocks ({config.num_blocks} of {config.block_size_tokens} tokens) would take {wanted / 2**30:.1f} GiB, but only "

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .log_format import json_line
+from .number_text import number_of
+from .strict_json import doubled_name
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_NOT_IN_A_NUMBER = re.compile(r"[^\x21-\x7e]|_")
-"""What Python's `float` lets pass besides: spaces, underscores, digits of other scripts."""
 
 MAX_WORKERS = 64
 """Of the front end. One takes 90 MB and carries some 2,000 chunks a second: so many carry more than one engine computes."""
@@ -91,7 +91,7 @@ def port_or_any(text: str) -> int:
 
 def number(text: str) -> float:
     """Of any sign, not finite ones too; what range it must have, whoever uses it says."""
-    value = _number(text)
+    value = number_of(text)
     if value is None:
         raise argparse.ArgumentTypeError(f"must be a number, got {_shown(text)}")
     return value
@@ -103,22 +103,14 @@ def seconds(text: str) -> float:
 
 def seconds_or_off(text: str) -> float | None:
     """−1: None, no limit."""
-    return None if _number(text) == -1 else _seconds(text, ", or -1 for no limit")
+    return None if number_of(text) == -1 else _seconds(text, ", or -1 for no limit")
 
 
 def _seconds(text: str, others: str) -> float:
-    value = _number(text)
+    value = number_of(text)
     if value is None or not 0 < value <= 86400:
         raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most 86400{others}, got {_shown(text)}")
     return value
-
-
-def _number(text: str) -> float | None:
-    """None: it is none."""
-    try:
-        return None if _NOT_IN_A_NUMBER.search(text) else float(text)
-    except ValueError:
-        return None
 
 
 def switch(text: str) -> bool:
@@ -142,10 +134,9 @@ def json_object(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise argparse.ArgumentTypeError(f"holds {_shown(name)} twice")
+    doubled = doubled_name(pairs)
+    if doubled is not None:
+        raise argparse.ArgumentTypeError(f"holds {_shown(doubled)} twice")
     return dict(pairs)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, ErnieError, InvalidRequestError, json_kind
+from .known_fields import WITHOUT_EFFECT, check_known
 from .protocol import MediaKind
 
 DEFAULT_LIMITS = {"image": 1, "video": 1}
-"""FastDeploy's, which knows audio besides: no model here takes any."""
+"""FastDeploy's, which knows audio besides (1): no model here takes any, whatever the limit."""
 MAX_PIXELS = 2**31 - 1
 MAX_FRAMES = 2**20
 MAX_FPS = 1000
@@ -82,15 +83,12 @@ def read_limits(given: Any, name: str, error: type[ErnieError] = InvalidRequestE
         raise error(f'{name} must be an object such as {{"image": 10, "video": 3}}, got {json_kind(given)}.', param=name)
     limits = dict(DEFAULT_LIMITS)
     for key, value in given.items():
-        if key == "audio":
-            if isinstance(value, bool) or value != 0:
-                raise error(f"{name}.audio must be 0: no model here takes audio. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
-            continue
-        if key not in DEFAULT_LIMITS:
+        if key not in (*DEFAULT_LIMITS, "audio"):
             raise error(f"Unknown key {str(key)[:80]!r} in {name}. Known: {', '.join(DEFAULT_LIMITS)}.", param=name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10_000:
             raise error(f"{name}.{key} must be an integer from 0 to 10000, got {value!r}.", param=name)
-        limits[key] = value
+        if key in DEFAULT_LIMITS:
+            limits[key] = value
     return limits
 
 
@@ -170,9 +168,7 @@ def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
     another's by its name.
     """
     kind = part["type"]
-    for key in part:
-        if key not in ("type", "uuid", kind):
-            raise _wrong(place, key, f"unknown field {key[:80]!r} in a part of type {kind!r}")
+    check_known(part, ("type", "uuid", kind), place, without_effect=WITHOUT_EFFECT)
     if not isinstance(part.get("uuid", ""), str | None):
         raise _wrong(place, "uuid", f"uuid must be a string, got {json_kind(part['uuid'])}")
     given = part.get(kind)
@@ -183,11 +179,9 @@ def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
         given = {"url": given}
     if not isinstance(given, Mapping):
         raise _wrong(place, kind, f"{kind} must be an object with url, got {json_kind(given)}")
-    given = {key: value for key, value in given.items() if value is not None}
     known = ("url", "uuid", *_VIDEO_KEYS) if _FIELD_OF[kind] is MediaKind.VIDEO else _IMAGE_KEYS
-    for key in given:
-        if key not in known:
-            raise _wrong(place, f"{kind}.{key}", f"unknown field {key[:80]!r} in {kind}. Known: {', '.join(known)}")
+    check_known(given, known, f"{place}.{kind}")
+    given = {key: value for key, value in given.items() if value is not None}
     url = given.get("url")
     if not isinstance(url, str) or not url:
         raise _wrong(place, f"{kind}.url", f"{kind}.url must be a non-empty string")

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 MAX_CHOICES = 128
 """Of one prompt: `n`."""
+MAX_LOGPROBS = 20
+"""Beside each token's own: OpenAI's bound, and what the kernels have room for."""
 GRAMMAR_LIMITS: dict[str, Any] = {
     "max_grammar_size": 100_000,
     "max_lexer_states": 20_000,

@@ -23,8 +23,10 @@ _MOST_CONTAINERS = 100_000
 """Looked into for a place to name; a body may hold millions, which would take seconds."""
 
 
-def read_object(text: str, what: str, param: str | None = None) -> dict[str, Any]:
-    """The object in `text`. Raises `InvalidRequestError` about `what` (`The request body`), with `param` where no place is known."""
+def read_object(text: str, what: str, param: str | None = None, *, within: str = "") -> dict[str, Any]:
+    """The object in `text`. Raises `InvalidRequestError` about `what` (`The request body`), with `param` where no place is known.
+
+    `within`: the field whose value `text` is, which then stands before the places in it."""
     not_finite: list[str] = []
 
     def number(written: str) -> float:
@@ -34,9 +36,9 @@ def read_object(text: str, what: str, param: str | None = None) -> dict[str, Any
         return value
 
     try:
-        given = json.loads(text, object_pairs_hook=_object, parse_constant=number, parse_float=number)
+        given = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, within), parse_constant=number, parse_float=number)
     except RecursionError:
-        place = place_that_is_too_deep(text)
+        place = _below(within, place_that_is_too_deep(text))
         raise InvalidRequestError(f"{place or what} is nested too deeply.", param=place or param) from None
     except json.JSONDecodeError as error:
         raise InvalidRequestError(
@@ -47,11 +49,11 @@ def read_object(text: str, what: str, param: str | None = None) -> dict[str, Any
     if not isinstance(given, dict):
         raise InvalidRequestError(f"{what} must be a JSON object, got {json_kind(given)}.", param=param)
     if not_finite:
-        place = _place_of(given, float, lambda value: not math.isfinite(value))
+        place = _below(within, _place_of(given, float, lambda value: not math.isfinite(value)))
         verb = "is" if place else "holds"
         raise InvalidRequestError(f"{place or what} {verb} {not_finite[0][:40]}, but JSON's numbers are finite.", param=place or param)
-    if _SURROGATE_ESCAPE.search(text) and _WHOLE_CHARACTERS.match(text).end() < len(text):  # type: ignore[union-attr]  # it always matches
-        place = _place_of(given, str, _has_half_character)
+    if holds_half_character(text):
+        place = _below(within, _place_of(given, str, _has_half_character))
         raise InvalidRequestError(
             f"{place or what} is not valid Unicode: it holds half of a surrogate pair, such as \\ud83d without what must follow.",
             param=place or param,
@@ -59,15 +61,38 @@ def read_object(text: str, what: str, param: str | None = None) -> dict[str, Any
     return given
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def doubled_name(pairs: list[tuple[str, Any]]) -> str | None:
+    """The first that stands twice in an object."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def holds_half_character(text: str) -> bool:
+    """Whether a JSON text escapes half of a surrogate pair."""
+    if _SURROGATE_ESCAPE.search(text) is None:
+        return False
+    whole = _WHOLE_CHARACTERS.match(text)
+    return whole is not None and whole.end() < len(text)  # it always matches
+
+
+def _object(pairs: list[tuple[str, Any]], within: str) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise InvalidRequestError(f"The field {name[:80]!r} stands twice in one JSON object.", param=_whole(name[:80]))
-            seen.add(name)
+        name = str(doubled_name(pairs))[:80]
+        where = f" of {within}" if within else ""
+        raise InvalidRequestError(
+            f"The field {name!r} stands twice in one JSON object{where}.", param=_below(within, _whole(name)) or within
+        )
     return made
+
+
+def _below(within: str, place: str | None) -> str | None:
+    """None: no place is known, or it is the object itself."""
+    return f"{within}.{place}" if within and place else place
 
 
 def _has_half_character(text: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SkipValidation, ValidationError
 
 from ernie_backend.errors import InvalidRequestError
-from ernie_backend.protocol import MAX_CHOICES
+from ernie_backend.protocol import MAX_CHOICES, MAX_LOGPROBS
 
 from .errors import naming_metadata
 
@@ -23,7 +23,6 @@ Number = Annotated[float | None, SkipValidation]
 Integer = Annotated[int | None, SkipValidation]
 Boolean = Annotated[bool | None, SkipValidation]
 
-MAX_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 256
 MAX_NAME_CHARACTERS = 256
 
@@ -51,8 +50,6 @@ NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
 }
 
 _WHY_NOT = {"mm_hashes": "is not supported: what was sent before is found again by its content, so send images and videos in messages"}
-
-_NOT_IN_METADATA = frozenset(("model", "messages", "prompt", "stream", "stream_options", "user", "store", "metadata", "request_id"))
 
 
 class StreamOptions(BaseModel):
@@ -125,7 +122,7 @@ class _Request(BaseModel):
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     """Who goes first when requests wait; the answer says what was used."""
     metadata: dict[str, Any] | None = None
-    """Keys that name a parameter act like that parameter, if it is not given itself; others have no effect."""
+    """Keys that name one of FastDeploy's parameters act like it, if it is not given itself; others are tags, without effect."""
 
     # Without effect, as documented.
     user: str | None = None
@@ -153,7 +150,7 @@ class ChatRequest(_Request):
     """OpenAI's messages; or, as FastDeploy has it, the prompt's ids."""
     chat_template_kwargs: Annotated[dict[str, Any] | None, SkipValidation] = None
     enable_thinking: Boolean = None
-    reasoning_effort: Annotated[Literal["none", "minimal", "low", "medium", "high"] | None, SkipValidation] = None
+    reasoning_effort: Annotated[Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None, SkipValidation] = None
     """Whether the model thinks, and for how much of its answer; what `enable_thinking` and `reasoning_max_tokens` say goes before."""
     disable_chat_template: Boolean = None
     """The one message's content is the whole prompt."""
@@ -237,6 +234,21 @@ _SAMPLING_FIELDS = (
 )
 
 
+_IN_METADATA = frozenset(_SAMPLING_FIELDS) - {"logit_bias", "ignore_eos", "skip_special_tokens", "timings"} | {
+    "logprobs",
+    "top_logprobs",
+    "echo",
+    "prompt_token_ids",
+    "tools",
+    "chat_template_kwargs",
+    "enable_thinking",
+    "reasoning_effort",
+    "disable_chat_template",
+    "max_streaming_response_tokens",
+}
+"""FastDeploy's parameters, which it takes from there, too. OpenAI's metadata is free: whatever else is called like a field is a tag."""
+
+
 def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     """The body as a `kind`. A field that is null counts as not given. Raises `InvalidRequestError` naming the first field at fault."""
     known = set(kind.model_fields) | set(NOT_SUPPORTED_YET)
@@ -249,7 +261,7 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
         }
     given_there: dict[str, Any] = {}
     if isinstance(metadata, dict):
-        parameters = known - _NOT_IN_METADATA - set(fields)
+        parameters = (_IN_METADATA & set(kind.model_fields)) - set(fields)
         given_there = {name: value for name, value in metadata.items() if name in parameters and value is not None}
     fields = given_there | fields
     with naming_metadata(given_there):

@@ -22,20 +22,24 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.strict_json": ("ernie_backend.errors", "ernie_backend.json_depth"),
     "ernie_backend.api_keys": ("ernie_backend.errors",),
     "ernie_backend.log_format": (),
-    "ernie_backend.flag_parsing": ("ernie_backend.log_format",),
+    "ernie_backend.number_text": (),
+    "ernie_backend.flag_parsing": tuple(f"ernie_backend.{name}" for name in ("log_format", "number_text", "strict_json")),
     "ernie_backend.metrics": (),
     "ernie_backend.tracing": ("ernie_backend.errors",),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
     "ernie_backend.model_config": ("ernie_backend.errors", "ernie_backend.json_reader"),
     "ernie_backend.config": tuple(f"ernie_backend.{name}" for name in ("errors", "model_config", "media_fields", "log_format", "tracing")),
-    "ernie_backend.media_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
-    "ernie_backend.sampling_fields": ("ernie_backend.protocol", "ernie_backend.errors"),
+    "ernie_backend.known_fields": ("ernie_backend.errors",),
+    "ernie_backend.media_fields": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.known_fields"),
+    "ernie_backend.sampling_fields": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "number_text")),
     "ernie_backend.core": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.config"),
     "ernie_backend.timeline": tuple(f"ernie_backend.{name}" for name in ("core.outputs", "protocol", "errors", "metrics")),
     "ernie_backend.engine_metrics": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "config", "metrics", "timeline")),
     "ernie_backend.engine": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "errors", "abort_signal", "timeline")),
     "ernie_backend.delivery": ("ernie_backend.core.outputs", "ernie_backend.relay", "ernie_backend.protocol"),
-    "ernie_backend.text": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "config", "media_fields")),
+    "ernie_backend.text": tuple(
+        f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "config", "known_fields", "media_fields", "strict_json")
+    ),
     "ernie_backend.media": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "media_fields", "metrics")),
     "ernie_backend.execution": (
         "ernie_backend.core.outputs",
@@ -51,7 +55,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"ernie_backend.{name}" for name in ("engine_metrics", "metrics", "log_format", "tracing")),
         *(
             f"ernie_backend.{name}"
-            for name in ("protocol", "sampling_fields", "media_fields", "strict_json", "errors", "abort_signal", "config")
+            for name in ("protocol", "sampling_fields", "known_fields", "media_fields", "strict_json", "errors", "abort_signal", "config")
         ),
     ),
     "ernie_backend.checkpoint_writer": (

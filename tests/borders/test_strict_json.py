@@ -56,3 +56,21 @@ def test_the_place_is_named(text: str, param: str, message: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_object(text, "it", "it")
     assert caught.value.param == param and caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "param", "message"),
+    [
+        ('{"minimum": NaN}', "f.minimum", "f.minimum is NaN, but"),
+        ('{"n": 1, "n": 2}', "f.n", "The field 'n' stands twice in one JSON object of f."),
+        ('{"a": ["\\ud83d"]}', "f.a[0]", "f.a[0] is not valid Unicode"),
+        ('{"\\ud83d": 1}', "f", "f is not valid Unicode"),
+        ('{"a": ' + "[" * 5000, "f.a[0][0][0]", "f.a[0][0][0] is nested too deeply."),
+        ("{", "f", "f is not valid JSON"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_place_within_a_field_begins_with_the_field(text: str, param: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        read_object(text, "f", "f", within="f")
+    assert caught.value.param == param and caught.value.message.startswith(message)

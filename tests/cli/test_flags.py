@@ -166,6 +166,9 @@ def test_media_flags_reach_their_fields(tmp_path: Path) -> None:
     assert (engine.limit_mm_per_prompt, engine.mm_processor_kwargs) == ({"image": 10, "video": 3}, {"video_max_frames": 30})
     assert (engine.allow_private_media, engine.allowed_media_domains) == (True, ["a.com", ".b.org", "c.net"])
     assert engine.allowed_local_media_path == str(tmp_path)
+    options = read("""--model m --limit-mm-per-prompt '{"image": 10, "video": 3, "audio": 1}'""")
+    assert options.notes == ("--limit-mm-per-prompt: audio has no effect: no model here takes any.",), "FastDeploy's own default has it"
+    assert read("""--model m --limit-mm-per-prompt '{"image": 10, "audio": 0}'""").notes == ()
     assert read("--model m --max-encoder-cache 5000").engine.max_encoder_cache_tokens == 5000
     assert read("--model m --max-encoder-cache -1").engine.max_encoder_cache_tokens == -1
     assert read("--model m --max-processor-cache 0.5").engine.max_processor_cache_gib == 0.5
@@ -210,7 +213,7 @@ def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
         ("--max-queued-requests -1", "--max-queued-requests: max_queued_requests must be an integer from 0 to 1048576, got -1."),
         ("--max-queued-tokens -1", "--max-queued-tokens: max_queued_tokens must be an integer from 1 to 1099511627776, got -1."),
         ("--max-concurrency -1", "--max-concurrency: max_concurrency must be an integer from 1 to 1048576, got -1."),
-        ("--limit-mm-per-prompt '{\"audio\": 1}'", "--limit-mm-per-prompt: limit_mm_per_prompt.audio must be 0: no model here takes"),
+        ("--limit-mm-per-prompt '{\"audio\": -1}'", "--limit-mm-per-prompt: limit_mm_per_prompt.audio must be an integer from 0"),
         ("--load-format pt", "--load-format: load_format must be one of auto, dummy, got 'pt'."),
         ("--chat-template nowhere.jinja", "--chat-template: the file 'nowhere.jinja' does not exist"),
     ],

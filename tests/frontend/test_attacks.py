@@ -13,7 +13,7 @@ import pytest
 
 from ernie_openai.app import create_app
 from ernie_openai.http_protocol import MAX_CHUNKS, GuardedProtocol
-from ernie_openai.middleware import MAX_HEADERS, LimitsMiddleware
+from ernie_openai.middleware import MAX_HEADERS, MAX_TARGET_BYTES, LimitsMiddleware
 
 from .fakes import CHAT, HELLO, AsgiCall, FakeClient, settings, words
 from .http_server import serving
@@ -131,6 +131,15 @@ async def test_large_urls(path: bytes) -> None:
     async with serving(FakeClient(words(["a"]))) as url:
         said = await talk(url, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert statuses(said) == [414] and b"aaaa" not in said
+
+
+@pytest.mark.parametrize("before", [b"", b"http://a.example:8180"])
+async def test_path_and_query_are_what_counts(before: bytes) -> None:
+    async with serving(FakeClient(words(["a"]))) as url:
+        for most, status in ((MAX_TARGET_BYTES, 200), (MAX_TARGET_BYTES + 1, 414)):
+            target = before + b"/health?" + b"a" * (most - len(b"/health"))
+            said = await talk(url, b"GET " + target + b" HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+            assert statuses(said) == [status]
 
 
 TRAVERSAL = ["/v1/models/../../etc/passwd", "/v1/models/..%2f..%2fetc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/etc/passwd%00.json", "/.env"]

@@ -80,9 +80,7 @@ async def test_faulty_chat_fields(fields: dict[str, Any], param: str, text: str)
 IN_METADATA: list[tuple[dict[str, Any], str, str]] = [
     ({"n": "2"}, "n", "metadata.n must be a valid integer"),
     ({"top_logprobs": 2}, "top_logprobs", "When using metadata.top_logprobs, logprobs must be true."),
-    ({"verbosity": "low"}, "verbosity", "metadata.verbosity is not supported yet"),
     ({"stream_options": {}, "return_token_ids": 1}, "return_token_ids", "metadata.return_token_ids must be"),
-    ({"service_tier": "gold"}, "service_tier", "metadata.service_tier must be"),
 ]
 
 

@@ -155,6 +155,7 @@ class TestTryingOut:
             'start: (start | "a" start)+ // "a"',
             'start: "//" start',
             'start: %json {"type": "object"} start\n%ignore /[ "]+/',
+            'start: "stop=" x start // [stop="a"]\nx[capture]: /suffix=/ | stopped\nstopped: "b"',
             'start: "a".."z" x <[5]>\nx: start{2,3}\nA: "a"',
         ],
     )
@@ -177,6 +178,10 @@ class TestTryingOut:
             '%llguidance {"no_forcing": true}\nstart: %json {"enum": ["}", "\\""]} | x\nx: x',
             'start: my-rule\nmy-rule: "" ',
             "start: A\nA: ~/a/",
+            'start: x "!"\nx[stop="a"]: /.*/',
+            'start: x\nx[suffix = "a"]: /.*/',
+            'start: x "b"\nx[stop=/\\n/, max_tokens=10]: /.*/',
+            'start: x "b"\nx[max_tokens=10, capture="]", stop="]"]: /.*/',
         ],
     )
     def test_one_with_an_end_passes(self, process: GrammarProcess, grammar: str) -> None:

@@ -24,6 +24,13 @@ def test_roles_and_parts() -> None:
     ]
 
 
+def test_what_clients_write_beside_a_text_has_no_effect() -> None:
+    marked = {"cache_control": {"type": "ephemeral"}, "prompt_cache_breakpoint": {"mode": "explicit"}}
+    numbered = {"id": "lc_1", "index": 0, "annotations": [], "extras": {"signature": "x"}, "colour": None}
+    parts = [{"type": "text", "text": "a", **marked}, {"type": "text", "text": "b", **numbered}]
+    assert normalize_messages([{"role": "user", "content": parts}]) == [{"role": "user", "content": "ab"}]
+
+
 @pytest.mark.parametrize("key", ["reasoning_content", "thoughts"])
 def test_a_thought_in_the_history_is_kept(key: str) -> None:
     assert normalize_messages([{"role": "assistant", key: "hm"}]) == [{"role": "assistant", "reasoning_content": "hm", "content": ""}]
@@ -50,7 +57,7 @@ def user(content: Any, **more: Any) -> list[Any]:
         (user(5), "messages[0].content", "must be a string or a list of text parts, got a number"),
         (user({"text": "x"}), "messages[0].content", "got an object"),
         (user([5]), "messages[0].content[0]", "must be an object with type and text"),
-        (user([{"type": "text", "text": "a", "cache_control": {}}]), "messages[0].content[0].cache_control", "unknown field"),
+        (user([{"type": "text", "text": "a", "colour": {}}]), "messages[0].content[0].colour", "Unknown field 'colour' in messages[0].con"),
         (user([{"type": "text", "text": 5}]), "messages[0].content[0].text", "must be a string"),
         (user([{"text": "x"}]), "messages[0].content[0].type", "must be 'text', got null"),
         (user(["x", {"type": "image_url", "image_url": {"url": "x"}}]), "messages[0].content[1]", "takes no images"),

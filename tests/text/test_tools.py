@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema_rs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ernie_backend.errors import InvalidRequestError
 from ernie_backend.text.messages import normalize_messages
@@ -25,6 +28,8 @@ def test_tools_are_kept_as_they_are() -> None:
     tool = {"type": "function", "function": {"name": "f", "strict": True, "description": "d", "parameters": CITY}}
     assert normalize_tools([tool]) == [tool]
     assert normalize_tools([{"name": "f", "parameters": None}]) == [F], "a bare function is wrapped, null is not given"
+    for marked in ({**F, "cache_control": {"type": "ephemeral"}, "colour": None}, {"name": "f", "cache_control": {}, "colour": None}):
+        assert normalize_tools([marked]) == [F], "what means something to other servers only is not shown to the model"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,7 @@ def test_tools_are_kept_as_they_are() -> None:
         ([F, F], "tools[1].function.name", "two functions 'f'"),
         ([{"name": "f", "colour": 1}], "tools[0].colour", "Unknown field"),
         ([{"type": "function", "function": {"name": "f"}, "colour": 1}], "tools[0].colour", "Unknown field"),
+        ([{"function": {"name": "f", "cache_control": {}}}], "tools[0].function.cache_control", "Unknown field"),
         ([{"name": "f", "description": 1}], "tools[0].description", "a string"),
         ([{"name": "f", "strict": 1}], "tools[0].strict", "true or false"),
         ([{"name": "f", "parameters": []}], "tools[0].parameters", "JSON Schema of an object"),
@@ -90,7 +96,17 @@ LOOPS: list[tuple[dict[str, Any], str | None]] = [
     (LIST | {"required": ["next"]}, "s"),
     ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "s"),
     (TREE | {"$defs": TREE["$defs"] | {"l": {"type": "array", "prefixItems": [True, {"$ref": "#"}], "minItems": 2}}}, "s"),
+    (LIST | {"required": ["next"], "type": ["object"]}, "s"),
+    ({"type": "object", "additionalProperties": {"$ref": "#"}, "required": ["a"]}, "s"),
+    ({"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1}, "s"),
+    ({"type": "array", "items": [{"$ref": "#"}], "minItems": 1}, "s"),
+    ({"type": "array", "prefixItems": [True], "items": {"$ref": "#"}, "minItems": 2}, "s"),
     (LIST, None),
+    ({"type": "array", "prefixItems": [True], "items": {"$ref": "#"}, "minItems": 1}, None),
+    ({"type": "array", "items": [True], "additionalItems": {"$ref": "#"}, "minItems": 1}, None),
+    ({"type": "object", "additionalProperties": {"$ref": "#"}, "patternProperties": {"a": True}, "required": ["a"]}, None),
+    ({"type": "object", "properties": {"a": True}, "additionalProperties": {"$ref": "#"}, "minProperties": 1}, None),
+    ({"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, "required": ["a"]}, None),
     ({"anyOf": [{"$ref": "#"}, {"type": "string"}]}, None),
     ({"type": "array", "items": {"$ref": "#"}}, None),
     (TREE | {"$defs": TREE["$defs"] | {"l": {"type": "array", "items": {"$ref": "#/$defs/t"}}}}, None),
@@ -109,6 +125,43 @@ def test_schemas_that_speak_of_themselves_must_have_a_way_out(schema: dict[str, 
     else:
         error = refused(check_schema, schema, "s")
         assert error.param == place and error.message.startswith(f"{place} can never be fulfilled: it leads back to itself")
+
+
+def _values(inner: list[Any]) -> list[Any]:
+    return [None, 0, "a", [], {}, *([x] for x in inner), *([x, y] for x in inner for y in inner), *({"a": x} for x in inner)]
+
+
+VALUES = _values(_values([None, 0, {}, []]))
+PLAIN = st.sampled_from([True, {"type": "null"}, {"const": 0}])
+INNER = st.deferred(lambda: PLAIN | st.just({"$ref": "#"}) | OBJECTS | ARRAYS | _joined(INNER))
+OBJECTS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["object", ["object"], ["object", "null"]])},
+    optional={
+        "properties": st.dictionaries(st.sampled_from("ab"), INNER, max_size=1),
+        "patternProperties": st.dictionaries(st.sampled_from("ab"), INNER, max_size=1),
+        "additionalProperties": INNER,
+        "required": st.sampled_from([["a"], []]),
+        "minProperties": st.integers(0, 1),
+    },
+)
+ARRAYS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["array", ["array"], ["array", "null"]])},
+    optional={"items": INNER, "prefixItems": st.lists(INNER, min_size=1, max_size=2), "minItems": st.integers(0, 2)},
+)
+
+
+def _joined(schemas: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.dictionaries(st.sampled_from(["anyOf", "oneOf", "allOf"]), st.lists(schemas, min_size=1, max_size=2), min_size=1, max_size=1)
+
+
+@settings(max_examples=150, deadline=None)
+@given((OBJECTS | ARRAYS | _joined(OBJECTS | ARRAYS | PLAIN)).filter(lambda schema: "$ref" in str(schema)))
+def test_no_schema_is_called_endless_that_a_value_fulfils(schema: dict[str, Any]) -> None:
+    try:
+        check_schema(schema, "s")
+    except InvalidRequestError as error:
+        validator = jsonschema_rs.Draft202012Validator(schema)
+        assert error.param != "s" or not any(validator.is_valid(value) for value in VALUES), "s is all of it"
 
 
 @pytest.mark.parametrize(

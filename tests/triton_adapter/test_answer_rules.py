@@ -121,7 +121,7 @@ class TestWhatAnAnswerMustKeepTo:
             given = json.dumps({"max_tokens": 100, **sampling})
             return x1(chat={"messages": USER, "reasoning_effort": effort}, sampling_parameters=given).sampling.reasoning_max_tokens
 
-        assert [budget(effort) for effort in ("minimal", "low", "medium", "high")] == [10, 20, 50, 80]
+        assert [budget(effort) for effort in ("minimal", "low", "medium", "high", "xhigh", "max")] == [10, 20, 50, 80, 90, 95]
         assert budget("minimal", max_tokens=3) == 1, "a thought has one token at least"
         assert (budget("low", reasoning_max_tokens=70), budget("high", reasoning_max_tokens=0)) == (70, None), "a number goes before"
         sampling = x1(chat={"messages": USER, "reasoning_effort": "low"}, sampling_parameters='{"guided_regex": "a"}').sampling
@@ -218,6 +218,8 @@ class TestWhatAnAnswerMustKeepTo:
                 "Unknown field",
             ),
             ({}, {"guided_json": "{"}, "guided_json", "not valid JSON"),
+            ({}, {"guided_json": '{"minimum": NaN}'}, "guided_json.minimum", "guided_json.minimum is NaN"),
+            ({}, {"structural_tag": '{"n": 1, "n": 2}'}, "structural_tag.n", "stands twice in one JSON object of structural_tag."),
             ({}, {"guided_json": "[]"}, "guided_json", "got a list"),
             ({}, {"guided_json": 5}, "guided_json", "must be a JSON Schema"),
             ({}, {"guided_choice": []}, "guided_choice", "1 to 1024 strings"),
@@ -278,7 +280,11 @@ class TestWhatAnAnswerMustKeepTo:
         plain = {"type": "text", "json_schema": None}
         assert x1(chat={"messages": USER}, sampling_parameters=json.dumps({"response_format": plain})).sampling.grammar is None
         named = {"type": "json_schema", "json_schema": {"name": None, "strict": None, "description": None, "schema": {"const": 1}}}
-        assert x1(chat={"messages": USER}, sampling_parameters=json.dumps({"response_format": named})).sampling.grammar
+        named["json_schema"] |= {"any": None}
+        tags = {"structures": [{**STRUCTURE, "any": None}], "triggers": ["<a"], "json_schema": None, "any": None}
+        wishes = ({"response_format": named}, {"structural_tag": tags}, {"response_format": tags | {"type": "structural_tag"}})
+        for wish in wishes:
+            assert x1(chat={"messages": USER}, sampling_parameters=json.dumps(wish)).sampling.grammar
 
     def test_an_unusual_schema_is_no_fault_where_nothing_is_demanded(self, x1: Callable[..., GenerateRequest]) -> None:
         assert x1(chat={"messages": USER, "tools": [{"name": "f", "parameters": {"uniqueItems": True}}]}).sampling.grammar is None

@@ -220,7 +220,7 @@ class TestRefusals:
             (chat("a", *[video_part(b"")] * 3), "messages[0].content[3]", "Too many video items in prompt, got 3 but limit is 2"),
             (chat("a", video_part(SMALL)), "messages[0].content[1]", "is not a video"),
             (chat("a", {"type": "audio_url"}), "messages[0].content[1].type", "Unknown content part type: 'audio_url'"),
-            (chat("a", image(SMALL, size=5)), "messages[0].content[1].image_url.size", "unknown field 'size'"),
+            (chat("a", image(SMALL, size=5)), "messages[0].content[1].image_url.size", "Unknown field 'size'"),
             (chat("a", image(SMALL), mm_processor_kwargs={"image_max_pixels": "x"}), "mm_processor_kwargs.image_max_pixels", "an integer"),
             (chat("a", image(SMALL), mm_processor_kwargs={"surprise": 1}), "mm_processor_kwargs.surprise", "Unknown key"),
             (chat(image(encoded(picture(1100, 1100))), image(encoded(picture(1400, 1400)))), "messages", "The prompt has 40"),

@@ -189,7 +189,11 @@ class TestBadInput:
             ({"chat": {"messages": USER, "mm_processor_kwargs": {"fps": 1}}}, "mm_processor_kwargs", "takes no images"),
             ({"chat": {"messages": USER, "chat_template_kwargs": [1]}}, "chat_template_kwargs", "must be an object"),
             ({"chat": {"messages": USER, "enable_thinking": "maybe"}}, "enable_thinking", 'must be true or false, got "maybe"'),
-            ({"chat": {"messages": USER, "reasoning_effort": "max"}}, "reasoning_effort", "one of none, minimal, low, medium, high, got"),
+            (
+                {"chat": {"messages": USER, "reasoning_effort": "most"}},
+                "reasoning_effort",
+                "one of none, minimal, low, medium, high, xhigh, max, got",
+            ),
             ({"chat": {"messages": USER, "reasoning_effort": {}}}, "reasoning_effort", "got an object"),
             ({"chat": {"messages": USER * 2, "disable_chat_template": True}}, "messages", "give one message"),
             ({"chat": {"prompt_token_ids": []}}, "prompt_token_ids", "must not be empty"),

@@ -82,9 +82,9 @@ class TestThinkingSwitch:
     @pytest.mark.parametrize(
         ("fields", "param"),
         [
-            ({"reasoning_effort": "max"}, "reasoning_effort"),
-            ({"metadata": {"reasoning_effort": "max"}}, "metadata.reasoning_effort"),
-            ({"chat_template_kwargs": {"reasoning_effort": "max"}}, "chat_template_kwargs.reasoning_effort"),
+            ({"reasoning_effort": "most"}, "reasoning_effort"),
+            ({"metadata": {"reasoning_effort": "most"}}, "metadata.reasoning_effort"),
+            ({"chat_template_kwargs": {"reasoning_effort": "most"}}, "chat_template_kwargs.reasoning_effort"),
             ({"chat_template_kwargs": {"options": "close"}}, "chat_template_kwargs.options"),
         ],
     )

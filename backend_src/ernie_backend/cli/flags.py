@@ -240,6 +240,8 @@ def _notes(args: argparse.Namespace, on_gpu: bool) -> list[str]:
     notes = [f"--{name} has no effect: {why}." for name, why in WITHOUT_MEANING.items() if getattr(args, _inert(name)) is not None]
     if args.gpu_memory_utilization is not None and not on_gpu:
         notes.append("--gpu-memory-utilization has no effect: there is no GPU.")
+    if (args.limit_mm_per_prompt or {}).get("audio"):
+        notes.append("--limit-mm-per-prompt: audio has no effect: no model here takes any.")
     if args.metrics_port == args.port:
         notes.append(f"--metrics-port is the same as --port, where /metrics answers too; Triton's own is on {DEFAULT_METRICS_PORT}.")
     return notes

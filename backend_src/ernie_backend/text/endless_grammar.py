@@ -10,8 +10,9 @@ import json
 import re
 
 _NOTHING = '""'
-_BEYOND_US = re.compile(r"::|%if\b|%lark\b|~")
-"""Rules with parameters, grammars within grammars, negation: what they mean depends on the text that would be replaced."""
+_BEYOND_US = re.compile(r"::|%if\b|%lark\b|~|\b(?:stop|suffix)\s*=")
+"""Rules with parameters, grammars within grammars, negation, rules that end at a text of their own (`x[stop="a"]`): what they mean depends
+on the text that would be replaced."""
 _PART = re.compile(
     r"""
     (?P<comment>(?://|\#)[^\n]*)

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
+from ..known_fields import WITHOUT_EFFECT, check_known, unknown_field
 from ..media_fields import MEDIA_TYPES, MediaPart, read_media_part
 from .tools import check_tool_results, normalize_tool_calls
 
@@ -60,6 +61,7 @@ def check_unread(given: Any) -> None:
                 raise InvalidRequestError(f"{place}: a prompt of token ids brings no images, videos or files. Leave one out.", param=place)
 
 
+_IN_A_MESSAGE = ("role", "content", "name", "reasoning_content", "tool_calls")
 OF_AN_ANSWER = frozenset(
     (
         "refusal",
@@ -105,11 +107,7 @@ def _other_field(key: str, value: Any, role: str, place: str, takes_tools: bool)
             raise InvalidRequestError(f"{place}.tool_calls belongs into assistant messages only.", param=f"{place}.tool_calls")
         return normalize_tool_calls(value, f"{place}.tool_calls")
     if key != "name" and not (key == "tool_call_id" and role == "tool"):
-        raise InvalidRequestError(
-            f"Unknown field {key[:80]!r} in {place}. Known: role, content, name, reasoning_content, tool_calls and, in tool messages, "
-            "tool_call_id.",
-            param=f"{place}.{key}",
-        )
+        raise unknown_field(key, (*_IN_A_MESSAGE, *(("tool_call_id",) if role == "tool" else ())), place)
     if not isinstance(value, str):
         raise InvalidRequestError(f"{place}.{key} must be a string, got {json_kind(value)}.", param=f"{place}.{key}")
     return value
@@ -177,9 +175,7 @@ def _part(part: Any, place: str, media: list[MediaPart] | None) -> dict[str, str
             known = ", ".join(("text", *MEDIA_TYPES))
             raise InvalidRequestError(f"{place}: Unknown content part type: {shown}. Known: {known}.", param=f"{place}.type")
         raise InvalidRequestError(f"{place}.type must be 'text', got {shown}.", param=f"{place}.type")
-    for key, value in part.items():
-        if key not in ("type", "text") and value is not None:
-            raise InvalidRequestError(f"{place}: unknown field {key[:80]!r} in a part of type {kind!r}.", param=f"{place}.{key[:80]}")
+    check_known(part, ("type", "text"), place, without_effect=WITHOUT_EFFECT)
     text = part.get("text")
     if not isinstance(text, str):
         raise InvalidRequestError(f"{place}.text must be a string, got {json_kind(text)}.", param=f"{place}.text")

@@ -95,16 +95,29 @@ def _needs(node: Schema, root: Schema) -> list[tuple[int, ...]]:
     target = _target(node, root)
     needed: list[Any] = [] if target is None else [target]
     needed += node.get("allOf", [])
-    if node.get("type") == "object":
-        needed += [node.get("properties", {}).get(name) for name in node.get("required", [])]
-    if node.get("type") == "array" and node.get("minItems", 0) > 0:
-        first = node.get("prefixItems", [])
-        needed += first[: node["minItems"]] or [node.get("items")]
+    if node.get("type") in ("object", ["object"]):
+        needed += _needs_of_an_object(node)
+    if node.get("type") in ("array", ["array"]):
+        needed += _needs_of_an_array(node)
     groups: list[tuple[int, ...]] = [(id(schema),) for schema in needed if isinstance(schema, dict)]
     for keyword in ("anyOf", "oneOf"):
         if all(isinstance(schema, dict) for schema in node.get(keyword, [True])):
             groups.append(tuple(id(schema) for schema in node[keyword]))
     return groups
+
+
+def _needs_of_an_object(node: Schema) -> list[Any]:
+    named = node.get("properties", {})
+    other = None if "patternProperties" in node else node.get("additionalProperties")
+    needed = [named.get(name, other) for name in node.get("required", [])]
+    return needed if named or node.get("minProperties", 0) == 0 else [*needed, other]
+
+
+def _needs_of_an_array(node: Schema) -> list[Any]:
+    least, first, others = node.get("minItems", 0), node.get("prefixItems", []), node.get("items")
+    if isinstance(others, list):  # of older drafts
+        first, others = others, node.get("additionalItems")
+    return [*first[:least], *([others] if least > len(first) else [])]
 
 
 def _fulfilled(needs: dict[int, list[tuple[int, ...]]]) -> set[int]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
+from ..known_fields import WITHOUT_EFFECT, check_known
+from ..strict_json import holds_half_character
 from .schema_check import check_schema
 
 MAX_TOOLS = 128
@@ -54,18 +56,12 @@ def _function(tool: Any, place: str) -> dict[str, Any]:
     if "function" in tool or "type" in tool:
         if tool.get("type", "function") != "function":
             raise InvalidRequestError(f"{place}.type must be 'function': there are no other tools here.", param=f"{place}.type")
-        for key in tool:
-            if key not in ("type", "function") and tool[key] is not None:
-                raise InvalidRequestError(f"Unknown field {key[:80]!r} in {place}. Known: type, function.", param=f"{place}.{key[:80]}")
+        check_known(tool, ("type", "function"), place, without_effect=WITHOUT_EFFECT)
         function, where = tool.get("function"), f"{place}.function"
         if not isinstance(function, dict):
             raise InvalidRequestError(f"{where} must be an object with a name, got {json_kind(function)}.", param=where)
-    checked = {key: value for key, value in function.items() if value is not None}
-    for key in checked:
-        if key not in _IN_A_FUNCTION:
-            raise InvalidRequestError(
-                f"Unknown field {key[:80]!r} in {where}. Known: {', '.join(_IN_A_FUNCTION)}.", param=f"{where}.{key[:80]}"
-            )
+    check_known(function, _IN_A_FUNCTION, where, without_effect=WITHOUT_EFFECT if function is tool else ())
+    checked = {key: value for key, value in function.items() if key in _IN_A_FUNCTION and value is not None}
     _check_name(checked.get("name"), f"{where}.name")
     if not isinstance(checked.get("description", ""), str):
         raise InvalidRequestError(f"{where}.description must be a string.", param=f"{where}.description")
@@ -142,12 +138,10 @@ def _arguments(given: Any, place: str) -> dict[str, Any]:
     if isinstance(given, str):
         try:
             value = json.loads(given) if given.strip() else {}
-            if "\\u" in given:  # half a surrogate pair, in escapes of its own, has not been seen when the request was read
-                json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise InvalidRequestError(f"{place} is not valid Unicode: it holds half of a surrogate pair.", param=place) from None
         except (ValueError, RecursionError):
             raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
+        if holds_half_character(given):  # in escapes of its own: not seen when the request was read
+            raise InvalidRequestError(f"{place} is not valid Unicode: it holds half of a surrogate pair.", param=place)
     if value is None:
         return {}
     if not isinstance(value, dict):

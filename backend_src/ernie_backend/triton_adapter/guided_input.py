@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
+from ..known_fields import check_known
 from ..sampling_fields import SamplingFields
 from ..strict_json import read_object
 from ..text.grammar import Body, Tag
@@ -66,7 +67,7 @@ def _response_format(given: dict[str, Any]) -> Body | None:
     described = given.get("json_schema")
     if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
         raise InvalidRequestError(f"{place} must be an object with a name and a schema.", param=place)
-    _check_keys(described, ("name", "description", "schema", "strict"), place)
+    check_known(described, ("name", "description", "schema", "strict"), place)
     for key, type_, rule in ("name", str, "a string"), ("description", str, "a string"), ("strict", bool, "true or false"):
         if described.get(key) is not None and not isinstance(described[key], type_):
             raise InvalidRequestError(f"{place}.{key} must be {rule}, got {json_kind(described[key])}.", param=f"{place}.{key}")
@@ -74,7 +75,7 @@ def _response_format(given: dict[str, Any]) -> Body | None:
 
 
 def _parsed(value: Any, place: str) -> Any:
-    return read_object(value, place, place) if isinstance(value, str) else value
+    return read_object(value, place, place, within=place) if isinstance(value, str) else value
 
 
 def _schema(value: Any, place: str) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _tags(value: Any, place: str) -> list[Tag]:
     """Each structure with the trigger that its beginning starts with."""
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{place} must be an object with structures and triggers, got {json_kind(value)}.", param=place)
-    _check_keys(value, ("type", "structures", "triggers"), place)
+    check_known(value, ("type", "structures", "triggers"), place)
     structures, triggers = value.get("structures"), value.get("triggers")
     if not isinstance(triggers, list) or not 1 <= len(triggers) <= MAX_TAGS or not all(isinstance(t, str) and t for t in triggers):
         raise InvalidRequestError(
@@ -103,7 +104,7 @@ def _tags(value: Any, place: str) -> list[Tag]:
         begin, end = given.get("begin"), given.get("end")
         if not isinstance(begin, str) or not isinstance(end, str) or "schema" not in given:
             raise InvalidRequestError(f"{here} must be an object with a begin, a schema and an end.", param=here)
-        _check_keys(given, ("begin", "schema", "end"), here)
+        check_known(given, ("begin", "schema", "end"), here)
         if len(begin) + len(end) > MAX_TAG_CHARACTERS:
             raise InvalidRequestError(f"{here}: begin and end may have at most {MAX_TAG_CHARACTERS} characters together.", param=here)
         trigger = min((trigger for trigger in triggers if begin.startswith(trigger)), key=len, default=None)  # it is said first
@@ -111,12 +112,6 @@ def _tags(value: Any, place: str) -> list[Tag]:
             raise InvalidRequestError(f"{here}.begin must start with one of the triggers.", param=f"{here}.begin")
         tags.append(Tag(trigger=trigger, begin=begin, schema=_schema(given["schema"], f"{here}.schema"), end=end))
     return tags
-
-
-def _check_keys(given: dict[str, Any], known: tuple[str, ...], place: str) -> None:
-    for key in given:
-        if key not in known:
-            raise InvalidRequestError(f"Unknown field {key[:80]!r} in {place}. Known: {', '.join(known)}.", param=f"{place}.{key[:80]}")
 
 
 def _choices(value: list[Any], place: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 
-EFFORTS: dict[str, float] = {"none": 0, "minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8}
+EFFORTS: dict[str, float] = {"none": 0, "minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.9, "max": 0.95}
 """OpenAI's names, and which share of an answer's tokens its thought may take. `high` is what FastDeploy gives where nothing is said."""
 MODES = {"open": True, "auto": True, "adaptive": True, "close": False}
 """Of `options.thinking_mode`. No model here decides by itself whether to think: whatever leaves it the choice means on, as in FastDeploy,
