@@ -51,6 +51,10 @@ NOT_SUPPORTED_YET: dict[str, tuple[Any, ...]] = {
 
 _WHY_NOT = {"mm_hashes": "is not supported: what was sent before is found again by its content, so send images and videos in messages"}
 
+_NOT_IN_METADATA = frozenset(
+    ("model", "messages", "prompt", "stream", "stream_options", "user", "store", "metadata", "request_id", "service_tier")
+)
+
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -122,7 +126,8 @@ class _Request(BaseModel):
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     """Who goes first when requests wait; the answer says what was used."""
     metadata: dict[str, Any] | None = None
-    """Keys that name one of FastDeploy's parameters act like it, if it is not given itself; others are tags, without effect."""
+    """Keys that name a parameter of the answer act like that parameter, as in FastDeploy, if it is not given itself; others are OpenAI's free
+    tags, without effect."""
 
     # Without effect, as documented.
     user: str | None = None
@@ -234,21 +239,6 @@ _SAMPLING_FIELDS = (
 )
 
 
-_IN_METADATA = frozenset(_SAMPLING_FIELDS) - {"logit_bias", "ignore_eos", "skip_special_tokens", "timings"} | {
-    "logprobs",
-    "top_logprobs",
-    "echo",
-    "prompt_token_ids",
-    "tools",
-    "chat_template_kwargs",
-    "enable_thinking",
-    "reasoning_effort",
-    "disable_chat_template",
-    "max_streaming_response_tokens",
-}
-"""FastDeploy's parameters, which it takes from there, too. OpenAI's metadata is free: whatever else is called like a field is a tag."""
-
-
 def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
     """The body as a `kind`. A field that is null counts as not given. Raises `InvalidRequestError` naming the first field at fault."""
     known = set(kind.model_fields) | set(NOT_SUPPORTED_YET)
@@ -261,7 +251,7 @@ def parse_request(kind: type[Request], given: Mapping[str, Any]) -> Request:
         }
     given_there: dict[str, Any] = {}
     if isinstance(metadata, dict):
-        parameters = (_IN_METADATA & set(kind.model_fields)) - set(fields)
+        parameters = set(kind.model_fields) - _NOT_IN_METADATA - set(fields)
         given_there = {name: value for name, value in metadata.items() if name in parameters and value is not None}
     fields = given_there | fields
     with naming_metadata(given_there):

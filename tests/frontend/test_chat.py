@@ -221,8 +221,6 @@ async def test_null_counts_as_not_given() -> None:
             "metadata": {
                 "priority": "high",
                 "service_tier": "gold",
-                "timings": "yes",
-                "tool_choice": "none",
                 "stream_options": "x",
                 "echo": 1,
             }
