@@ -126,8 +126,8 @@ class _Request(BaseModel):
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     """Who goes first when requests wait; the answer says what was used."""
     metadata: dict[str, Any] | None = None
-    """Keys that name a parameter of the answer act like that parameter, as in FastDeploy, if it is not given itself; others are OpenAI's free
-    tags, without effect."""
+    """Keys that name a parameter of the answer act like it, as in FastDeploy, if it is not given itself; others are OpenAI's free tags,
+    without effect."""
 
     # Without effect, as documented.
     user: str | None = None
