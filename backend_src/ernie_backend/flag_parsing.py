@@ -4,6 +4,7 @@ but that of the log."""
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -42,7 +43,7 @@ class FlagParser(argparse.ArgumentParser):
 
 def log_format_of(arguments: Sequence[str]) -> str:
     """What is asked for in a command line that may be wrong."""
-    found = ["json" for flag, value in zip(arguments, (*arguments[1:], ""), strict=True) if (flag, value) == ("--log-format", "json")]
+    found = ["json" for flag, value in itertools.pairwise(arguments) if (flag, value) == ("--log-format", "json")]
     return "json" if found or "--log-format=json" in arguments else "text"
 
 

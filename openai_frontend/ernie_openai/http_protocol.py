@@ -111,6 +111,9 @@ class GuardedProtocol(H11Protocol):
         if self._sends_no_more and self.cycle.response_complete:
             self.transport.close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to the log: anybody may ask for WebSocket, and is answered as if he had not."""
+
     # A client that closes its half --------------------------------------------------------------------------------------------
 
     def eof_received(self) -> bool | None:  # type: ignore[override]

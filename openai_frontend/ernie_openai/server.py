@@ -27,7 +27,7 @@ from .http_protocol import GuardedProtocol
 from .observing import access_log
 from .settings import FrontendSettings, TlsFiles
 from .triton_client import TritonClient
-from .workers import Workers
+from .workers import ANSWER_SECONDS, Workers, end_with_parent
 
 PROCESS_NAME = "frontend"
 _LAST_SECONDS = 1
@@ -51,6 +51,7 @@ def worker_app(settings: FrontendSettings, grace_seconds: float) -> FastAPI:
         tracer = Tracer(traces_url(endpoint), PROCESS_NAME)
     drain = Drain()
     drain.handle_signals(grace_seconds)
+    end_with_parent()
     client = TritonClient(settings.triton_grpc, settings.triton_metrics, outage=lambda: settings.outage)
     app = create_app(settings, client, tracer, drain)
     gc.collect()
@@ -107,6 +108,7 @@ def run(
         ssl_ca_certs=tls.client_authorities if tls else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.client_authorities else ssl.CERT_NONE,
         timeout_graceful_shutdown=_LAST_SECONDS,
+        timeout_worker_healthcheck=ANSWER_SECONDS,
     )
     listening = listening or config.bind_socket()
     listen(listening)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import multiprocessing
+import os
 import signal
 import time
 
@@ -10,6 +13,20 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 15
+"""Within which a worker must say that it lives. On a busy machine one that is starting needs more than uvicorn's 5."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent() -> None:
+    """In a worker: SIGTERM when its parent has died. Else it would keep the port, with nobody to end it or to tell it of new keys."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent.pid:  # before that
+        signal.raise_signal(signal.SIGTERM)
 
 
 class Workers(Multiprocess):

@@ -127,3 +127,16 @@ def test_doctor_names_what_models_that_see_miss(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor, "_version", lambda package: None if package in ("av", "numpy") else "1.0")
     finding = next(finding for finding in doctor.examine() if finding.subject == "images and videos")
     assert not finding.ok and not finding.required and "no av: pip install 'ernie-triton[media]'" in finding.text
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench"], ["random-checkpoint"]])
+def test_without_arguments_the_usage_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and "usage: ernie-triton" in capsys.readouterr().err
+
+
+def test_a_word_that_belongs_to_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "extra"])
+    assert "'extra' belongs to no flag" in capsys.readouterr().err

@@ -217,10 +217,11 @@ async def test_a_whole_request_with_an_absolute_target() -> None:
     assert statuses(said) == [200, 200, 200] and said.index(b"first") < said.index(b"second")
 
 
-async def test_upgrades_are_not_taken_up() -> None:
+async def test_upgrades_are_not_taken_up(caplog: pytest.LogCaptureFixture) -> None:
     upgrades = b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAA\r\n"
     async with serving(FakeClient(words(["a"])), api_keys=("k",)) as url:
         assert statuses(await talk(url, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + upgrades + b"\r\n")) == [401]
+    assert not caplog.records, "nobody may fill the log"
 
 
 SLOW_HEADS = {"the request line": b"GET /hea", "a header": b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: ", "the last line": POST}

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ernie_backend.cli.processes import children_of, is_running
 from ernie_openai.server import listen
 
 from .fake_triton import FakeTriton, SeenRequest, response, serving
@@ -154,3 +155,14 @@ def test_small_pieces_leave_at_once() -> None:
         listen(listening)
         with socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_workers_do_not_outlive_their_parent() -> None:
+    """They would keep the port."""
+    async with serving(FakeTriton(one_word)) as address, front_end(address, "--workers", "2") as (process, _):
+        workers = children_of(process.pid)
+        assert len(workers) >= 2
+        process.kill()
+        await process.wait()
+        while any(map(is_running, workers)):
+            await asyncio.sleep(0.05)

@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None:
     """Exit with status 2, naming the flag that was perhaps meant."""
-    name = next((text.partition("=")[0] for text in unknown if text.startswith("-")), unknown[0])
+    name = next((text.partition("=")[0] for text in unknown if text.startswith("-")), None)
+    if name is None:
+        parser.error(f"{unknown[0]!r} belongs to no flag. See --help.")
     flags = [flag for action in parser._actions for flag in action.option_strings]
     near = difflib.get_close_matches(name, flags, n=1)
     parser.error(f"unknown flag {name}." + (f" Did you mean {near[0]}?" if near else " See --help."))

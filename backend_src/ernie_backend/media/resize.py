@@ -51,6 +51,7 @@ def _within(
         new_width = math.ceil(width * beta / factor) * factor
     if not min_pixels <= new_height * new_width <= max_pixels:
         raise MediaError(
-            f"cannot be resized to between {min_pixels} and {max_pixels} pixels: {new_height} × {new_width} is what its shape allows"
+            f"cannot be resized to between {min_pixels} and {max_pixels} pixels: it is too narrow (height × width would be "
+            f"{new_height} × {new_width})"
         )
     return new_height, new_width
