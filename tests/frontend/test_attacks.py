@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -219,8 +220,14 @@ async def test_a_whole_request_with_an_absolute_target() -> None:
 
 async def test_upgrades_are_not_taken_up(caplog: pytest.LogCaptureFixture) -> None:
     upgrades = b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAA\r\n"
+    log = logging.getLogger("uvicorn.error")
     async with serving(FakeClient(words(["a"])), api_keys=("k",)) as url:
-        assert statuses(await talk(url, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + upgrades + b"\r\n")) == [401]
+        log.setLevel(logging.WARNING)
+        log.addHandler(caplog.handler)
+        try:
+            assert statuses(await talk(url, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + upgrades + b"\r\n")) == [401]
+        finally:
+            log.removeHandler(caplog.handler)
     assert not caplog.records, "nobody may fill the log"
 
 
