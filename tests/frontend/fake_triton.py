@@ -84,7 +84,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                         await context.abort(*reply)
                     yield reply
             self.num_finished += 1
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter if the client leaves while grpc still sends what was yielded
             self.cancelled.set()
             raise
 
