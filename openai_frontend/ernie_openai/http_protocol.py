@@ -86,28 +86,37 @@ class GuardedProtocol(H11Protocol):
     """One connection."""
 
     head_seconds = 20.0
-    """From the connection, or the end of the answer before, to the last line of a head; what was left of a refused body included."""
+    """From the connection, or the first byte behind an answer, to the last line of a head; what was left of a refused body included."""
+    idle_seconds = 75.0
+    """Without a byte behind an answer. Longer than clients and proxies keep an idle connection (httpx, and so openai, 5 s; aiohttp 15; most
+    proxies 60), so that it is they who end it: a request that meets our end on its way is lost, and a POST is not sent again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn = _CountingConnection()
-        self._head_timer: asyncio.TimerHandle | None = None
+        self.timeout_keep_alive = self.idle_seconds  # type: ignore[assignment]  # uvicorn's own timer, which does not go on behind a late body
+        self._wait_seconds: float | None = None  # what the timer below was set to
+        self._wait_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._sends_no_more = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_head()
+        self._wait_for_the_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._look_timer):
+        for timer in (self._wait_timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait_for_the_client()
+
     def on_response_complete(self) -> None:
-        self._expect_head()  # before: what was pipelined begins at once
-        super().on_response_complete()
+        super().on_response_complete()  # what was pipelined begins at once
+        self._wait_for_the_client()
         if self._sends_no_more and self.cycle.response_complete:
             self.transport.close()
 
@@ -152,17 +161,30 @@ class GuardedProtocol(H11Protocol):
 
     # Heads and faults ---------------------------------------------------------------------------------------------------------
 
-    def _expect_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+    def _wait_for_the_client(self) -> None:
+        """Set the time that it has, if another one counts from now on: none while it waits for us."""
+        if self.cycle is None:
+            seconds: float | None = self.head_seconds
+        elif not self.cycle.response_complete:
+            seconds = None
+        elif self.conn.our_state is self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            seconds = self.idle_seconds
+        else:
+            seconds = self.head_seconds
+        if seconds == self._wait_seconds:
+            return
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
+        self._wait_seconds = seconds
+        self._wait_timer = None if seconds is None else self.loop.call_later(seconds, self._client_is_late)
 
-    def _head_is_late(self) -> None:
-        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-            if self.conn.trailing_data[0]:
-                self._refuse(408)
-            else:  # it said nothing, and might take an answer for that to its next request
-                self.transport.close()
+    def _client_is_late(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.conn.trailing_data[0]:
+            self._refuse(408)
+        else:  # it said nothing, and might take an answer for that to its next request
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn while it handles what h11 raised."""

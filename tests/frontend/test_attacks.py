@@ -251,6 +251,37 @@ async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None
         assert await talk(url) == b""
 
 
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "late_body"),
+    [(HEALTH, b""), (POST.replace(b"chat", b"nothing") + b"Content-Length: 4\r\n\r\n", b"late")],
+    ids=["whole", "late body"],
+)
+async def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(head: bytes, late_body: bytes) -> None:
+    """Also behind an answer that did not wait for the request's body."""
+    async with serving(FakeClient(words(["a"])), protocol=HastyProtocol) as url:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        said = b""
+        for piece, pause in ((head, 0.0), (late_body, 3 * HastyProtocol.head_seconds), (HEALTH, 0.0), (HEALTH[:9], 0.0)):
+            writer.write(piece)
+            said += await reader.readuntil(b"\r\n\r\n") if piece.endswith(b"\r\n\r\n") else b""
+            await asyncio.sleep(pause)
+        said += await asyncio.wait_for(reader.read(), WAIT_SECONDS)
+        writer.close()
+        assert statuses(said) == [404 if late_body else 200, 200, 408], said
+
+
+async def test_an_idle_connection_is_closed_without_a_word() -> None:
+    class Tidy(GuardedProtocol):
+        idle_seconds = 0.2
+
+    async with serving(FakeClient(words(["a"])), protocol=Tidy) as url:
+        assert statuses(await talk(url, HEALTH)) == [200]
+
+
 async def test_a_long_answer_is_no_slow_head() -> None:
     go_on = asyncio.Event()
     client = FakeClient([*words(["a", "b"])[:1], go_on, words(["a", "b"])[1]])
