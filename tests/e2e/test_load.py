@@ -22,8 +22,8 @@ from tests.e2e.clock import clock_server
 from tests.e2e.kserve import Stream
 from tests.e2e.observe import IDLE_GAUGES, metric, wait_for_metric
 
-STEP_SECONDS = 0.08
-SEATS, QUEUE, WAIT_SECONDS = 2, 3, 4
+STEP_SECONDS = 0.2
+SEATS, QUEUE, WAIT_SECONDS = 2, 3, 8
 ENDLESS: dict[str, Any] = {"max_tokens": 900, "temperature": 0}
 KEYS = {"Authorization": "Bearer one"}
 
@@ -211,7 +211,7 @@ def test_a_deadline_ends_a_whole_answer(slow: RunningServer, client: openai.Open
 
 def test_a_deadline_ends_a_stream_with_an_error_event(slow: RunningServer) -> None:
     body = {"prompt": "long", "stream": True, "ignore_eos": True, **ENDLESS}
-    headers = {**KEYS, "X-Request-Timeout": "2"}
+    headers = {**KEYS, "X-Request-Timeout": "3"}
     with httpx.stream("POST", f"{slow.openai_url}/v1/completions", json=body, headers=headers, timeout=60) as response:
         lines = [line for line in response.iter_lines() if line]
     assert response.status_code == 200 and len(lines) > 1
@@ -221,7 +221,7 @@ def test_a_deadline_ends_a_stream_with_an_error_event(slow: RunningServer) -> No
 
 def test_kserve_timeout_is_in_microseconds(slow: RunningServer) -> None:
     stream = Stream(
-        slow.triton_grpc, text_input="long", sampling_parameters={**ENDLESS, "ignore_eos": True}, parameters={"timeout": 1_500_000}
+        slow.triton_grpc, text_input="long", sampling_parameters={**ENDLESS, "ignore_eos": True}, parameters={"timeout": 3_000_000}
     )
     outputs, final = stream.next()
     tokens = 0
