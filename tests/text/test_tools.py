@@ -198,12 +198,24 @@ def test_schemas_that_are_too_deep_or_too_large() -> None:
     assert refused(check_schema, {"enum": ["x" * 1000] * 300}, "s").param == "s"
 
 
+G, H = ({"type": "function", "function": {"name": name}} for name in "gh")
+ALLOWED = "tool_choice.allowed_tools"
+
+
+def allowed(tools: Any, mode: Any = "auto", **more: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools, **more}}
+
+
 class TestChoice:
     def test_what_is_chosen(self) -> None:
         assert read_tool_choice(None, [F]) == read_tool_choice("auto", [F]) == ToolChoice("auto")
         assert read_tool_choice("none", [F]) == read_tool_choice(None, []) == read_tool_choice("auto", []) == ToolChoice("none")
         assert read_tool_choice("required", [F]) == ToolChoice("required")
-        assert read_tool_choice(F, [F]) == ToolChoice("required", "f")
+        assert read_tool_choice(F, [F]) == ToolChoice("required", ("f",), one_call=True)
+        given = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [G, F, G]}}
+        assert read_tool_choice(given, [F, G, H]) == ToolChoice("auto", ("g", "f"))
+        assert read_tool_choice(allowed([H], mode="required"), [F, G, H]) == ToolChoice("required", ("h",))
+        assert read_tool_choice({**allowed([F]), "function": None}, [F]) == ToolChoice("auto", ("f",)), "null is not given"
 
     @pytest.mark.parametrize(
         ("given", "param", "words"),
@@ -217,6 +229,26 @@ class TestChoice:
                 "tool_choice.function.name",
                 "'g', which is not among the tools. The tools are: f",
             ),
+            ({"type": "allowed_tools"}, "tool_choice.allowed_tools", "got null"),
+            ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}, ALLOWED, "a mode and tools"),
+            ({"type": "allowed_tools", "allowed_tools": ["f"]}, ALLOWED, "got a list"),
+            ({**allowed([F]), "mode": "auto"}, "tool_choice.mode", "Unknown field"),
+            ({**allowed([F]), "type": "allowed"}, "tool_choice", "must be auto"),
+            (allowed([F], name="f"), f"{ALLOWED}.name", "Unknown field"),
+            (allowed([F], mode=None), f"{ALLOWED}.mode", "auto or required, got null"),
+            (allowed([F], mode="none"), f"{ALLOWED}.mode", "auto or required, got 'none'"),
+            (allowed([]), f"{ALLOWED}.tools", "not empty"),
+            (allowed(None), f"{ALLOWED}.tools", "must be a list"),
+            (allowed({"0": F}), f"{ALLOWED}.tools", "must be a list"),
+            (allowed(["f"]), f"{ALLOWED}.tools[0]", "must be an object, got a string"),
+            (allowed([F, {"type": "custom", "custom": {"name": "f"}}]), f"{ALLOWED}.tools[1].type", "must be 'function'"),
+            (allowed([{"function": {"name": "f"}}]), f"{ALLOWED}.tools[0].type", "must be 'function'"),
+            (allowed([{"type": "function", "name": "f"}]), f"{ALLOWED}.tools[0].name", "Unknown field"),
+            (allowed([{"type": "function"}]), f"{ALLOWED}.tools[0].function", "got null"),
+            (allowed([{"type": "function", "function": {}}]), f"{ALLOWED}.tools[0].function.name", "1 to 128 characters"),
+            (allowed([{"type": "function", "function": {"name": ["f"]}}]), f"{ALLOWED}.tools[0].function.name", "1 to 128 characters"),
+            (allowed([{"type": "function", "function": {"name": "f", "strict": True}}]), f"{ALLOWED}.tools[0].function.strict", "Unknown"),
+            (allowed([F, G]), f"{ALLOWED}.tools[1].function.name", "'g', which is not among the tools. The tools are: f"),
         ],
     )
     def test_refused(self, given: Any, param: str, words: str) -> None:
@@ -226,6 +258,7 @@ class TestChoice:
     def test_without_tools(self) -> None:
         assert "there are no tools" in refused(read_tool_choice, "required", []).message
         assert "There are no tools" in refused(read_tool_choice, F, []).message
+        assert "There are no tools" in refused(read_tool_choice, allowed([F]), []).message
 
 
 def call(arguments: Any = None, **more: Any) -> dict[str, Any]:
