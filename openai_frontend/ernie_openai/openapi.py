@@ -59,6 +59,29 @@ _MESSAGE: JsonSchema = {
         **{name: {} for name in (*_OF_AN_ANSWER, "prompt_tokens", "completion_tokens")},
     },
 }
+_NAMED: JsonSchema = {"type": "object", "required": ["name"], "properties": {"name": {**_TEXT, "minLength": 1}}}
+_FUNCTION: JsonSchema = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {"type": {"const": "function"}, "function": _NAMED},
+}
+_ALLOWED_TOOLS: JsonSchema = {
+    "type": "object",
+    "required": ["mode", "tools"],
+    "properties": {"mode": {"enum": ["auto", "required"]}, "tools": {"type": "array", "minItems": 1, "items": _FUNCTION}},
+}
+_TOOL_CHOICE: JsonSchema = {
+    "description": "Who is called, if anybody. allowed_tools: all tools are shown, but only those named here can be called.",
+    "anyOf": [
+        {"enum": ["auto", "none", "required"]},
+        {**_FUNCTION, "required": ["function"]},
+        {
+            "type": "object",
+            "required": ["type", "allowed_tools"],
+            "properties": {"type": {"const": "allowed_tools"}, "allowed_tools": _ALLOWED_TOOLS},
+        },
+    ],
+}
 _TOKEN_ID: JsonSchema = {"type": "integer", "minimum": 0, "maximum": _MAX_INT32}
 
 _DESCRIPTIONS = {
@@ -186,6 +209,7 @@ def _by_hand(kind: type[ChatRequest] | type[CompletionRequest]) -> dict[str, Jso
     }
     if kind is ChatRequest:
         fields["messages"] = {"anyOf": [{"type": "array", "items": _MESSAGE}, ids]}
+        fields["tool_choice"] = {**_TOOL_CHOICE, "anyOf": [*_TOOL_CHOICE["anyOf"]]}
         fields["enable_thinking"] = {"anyOf": [{"type": "boolean"}, {"enum": list(THINKING_SWITCH)}]}
     return fields
 

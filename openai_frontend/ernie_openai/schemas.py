@@ -165,7 +165,7 @@ class ChatRequest(_Request):
     """How this request's images and videos are resized and sampled."""
     tools: Annotated[list[dict[str, Any]] | None, SkipValidation] = None
     tool_choice: Annotated[str | dict[str, Any] | None, SkipValidation] = None
-    """auto, none, required, or a function by its name."""
+    """auto, none, required, a function by its name, or `allowed_tools`."""
     parallel_tool_calls: Boolean = None
     """False: the answer ends with its first call."""
 

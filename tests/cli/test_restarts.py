@@ -172,18 +172,46 @@ def test_a_tritonserver_that_is_not_ready(watched: Watched) -> None:
     assert watched.looks(1) == "tritonserver is not ready any more"
 
 
-def test_a_front_end_is_silent_when_it_has_not_answered_four_times_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_front_end_that_does_not_answer_four_times_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front_end_watch, "LOOK_SECONDS", 0.0)
-    looks, seen = chain([False, False, False, True], repeat(False)), list[bool]()
+    looks, seen = chain([True, False, False, False, True], repeat(False)), list[str | None]()
 
     def answers() -> bool:
-        seen.append(watch.is_silent)
+        seen.append(watch.fault)
         return next(looks)
 
     gate = Event()
-    watch = front_end_watch.FrontEndWatch(lambda: gate.wait(10) and answers())
+    watch = front_end_watch.FrontEndWatch(lambda: gate.wait(10) and answers(), 60.0)
     gate.set()
-    while not watch.is_silent:
+    while watch.fault is None:
         time.sleep(0.01)
     watch.close()
-    assert seen[:8] == [False] * 8
+    assert watch.fault == "The front end does not answer" and seen[:9] == [None] * 9
+
+
+def test_a_front_end_that_starts_has_longer_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_end_watch, "LOOK_SECONDS", 0.0)
+    clock, looks, answering = Clock(), list[bool](), Event()
+
+    def answers() -> bool:
+        looks.append(answering.is_set())
+        time.sleep(0.001)
+        return looks[-1]
+
+    watch = front_end_watch.FrontEndWatch(answers, 60.0, clock)
+    clock.now += 60.0
+    while len(looks) < 20:
+        time.sleep(0.01)
+    assert watch.fault is None, "however often it was asked"
+    clock.now += 0.1
+    assert watch.fault == "The front end has not answered within 60 s of its start"
+    answering.set()
+    while not (watch.fault is None and looks[-1]):
+        time.sleep(0.01)
+    clock.now += 3600.0
+    assert watch.fault is None, "it has answered once"
+    watch.close()
+
+
+def test_many_workers_start_more_slowly() -> None:
+    assert [front_end_watch.first_answer_seconds(workers) for workers in (1, 2, 64)] == [60, 65, 375]

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,6 +15,7 @@ import requests
 
 from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
+from ernie_backend.text.tokenizer import Tokenizer
 from tests.e2e.kserve import Stream
 from tests.e2e.server import running_server
 
@@ -54,9 +56,14 @@ SHORT_THOUGHT = {"reasoning_max_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "ernie-thinking"
     assert main(["random-checkpoint", "--like", "ERNIE-4.5-21B-A3B-Thinking", "--out", str(folder), "--set", *SIZES.split()]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[RunningServer]:
     flags = {"reasoning_parser": "ernie_x1", "tool_call_parser": "ernie_x1"}  # as the documents write them
     with running_server(folder, max_model_len=2048, max_num_seqs=16, **flags) as running:
         yield running
@@ -65,6 +72,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> openai.Client:
     return openai.Client(base_url=f"{server.openai_url}/v1", api_key="null", max_retries=0)
+
+
+def named(function: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": function}}
 
 
 def ask(client: openai.Client, messages: list[Any] = HELLO, *, extra: dict[str, Any] | None = None, **fields: Any) -> Any:
@@ -163,6 +174,26 @@ class TestTools:
         (call,) = choice.message.tool_calls
         assert call.function.name == "get_weather" and json.loads(call.function.arguments)["unit"] in ("c", "f")
         assert choice.finish_reason == "tool_calls"
+
+    def test_allowed_tools(self, client: openai.Client, server: RunningServer, folder: Path) -> None:
+        """A model that calls wherever it can, calls only those; one that does not call says what it would say anyway."""
+        both = [WEATHER, TIME]
+        said: dict[str, Any] = {"tools": both, "max_tokens": 60, "temperature": 1.0, "extra": {"enable_thinking": False}}
+        plain = ask(client, **said)
+        auto: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named("get_time")]}}
+        free = ask(client, tool_choice=auto, **said)
+        assert free.choices == plain.choices and free.usage.prompt_tokens == plain.usage.prompt_tokens, "nothing else is different"
+        opening = str(Tokenizer.from_folder(folder).token_id("<tool_call>"))
+        fields: dict[str, Any] = {"tools": both, "logit_bias": {opening: 100}, "temperature": 1.0, "n": 4}
+        for choice in ask(client, tool_choice=auto, parallel_tool_calls=False, **fields).choices:
+            assert [call.function.name for call in choice.message.tool_calls] == ["get_time"]
+            assert (choice.message.content, choice.finish_reason) == (None, "tool_calls")
+        parts = streamed(client, tool_choice=auto, **{**fields, "n": 1})
+        assert parts["calls"] and {call["name"] for call in parts["calls"].values()} == {"get_time"}
+        required: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named("get_time")]}}
+        chat = {"messages": HELLO, "tools": both, "tool_choice": required, "parallel_tool_calls": False}
+        answer = Stream(server.triton_grpc, stream=True, chat=chat, sampling_parameters={**SHORT_THOUGHT, "max_tokens": 100}).answer()[0]
+        assert "".join(delta["function"].get("name", "") for delta in answer["tool_calls"]) == "get_time"
 
     def test_one_call_only(self, client: openai.Client) -> None:
         choice = ask(client, tools=[TIME], tool_choice="required", parallel_tool_calls=False).choices[0]
@@ -277,6 +308,8 @@ TOOL_CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"n
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "objekt"}}}}}]},
          "tools[0].function.parameters.properties.a.type"),
         ({"tools": [TIME], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice.function.name"),
+        ({"tools": [TIME], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named("g")]}}},
+         "tool_choice.allowed_tools.tools[0].function.name"),
         ({"messages": [*HELLO, {"role": "tool", "content": "x"}]}, "messages[1]"),
         ({"messages": [*HELLO, TOOL_CALL]}, "messages[1].tool_calls[0].function.arguments"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array", "uniqueItems": True}}}},

@@ -253,6 +253,10 @@ async def test_fields_that_ask_for_nothing_pass(fields: dict[str, object]) -> No
             {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}], "tool_choice": "required"},
             {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}], "tool_choice": "required"},
         ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+        ),
         ({"tools": [], "parallel_tool_calls": False}, {"tools": [], "parallel_tool_calls": False}),
         ({"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [1, 2]}),
     ],

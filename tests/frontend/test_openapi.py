@@ -10,6 +10,7 @@ import pytest
 
 from ernie_backend.errors import InvalidRequestError
 from ernie_backend.sampling_fields import parse_sampling_params
+from ernie_backend.text.tools import read_tool_choice
 from ernie_backend.triton_adapter.thinking import EFFORTS, OFF, ON, read_thinking
 from ernie_openai.app import create_app
 from ernie_openai.openapi import RANGES, THINKING_SWITCH
@@ -41,6 +42,34 @@ def test_how_much_to_think_is_said_in_the_words_of_preprocess() -> None:
     assert set(THINKING_SWITCH) == {1, 0, *ON, *OFF} and not is_valid(HELLO | {"enable_thinking": "maybe"})
     assert all(is_valid(HELLO | {"reasoning_effort": effort}) for effort in EFFORTS)
     assert not is_valid(HELLO | {"reasoning_effort": "extreme"})
+
+
+F = {"type": "function", "function": {"name": "f"}}
+
+
+def allowed(**given: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [F], **given}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "is_one"),
+    [
+        *((choice, True) for choice in (None, "auto", "none", "required", F, {"function": {"name": "f"}}, allowed())),
+        (allowed(mode="required", tools=[F, F]), True),
+        *((choice, False) for choice in ("any", 5, [F], {}, {"type": "allowed_tools"}, {**F, "type": "custom"}, {"type": "function"})),
+        *((allowed(**given), False) for given in ({"mode": "none"}, {"mode": None}, {"tools": []}, {"tools": F}, {"tools": ["f"]})),
+        *((allowed(tools=[tool]), False) for tool in ({"function": {"name": "f"}}, {**F, "type": "custom"}, {**F, "function": {}})),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}, False),
+    ],
+)
+def test_a_choice_of_tools_is_one_for_preprocess_if_the_document_says_so(choice: Any, is_one: bool) -> None:
+    assert validator("ChatRequest").is_valid(HELLO | {"tool_choice": choice}) is is_one
+    try:
+        read_tool_choice(choice, [F])
+    except InvalidRequestError:
+        assert not is_one
+    else:
+        assert is_one
 
 
 @pytest.mark.parametrize("kind", ["ChatRequest", "CompletionRequest"])

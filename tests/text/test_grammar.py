@@ -15,9 +15,10 @@ from ernie_backend.abort_signal import AbortSignal
 from ernie_backend.errors import InvalidRequestError, RequestAbortedError
 from ernie_backend.text import helper_process
 from ernie_backend.text.answer_format import AnswerFormat
-from ernie_backend.text.grammar import Body, Tag, answer_grammar, choice_grammar, json_grammar, tags_grammar
+from ernie_backend.text.grammar import Body, Tag, answer_grammar, choice_grammar, free_grammar, json_grammar, tags_grammar
 from ernie_backend.text.grammar_process import REMEMBERED, GrammarProcess
 from ernie_backend.text.tokenizer import Tokenizer
+from tests.text.conftest import train
 
 X1 = AnswerFormat(True, True, True, begins_in="thought", begins_fresh=True)
 VL = AnswerFormat(True, begins_in="thought", begins_fresh=True)
@@ -28,6 +29,10 @@ TIME = {"type": "function", "function": {"name": "time", "parameters": {"maxProp
 
 @pytest.fixture(scope="module")
 def vocabulary(tokenizer: Tokenizer) -> Any:
+    return vocabulary_of(tokenizer)
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Any:
     class Wrapped:
         eos_token_id, bos_token_id = 2, None
 
@@ -106,6 +111,43 @@ def test_whole_answers(
     tokenizer: Tokenizer, vocabulary: Any, body: Any, tools: list[Any], answer: AnswerFormat, text: str, expected: bool | None
 ) -> None:
     assert ends(tokenizer, vocabulary, answer_grammar(body, tools, answer, tokenizer), text) is expected
+
+
+@pytest.fixture(scope="module", params=["all", "some", "none"])
+def each(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
+    """Tokenizers that have all markers, those of the thought, or none: then models spell them."""
+    if request.param != "all":
+        folder = tmp_path_factory.mktemp(f"{request.param}_markers")
+        train(folder, user_defined_symbols=["<think>", "</think>", "</s>"] if request.param == "some" else ["</s>"])
+        tokenizer = Tokenizer.from_folder(folder)
+    return tokenizer, vocabulary_of(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "one_call", "expected"),
+    [
+        ("", False, True),
+        ("\n\n<response>\nsay <tool_c, </tool_call>\n</response>\n", False, True),
+        ("a</think>b<think>", False, True),
+        ("\n\n<response>a</response>\n\n\n" + CALL, False, True),
+        (f"so:{CALL}\n{CALL}{WEATHER_CALL}\n then", False, True),
+        (f"so:{CALL}", True, True),
+        (f"so:{CALL}\n{CALL}", True, None),
+        ("so:<tool_call>", False, False),
+        ("so:<tool_call>\n{", True, False),
+        ("so:<tool_call> ", False, None),
+        ("<tool_call>\n<tool_call>", False, None),
+        ("so:" + CALL.replace("time", "tame"), False, None),
+        ("so:" + CALL.replace("time", "times"), True, None),
+        (CALL.replace("time", "tame"), False, None),
+        (f"{CALL}\n{CALL.replace('time', 'tame')}", False, None),
+        (WEATHER_CALL.replace("北京", "上海"), False, None),
+    ],
+)
+def test_free_answers_call_nothing_else(each: tuple[Tokenizer, Any], text: str, one_call: bool, expected: bool | None) -> None:
+    tokenizer, vocabulary = each
+    answer = AnswerFormat(True, True, True, one_call)
+    assert ends(tokenizer, vocabulary, free_grammar(TOOLS, answer, tokenizer), text) is expected
 
 
 class TestTryingOut:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jsonschema_rs
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ernie_backend.errors import InvalidRequestError
 from ernie_backend.text.messages import normalize_messages
@@ -86,108 +83,6 @@ def test_what_is_a_schema() -> None:
     check_schema(True, "s")
 
 
-LIST = {"type": "object", "properties": {"next": {"$ref": "#"}}}
-TREE = {"$ref": "#/$defs/t", "$defs": {"t": {"type": "object", "properties": {"l": {"$ref": "#/$defs/l"}}, "required": ["l"]}}}
-LOOPS: list[tuple[dict[str, Any], str | None]] = [
-    ({"$ref": "#"}, "s"),
-    ({"oneOf": [{"allOf": [{"$ref": "#"}]}, {"$ref": "#"}]}, "s"),
-    ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/%24defs/a"}}}, "s"),
-    ({"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}, "s.properties.a"),
-    (LIST | {"required": ["next"]}, "s"),
-    ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "s"),
-    (TREE | {"$defs": TREE["$defs"] | {"l": {"type": "array", "prefixItems": [True, {"$ref": "#"}], "minItems": 2}}}, "s"),
-    (LIST | {"required": ["next"], "type": ["object"]}, "s"),
-    ({"type": "object", "additionalProperties": {"$ref": "#"}, "required": ["a"]}, "s"),
-    ({"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1}, "s"),
-    ({"type": "array", "items": [{"$ref": "#"}], "minItems": 1}, "s"),
-    ({"type": "array", "prefixItems": [True], "items": {"$ref": "#"}, "minItems": 2}, "s"),
-    (LIST, None),
-    ({"type": "array", "prefixItems": [True], "items": {"$ref": "#"}, "minItems": 1}, None),
-    ({"type": "array", "items": [True], "additionalItems": {"$ref": "#"}, "minItems": 1}, None),
-    ({"type": "object", "additionalProperties": {"$ref": "#"}, "patternProperties": {"a": True}, "required": ["a"]}, None),
-    ({"type": "object", "properties": {"a": True}, "additionalProperties": {"$ref": "#"}, "minProperties": 1}, None),
-    ({"type": "object", "properties": {"a": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, "required": ["a"]}, None),
-    ({"anyOf": [{"$ref": "#"}, {"type": "string"}]}, None),
-    ({"type": "array", "items": {"$ref": "#"}}, None),
-    (TREE | {"$defs": TREE["$defs"] | {"l": {"type": "array", "items": {"$ref": "#/$defs/t"}}}}, None),
-    (LIST | {"required": ["next"], "type": ["object", "null"]}, None),
-    (LIST | {"required": ["next"], "$id": "https://other.example/"}, None),
-    ({"const": {"$ref": "#"}}, None),
-    ({"type": "string", "$defs": {"unused": {"$ref": "#/$defs/unused"}}}, None),
-    ({"anyOf": [{"type": "string"}, {"type": "object", "properties": {"x": {"$ref": "#/anyOf/1"}}, "required": ["x"]}]}, "s.anyOf[1]"),
-]
-
-
-@pytest.mark.parametrize(("schema", "place"), LOOPS)
-def test_schemas_that_speak_of_themselves_must_have_a_way_out(schema: dict[str, Any], place: str | None) -> None:
-    if place is None:
-        check_schema(schema, "s")
-    else:
-        error = refused(check_schema, schema, "s")
-        assert error.param == place and error.message.startswith(f"{place} can never be fulfilled: it leads back to itself")
-
-
-def _values(inner: list[Any]) -> list[Any]:
-    return [None, 0, "a", [], {}, *([x] for x in inner), *([x, y] for x in inner for y in inner), *({"a": x} for x in inner)]
-
-
-VALUES = _values(_values([None, 0, {}, []]))
-PLAIN = st.sampled_from([True, {"type": "null"}, {"const": 0}])
-INNER = st.deferred(lambda: PLAIN | st.just({"$ref": "#"}) | OBJECTS | ARRAYS | _joined(INNER))
-OBJECTS = st.fixed_dictionaries(
-    {"type": st.sampled_from(["object", ["object"], ["object", "null"]])},
-    optional={
-        "properties": st.dictionaries(st.sampled_from("ab"), INNER, max_size=1),
-        "patternProperties": st.dictionaries(st.sampled_from("ab"), INNER, max_size=1),
-        "additionalProperties": INNER,
-        "required": st.sampled_from([["a"], []]),
-        "minProperties": st.integers(0, 1),
-    },
-)
-ARRAYS = st.fixed_dictionaries(
-    {"type": st.sampled_from(["array", ["array"], ["array", "null"]])},
-    optional={"items": INNER, "prefixItems": st.lists(INNER, min_size=1, max_size=2), "minItems": st.integers(0, 2)},
-)
-
-
-def _joined(schemas: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.dictionaries(st.sampled_from(["anyOf", "oneOf", "allOf"]), st.lists(schemas, min_size=1, max_size=2), min_size=1, max_size=1)
-
-
-@settings(max_examples=150, deadline=None)
-@given((OBJECTS | ARRAYS | _joined(OBJECTS | ARRAYS | PLAIN)).filter(lambda schema: "$ref" in str(schema)))
-def test_no_schema_is_called_endless_that_a_value_fulfils(schema: dict[str, Any]) -> None:
-    try:
-        check_schema(schema, "s")
-    except InvalidRequestError as error:
-        validator = jsonschema_rs.Draft202012Validator(schema)
-        assert error.param != "s" or not any(validator.is_valid(value) for value in VALUES), "s is all of it"
-
-
-@pytest.mark.parametrize(
-    ("target", "place"),
-    [
-        ({"type": "array", "minItems": "3"}, "s.x.y.minItems"),
-        ({"$ref": 5}, "s.x.y.$ref"),
-        ({"allOf": 5}, "s.x.y.allOf"),
-        ({"type": "object", "required": 7}, "s.x.y.required"),
-        ({"type": "object", "required": [[1]]}, "s.x.y.required"),
-        ({"properties": [1]}, "s.x.y.properties"),
-    ],
-)
-def test_what_a_reference_points_to_must_be_a_schema(target: dict[str, Any], place: str) -> None:
-    """Also where no schema would stand."""
-    error = refused(check_schema, {"$ref": "#/x/y", "x": {"y": target}}, "s")
-    assert error.param is not None and error.param.startswith(place)
-
-
-def test_a_long_chain_of_references_is_followed_in_no_time() -> None:
-    """Each is looked at once: looking at all again for each would take minutes."""
-    chain = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": "#/$defs/d0"}]} for i in range(3000)}
-    refused(check_schema, {"$ref": "#/$defs/d0", "$defs": chain}, "s")
-    check_schema({"$ref": "#/$defs/d0", "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(6000)}}, "s")
-
-
 def test_schemas_that_are_too_deep_or_too_large() -> None:
     deep: Any = {"type": "string"}
     for _ in range(900):
@@ -198,12 +93,24 @@ def test_schemas_that_are_too_deep_or_too_large() -> None:
     assert refused(check_schema, {"enum": ["x" * 1000] * 300}, "s").param == "s"
 
 
+G, H = ({"type": "function", "function": {"name": name}} for name in "gh")
+ALLOWED = "tool_choice.allowed_tools"
+
+
+def allowed(tools: Any, mode: Any = "auto", **more: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools, **more}}
+
+
 class TestChoice:
     def test_what_is_chosen(self) -> None:
         assert read_tool_choice(None, [F]) == read_tool_choice("auto", [F]) == ToolChoice("auto")
         assert read_tool_choice("none", [F]) == read_tool_choice(None, []) == read_tool_choice("auto", []) == ToolChoice("none")
         assert read_tool_choice("required", [F]) == ToolChoice("required")
-        assert read_tool_choice(F, [F]) == ToolChoice("required", "f")
+        assert read_tool_choice(F, [F]) == ToolChoice("required", ("f",), one_call=True)
+        given = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [G, F, G]}}
+        assert read_tool_choice(given, [F, G, H]) == ToolChoice("auto", ("g", "f"))
+        assert read_tool_choice(allowed([H], mode="required"), [F, G, H]) == ToolChoice("required", ("h",))
+        assert read_tool_choice({**allowed([F]), "function": None}, [F]) == ToolChoice("auto", ("f",)), "null is not given"
 
     @pytest.mark.parametrize(
         ("given", "param", "words"),
@@ -217,6 +124,26 @@ class TestChoice:
                 "tool_choice.function.name",
                 "'g', which is not among the tools. The tools are: f",
             ),
+            ({"type": "allowed_tools"}, "tool_choice.allowed_tools", "got null"),
+            ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}, ALLOWED, "a mode and tools"),
+            ({"type": "allowed_tools", "allowed_tools": ["f"]}, ALLOWED, "got a list"),
+            ({**allowed([F]), "mode": "auto"}, "tool_choice.mode", "Unknown field"),
+            ({**allowed([F]), "type": "allowed"}, "tool_choice", "must be auto"),
+            (allowed([F], name="f"), f"{ALLOWED}.name", "Unknown field"),
+            (allowed([F], mode=None), f"{ALLOWED}.mode", "auto or required, got null"),
+            (allowed([F], mode="none"), f"{ALLOWED}.mode", "auto or required, got 'none'"),
+            (allowed([]), f"{ALLOWED}.tools", "not empty"),
+            (allowed(None), f"{ALLOWED}.tools", "must be a list"),
+            (allowed({"0": F}), f"{ALLOWED}.tools", "must be a list"),
+            (allowed(["f"]), f"{ALLOWED}.tools[0]", "must be an object, got a string"),
+            (allowed([F, {"type": "custom", "custom": {"name": "f"}}]), f"{ALLOWED}.tools[1].type", "must be 'function'"),
+            (allowed([{"function": {"name": "f"}}]), f"{ALLOWED}.tools[0].type", "must be 'function'"),
+            (allowed([{"type": "function", "name": "f"}]), f"{ALLOWED}.tools[0].name", "Unknown field"),
+            (allowed([{"type": "function"}]), f"{ALLOWED}.tools[0].function", "got null"),
+            (allowed([{"type": "function", "function": {}}]), f"{ALLOWED}.tools[0].function.name", "1 to 128 characters"),
+            (allowed([{"type": "function", "function": {"name": ["f"]}}]), f"{ALLOWED}.tools[0].function.name", "1 to 128 characters"),
+            (allowed([{"type": "function", "function": {"name": "f", "strict": True}}]), f"{ALLOWED}.tools[0].function.strict", "Unknown"),
+            (allowed([F, G]), f"{ALLOWED}.tools[1].function.name", "'g', which is not among the tools. The tools are: f"),
         ],
     )
     def test_refused(self, given: Any, param: str, words: str) -> None:
@@ -226,6 +153,7 @@ class TestChoice:
     def test_without_tools(self) -> None:
         assert "there are no tools" in refused(read_tool_choice, "required", []).message
         assert "There are no tools" in refused(read_tool_choice, F, []).message
+        assert "There are no tools" in refused(read_tool_choice, allowed([F]), []).message
 
 
 def call(arguments: Any = None, **more: Any) -> dict[str, Any]:

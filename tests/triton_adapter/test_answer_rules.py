@@ -20,6 +20,7 @@ from tests.triton_adapter.conftest import write_model
 from tests.triton_adapter.test_preprocess import USER, answered, context, make
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
+ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": TOOLS}}
 STRUCTURE = {"begin": "<a>", "schema": {}, "end": "</a>"}
 VL_TEMPLATE = (
     "{% for m in messages %}User: {{ m.content }}{% endfor %}\nAssistant: "
@@ -177,6 +178,26 @@ class TestWhatAnAnswerMustKeepTo:
         assert '"f\\\\\\"' not in str(named.sampling.grammar) and '"g\\\\\\"' in str(named.sampling.grammar)
         assert context(named).answer_format.one_call and not context(both).answer_format.one_call
 
+    def test_allowed_tools(self, x1: Callable[..., GenerateRequest]) -> None:
+        """All are shown, so that the prompt stays the same; only some are in the grammar, whatever the mode."""
+        tools = [{"name": name} for name in "fgh"]
+
+        def asked(mode: str, names: str, **sampling: Any) -> GenerateRequest:
+            listed = [{"type": "function", "function": {"name": name}} for name in names]
+            choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": listed}}
+            chat = {"messages": USER, "tools": tools, "tool_choice": choice}
+            return x1(chat=chat, sampling_parameters=json.dumps(sampling))
+
+        def called(request: GenerateRequest) -> list[str]:
+            return [name for name in "fgh" if f'"{name}\\\\\\"' in str(request.sampling.grammar)]
+
+        auto, required, plain = asked("auto", "hf"), asked("required", "g"), x1(chat={"messages": USER, "tools": tools})
+        assert auto.prompt_token_ids == required.prompt_token_ids == plain.prompt_token_ids
+        assert (called(auto), called(required), called(asked("auto", "g", guided_choice=["yes"]))) == (["f", "h"], ["g"], ["g"])
+        assert auto.sampling.grammar_field == required.sampling.grammar_field == "tool_choice"
+        assert auto.sampling.thought_end_id is not None and "other" in str(auto.sampling.grammar), "free but for its calls"
+        assert "other" not in str(required.sampling.grammar) and not context(required).answer_format.one_call
+
     @pytest.mark.parametrize(
         ("chat", "sampling", "param", "words"),
         [
@@ -266,6 +287,19 @@ class TestWhatAnAnswerMustKeepTo:
                 {},
                 "tools[0].function.parameters",
                 "uniqueItems",
+            ),
+            ({"tools": TOOLS, "tool_choice": ALLOWED}, {"min_tokens": 2}, "min_tokens", "combined with tool_choice"),
+            (
+                {"tools": [{"name": "f", "parameters": {"uniqueItems": True}}], "tool_choice": ALLOWED},
+                {},
+                "tools[0].function.parameters",
+                "uniqueItems",
+            ),
+            (
+                {"tools": [{"name": "g"}], "tool_choice": ALLOWED},
+                {},
+                "tool_choice.allowed_tools.tools[0].function.name",
+                "The tools are: g",
             ),
             ({"parallel_tool_calls": "no"}, {}, "parallel_tool_calls", "true or false"),
         ],

@@ -33,7 +33,7 @@ from .commands import (
     triton_environment,
 )
 from .flags import ServeOptions, add_arguments, flag_of, read_options
-from .front_end_watch import ANSWER_SECONDS, FrontEndWatch
+from .front_end_watch import ANSWER_SECONDS, FrontEndWatch, first_answer_seconds
 from .gpu import gpu_names
 from .idle_connections import IdleConnections
 from .log_lines import line_writer
@@ -148,7 +148,7 @@ class _Server:
         self._triton: Child | None = None
         self._front_end: Child | None = None
         self._front_end_watch: FrontEndWatch | None = None
-        """None while it is (re)started."""
+        """None before it is (re)started."""
         self._front_end_missed_at: float | None = None
         """Since when it has not answered; None: it does."""
         self._first_signal: float | None = None
@@ -230,24 +230,23 @@ class _Server:
         writer = line_writer(self._options.observability.log_format, "frontend")
         folder = self._folder.path
         self._front_end = Child("The front end", command, environment, lambda _: True, [listening], rewrite=writer, folder=folder)
+        seconds = first_answer_seconds(self._options.workers)
+        self._front_end_watch = FrontEndWatch(lambda: self._front_end_health(ANSWER_SECONDS) is not None, seconds)
 
     def _await_front_end(self) -> None:
-        assert self._front_end is not None
         while self._first_signal is None:
+            assert self._front_end is not None
             self._check_started(self._front_end)
             if self._front_end_health() == 200:
-                self._watch_front_end()
                 print(ready_line(self._options), flush=True)
                 return
+            self._look_after_front_end()
             time.sleep(_POLL_SECONDS)
 
     def _front_end_health(self, timeout_seconds: float = 2.0) -> int | None:
         security = self._options.security
         how = {"tls": security.uses_tls, "asks_for_certificate": security.ssl_ca_certs is not None}
         return front_end_health(client_host(self._options.host), self._options.port, **how, timeout_seconds=timeout_seconds)
-
-    def _watch_front_end(self) -> None:
-        self._front_end_watch = FrontEndWatch(lambda: self._front_end_health(ANSWER_SECONDS) is not None)
 
     def _watch(self) -> None:
         """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""
@@ -266,15 +265,12 @@ class _Server:
             return
         if self._front_end.exit_code is not None:
             self._restart_front_end(f"The front end has ended ({_describe(self._front_end.exit_code)})")
-        elif self._front_end_watch is not None and self._front_end_watch.is_silent:
-            self._restart_front_end("The front end does not answer")
-        elif self._front_end_missed_at is not None and (health := self._front_end_health()) is not None:
-            if self._front_end_watch is None:
-                self._watch_front_end()
-            if health == 200:
-                self._front_end_restarts.helped()
-                _say(f"The front end is ready again after {time.monotonic() - self._front_end_missed_at:.1f} s.")
-                self._front_end_missed_at = None
+        elif self._front_end_watch is not None and (fault := self._front_end_watch.fault) is not None:
+            self._restart_front_end(fault)
+        elif self._front_end_missed_at is not None and self._front_end_health() == 200:
+            self._front_end_restarts.helped()
+            _say(f"The front end is ready again after {time.monotonic() - self._front_end_missed_at:.1f} s.")
+            self._front_end_missed_at = None
 
     def _restart_triton(self, fault: str) -> None:
         """Until it is ready or a signal came. Whoever waits for an answer gets an error when it is killed, and /health says why."""

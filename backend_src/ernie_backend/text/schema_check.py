@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
-from .schema_recursion import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS, check_ends
+from .schema_recursion import check_ends
+from .schema_references import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS
 
 MAX_DEPTH = 64
 MAX_CHARACTERS = 2**18

@@ -22,10 +22,20 @@ _IN_A_FUNCTION = ("name", "description", "parameters", "strict")
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """`auto`: the model decides; `none`: it cannot call; `required`: it must, and where `name` is given, that function."""
+    """`auto`: the model decides; `none`: it cannot call; `required`: it must."""
 
     mode: str
-    name: str | None = None
+    allowed: tuple[str, ...] | None = None
+    """The functions that may be called, though the model is shown all. None: every one, and nobody sees to it that there is no other."""
+    one_call: bool = False
+
+    @property
+    def binds(self) -> bool:
+        """Whether an answer has to be held to it."""
+        return self.mode == "required" or self.allowed is not None
+
+    def allows(self, name: str) -> bool:
+        return self.allowed is None or name in self.allowed
 
 
 NO_CALLS = ToolChoice("none")
@@ -91,20 +101,60 @@ def read_tool_choice(given: Any, tools: Sequence[dict[str, Any]]) -> ToolChoice:
         if given == "required" and not tools:
             raise InvalidRequestError("tool_choice is required, but there are no tools.", param="tool_choice")
         return ToolChoice(given if tools else "none")
+    if isinstance(given, dict) and given.get("type") == "allowed_tools":
+        return _allowed_tools(given, tools)
     function = given.get("function") if isinstance(given, dict) and given.get("type", "function") == "function" else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InvalidRequestError(
-            'tool_choice must be auto, none, required, or an object such as {"type": "function", "function": {"name": "f"}}.',
+            'tool_choice must be auto, none, required, or an object such as {"type": "function", "function": {"name": "f"}} or '
+            '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": […]}}.',
             param="tool_choice",
         )
-    names = [tool["function"]["name"] for tool in tools]
-    if function["name"] not in names:
-        known = f"The tools are: {', '.join(names)[:200]}." if names else "There are no tools."
+    return ToolChoice("required", (_known_name(function["name"], tools, "tool_choice.function.name"),), one_call=True)
+
+
+def _allowed_tools(choice: dict[str, Any], tools: Sequence[dict[str, Any]]) -> ToolChoice:
+    place = "tool_choice.allowed_tools"
+    given = choice.get("allowed_tools")
+    if not isinstance(given, dict):
+        raise InvalidRequestError(f"{place} must be an object with a mode and tools, got {json_kind(given)}.", param=place)
+    check_known(choice, ("type", "allowed_tools"), "tool_choice")
+    check_known(given, ("mode", "tools"), place)
+    mode, listed = given.get("mode"), given.get("tools")
+    if mode not in ("auto", "required"):
+        shown = repr(mode[:40]) if isinstance(mode, str) else json_kind(mode)
+        raise InvalidRequestError(f"{place}.mode must be auto or required, got {shown}.", param=f"{place}.mode")
+    if not isinstance(listed, list) or not listed:
         raise InvalidRequestError(
-            f"tool_choice names the function {function['name'][:80]!r}, which is not among the tools. {known}",
-            param="tool_choice.function.name",
+            f"{place}.tools must be a list of tools that is not empty. So that nothing can be called, set tool_choice to 'none'.",
+            param=f"{place}.tools",
         )
-    return ToolChoice("required", function["name"])
+    names = [_known_name(_named(tool, f"{place}.tools[{i}]"), tools, f"{place}.tools[{i}].function.name") for i, tool in enumerate(listed)]
+    return ToolChoice(mode, tuple(dict.fromkeys(names)))
+
+
+def _named(tool: Any, place: str) -> str:
+    """The name in {type, function {name}}."""
+    if not isinstance(tool, dict):
+        raise InvalidRequestError(f"{place} must be an object, got {json_kind(tool)}.", param=place)
+    if tool.get("type") != "function":
+        raise InvalidRequestError(f"{place}.type must be 'function': there are no other tools here.", param=f"{place}.type")
+    check_known(tool, ("type", "function"), place)
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        raise InvalidRequestError(f"{place}.function must be an object with a name, got {json_kind(function)}.", param=f"{place}.function")
+    check_known(function, ("name",), f"{place}.function")
+    _check_name(function.get("name"), f"{place}.function.name")
+    name: str = function["name"]
+    return name
+
+
+def _known_name(name: str, tools: Sequence[dict[str, Any]], place: str) -> str:
+    names = [tool["function"]["name"] for tool in tools]
+    if name not in names:
+        known = f"The tools are: {', '.join(names)[:200]}." if names else "There are no tools."
+        raise InvalidRequestError(f"{place} is {name[:80]!r}, which is not among the tools. {known}", param=place)
+    return name
 
 
 # the history ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from ..abort_signal import NEVER, AbortSignal
 from ..errors import InvalidRequestError
 from ..sampling_fields import SamplingFields
 from ..text.answer_format import CLOSE_THOUGHT, AnswerFormat
-from ..text.grammar import Body, answer_grammar, arguments_schema
+from ..text.grammar import Body, answer_grammar, arguments_schema, free_grammar
 from ..text.grammar_process import GrammarProcess
 from ..text.markers import END_THINK
 from ..text.tokenizer import Tokenizer
@@ -25,13 +25,13 @@ class AnswerWish:
     chat: ChatInput
     answer_format: AnswerFormat
     body: Body | None
-    """What is to be said; None: calls only, or anything."""
+    """What is to be said; None: anything, but where a call is demanded."""
     place: str
     """The field that says so."""
 
     @property
     def has_grammar(self) -> bool:
-        return self.body is not None or self.chat.tool_choice.mode == "required"
+        return self.body is not None or self.chat.tool_choice.binds
 
 
 class AnswerRules:
@@ -94,7 +94,11 @@ class AnswerRules:
         schemas = [look_up(Body("json", arguments_schema(tool), f"tools[{i}].function.parameters")) for i, tool in tools]
         if (wish.body is not None and said is None) or None in schemas:
             return None
-        grammar = answer_grammar(said, [tool for _, tool in tools], wish.answer_format, self._tokenizer)
+        callable_tools = [tool for _, tool in tools]
+        if said is None and wish.chat.tool_choice.mode == "auto":
+            grammar = free_grammar(callable_tools, wish.answer_format, self._tokenizer)
+        else:
+            grammar = answer_grammar(said, callable_tools, wish.answer_format, self._tokenizer)
         return {"grammar": grammar, "grammar_field": wish.place}
 
     def _thought_end_id(self, place: str) -> int:
@@ -113,4 +117,4 @@ def _place_of(fields: SamplingFields) -> str:
 
 def _callable_tools(chat: ChatInput) -> list[tuple[int, dict[str, Any]]]:
     """Those that may be called, with their places."""
-    return [(i, tool) for i, tool in enumerate(chat.tools) if chat.tool_choice.name in (None, tool["function"]["name"])]
+    return [(i, tool) for i, tool in enumerate(chat.tools) if chat.tool_choice.allows(tool["function"]["name"])]

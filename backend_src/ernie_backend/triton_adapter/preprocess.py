@@ -234,7 +234,7 @@ class Preprocessor:
             last_marker(ids, self._tokenizer),
             is_chat=chat.messages is not None,
             calls=chat.tool_choice.mode != "none",
-            one_call=not chat.parallel_tool_calls or chat.tool_choice.name is not None,
+            one_call=not chat.parallel_tool_calls or chat.tool_choice.one_call,
         )
 
     def _checked_prompt_ids(self, given: list[Any]) -> list[int]:
