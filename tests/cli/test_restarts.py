@@ -139,6 +139,15 @@ def test_a_dead_process_is_seen_at_once(watched: Watched) -> None:
     assert "has died" in (watched.looks(1) or "")
 
 
+def test_how_tritonserver_ended_is_left_to_its_parent(watched: Watched) -> None:
+    """Until the last of its threads is gone there is no exit status, and what it takes with it is no reason."""
+    for pid in (watched.process.pid, watched.children[0]):
+        os.kill(pid, signal.SIGKILL)
+        while state_of(pid) not in (None, "Z"):
+            time.sleep(0.01)
+    assert watched.looks(1) is None
+
+
 def test_a_process_that_stays_stopped(watched: Watched) -> None:
     os.kill(watched.children[0], signal.SIGSTOP)
     while state_of(watched.children[0]) != "T":

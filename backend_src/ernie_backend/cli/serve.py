@@ -240,6 +240,7 @@ class _Server:
             if self._front_end_health() == 200:
                 print(ready_line(self._options), flush=True)
                 return
+            self._look_after_triton()
             self._look_after_front_end()
             time.sleep(_POLL_SECONDS)
 
@@ -251,14 +252,17 @@ class _Server:
     def _watch(self) -> None:
         """Restart what has died or hangs; return on a signal; `ServeError` when that has happened too often."""
         while self._first_signal is None:
-            assert self._triton is not None
-            fault = self._watched.fault()
-            if (code := self._triton.exit_code) is not None:  # asked last: if it ended while it was looked at, this says more
-                fault = f"tritonserver has ended ({_describe(code)})"
-            if fault is not None and self._first_signal is None:
-                self._restart_triton(fault)
+            self._look_after_triton()
             self._look_after_front_end()
             time.sleep(_POLL_SECONDS)
+
+    def _look_after_triton(self) -> None:
+        assert self._triton is not None
+        fault = self._watched.fault()
+        if (code := self._triton.exit_code) is not None:  # asked last: if it ended while it was looked at, this says more
+            fault = f"tritonserver has ended ({_describe(code)})"
+        if fault is not None and self._first_signal is None:
+            self._restart_triton(fault)
 
     def _look_after_front_end(self) -> None:
         if self._front_end is None or self._first_signal is not None:

@@ -51,6 +51,8 @@ class TritonWatch:
         return any(name == model and is_running(pid) for pid, name in self._models.items())
 
     def _processes(self) -> str | None:
+        if state_of(self._pid) in _ENDED:
+            return None  # how it ended its parent hears when its last thread is gone, and what happens to the others follows from it
         for pid in self._stopped:
             name = f"the process of {self._models[pid]}" if pid in self._models else "tritonserver"
             state = state_of(pid)
