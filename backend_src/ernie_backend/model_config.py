@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
+from .errors import CheckpointError, json_kind
 from .json_reader import JsonReader, read_json
 
 DENSE_ARCHITECTURES = ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM")  # the second is FastDeploy's name for the -Paddle flavour
@@ -140,7 +140,9 @@ class ModelConfig:
         if config.vision is not None:
             for name in ("processor_config.json", "preprocessor_config.json"):
                 given = read_json(folder / name) if (folder / name).is_file() else {}
-                given = given.get("image_processor", {}) if name == "processor_config.json" else given
+                given = given.get("image_processor") or {} if name == "processor_config.json" else given
+                if not isinstance(given, dict):
+                    raise CheckpointError(f"{name}: image_processor must be an object, got {json_kind(given)}.", param="model")
                 if given:
                     return replace(config, vision=_with_pixel_statistics(config.vision, name, given))
         return config

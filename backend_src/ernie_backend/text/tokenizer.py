@@ -195,6 +195,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.", param="model") from None
+    except RecursionError:
+        raise CheckpointError(f"{str(path)!r} is nested too deeply.", param="model") from None
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not valid JSON: {error}.", param="model") from None
     if not isinstance(given, dict):
