@@ -214,6 +214,11 @@ class TestBrokenFolders:
         with pytest.raises(CheckpointError, match="not a usable sentencepiece model"):
             Tokenizer.from_folder(tmp_path)
 
+    def test_a_pointer_of_git_lfs(self, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+        with pytest.raises(CheckpointError, match="pointer of Git LFS"):
+            Tokenizer.from_folder(tmp_path)
+
     def test_truncated_model(self, tmp_path: Path, model_folder: Path) -> None:
         model = (model_folder / "tokenizer.model").read_bytes()
         (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
