@@ -175,7 +175,9 @@ class _ModelReader(JsonReader):
         self.must_be("compression_ratio", 1.0)  # of positions
         self.must_be("rope_is_neox_style", architecture == "ocr")
         if self.take("quantization_config", None):
-            raise CheckpointError("config.json: quantised checkpoints are not supported yet.", param="quantization_config")
+            raise CheckpointError(
+                "config.json: quantised checkpoints are not supported yet. Use the bfloat16 checkpoint.", param="quantization_config"
+            )
         hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
         layers = self.integer("num_hidden_layers")
         vocab_size = self.integer("vocab_size", 103424)
