@@ -95,7 +95,7 @@ class JsonReader:
             if found != kind:
                 raise self.error(key, found, repr(kind))
             merged |= given
-        if merged.get("factor", 1) != 1:
+        if merged.get("factor") not in (None, 1):
             raise self.error("rope_scaling", merged["factor"], "factor 1")
         return merged
 

@@ -46,6 +46,11 @@ def test_no_shared_experts_may_be_written_as_null() -> None:
     assert ModelConfig.from_json(MOE).num_shared_experts == 2
 
 
+def test_a_factor_of_one_is_none() -> None:
+    for factor in (None, 1, 1.0):
+        assert ModelConfig.from_json({**DENSE, "rope_scaling": {"type": "default", "factor": factor}}) == ModelConfig.from_json(DENSE)
+
+
 def test_transformers_5_nests_the_rotary_base() -> None:
     config = ModelConfig.from_json({**DENSE, "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}})
     assert config.rope_theta == 1000.0
