@@ -19,7 +19,7 @@ from .core.outputs import StepOutput
 from .core.scheduler import Scheduler
 from .delivery import RESPONSES_PER_CORE_SECOND, Delivery, ResponseSink
 from .engine import ABORTED, Engine, refusal
-from .errors import ConfigError, ErnieError
+from .errors import CheckpointError, ConfigError, ErnieError
 from .protocol import FinishReason, GenerateEvent, GenerateRequest
 from .relay import RelayReceiver
 
@@ -212,7 +212,7 @@ def _grammar_compiler(tokens: TokenTable, end_token_ids: Sequence[int], vocab_si
 
 
 def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
-    """Scheduler and runner of a resolved configuration, warmed up."""
+    """Scheduler and runner of a resolved configuration, warmed up. `CheckpointError` if no answer could come of it."""
     if config.cpu_threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.cpu_threads)  # read once, when the framework is imported
     from ernie_kernels import xp  # here, not above: importing it imports the framework
@@ -226,6 +226,9 @@ def build_core(config: EngineConfig, model_config: ModelConfig) -> EngineCore:
     num_blocks = _cache_blocks(config, bytes_per_block, cache_budget_bytes(config, model_config), on_gpu=xp.on_gpu)
     runner = ModelRunner(model, model_config, config, num_blocks)
     runner.warm_up()
+    if runner.first_token().failed:
+        text = f"The weights in {config.model!r} give logits that are not finite: some of them are NaN, or too large. Is a file damaged?"
+        raise CheckpointError(text, param="model")
     return EngineCore(Scheduler(config, num_blocks), runner)
 
 

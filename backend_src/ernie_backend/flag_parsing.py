@@ -22,6 +22,7 @@ MAX_WORKERS = 64
 """Of the front end. One takes 90 MB and carries some 2,000 chunks a second: so many carry more than one engine computes."""
 MAX_PENDING_BYTES = 2**30
 """Of one answer that nobody reads: beyond, the limit would protect nothing."""
+MOST_SECONDS = 86400
 MAX_LOG_CHARACTERS = 2**24
 """A request's body has no more."""
 
@@ -107,10 +108,15 @@ def seconds_or_off(text: str) -> float | None:
     return None if number_of(text) == -1 else _seconds(text, ", or -1 for no limit")
 
 
+def seconds_or_longest(text: str) -> float:
+    """0: as long as it takes, which is a day at most."""
+    return float(MOST_SECONDS) if number_of(text) == 0 else _seconds(text, ", or 0 for no limit")
+
+
 def _seconds(text: str, others: str) -> float:
     value = number_of(text)
-    if value is None or not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most 86400{others}, got {_shown(text)}")
+    if value is None or not 0 < value <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0 and at most {MOST_SECONDS}{others}, got {_shown(text)}")
     return value
 
 

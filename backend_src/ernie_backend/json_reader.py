@@ -21,6 +21,10 @@ def read_json(path: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"The model folder {str(path.parent)!r} has no {path.name}.", param="model") from None
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.", param="model") from None
+    except RecursionError:
+        raise CheckpointError(f"{str(path)!r} is nested too deeply.", param="model") from None
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not valid JSON: {error}.", param="model") from None
     if not isinstance(given, dict):
@@ -70,6 +74,12 @@ class JsonReader:
             raise self.error(key, value, f"{len(default)} numbers from {low} to 1")
         return tuple(float(v) for v in value)
 
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.take(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, value, "true or false")
+        return value
+
     def must_be(self, key: str, allowed: Any) -> None:
         """A key that would change the maths (`facts`: none was ever seen with another value)."""
         value = self.take(key, allowed)
@@ -85,6 +95,8 @@ class JsonReader:
             if found != kind:
                 raise self.error(key, found, repr(kind))
             merged |= given
+        if merged.get("factor") not in (None, 1):
+            raise self.error("rope_scaling", merged["factor"], "factor 1")
         return merged
 
     def log_unknown(self, known: str) -> None:

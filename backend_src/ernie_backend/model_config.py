@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
+from .errors import CheckpointError, json_kind
 from .json_reader import JsonReader, read_json
 
 DENSE_ARCHITECTURES = ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM")  # the second is FastDeploy's name for the -Paddle flavour
@@ -33,7 +33,7 @@ _KEYS_WITHOUT_EFFECT = """
     moe_group_experts moe_gate moe_capacity router_aux_loss_coef router_z_loss_coef moe_orthogonal_loss_lambda moe_norm_gate_logits
     moe_all_to_all_dropout moe_aux_loss_lambda moe_z_loss_lambda fuse_rms_norm fuse_linear fuse_rope fuse_swiglu fuse_ln
     fuse_attn_qkv fuse_attn_ffn fuse_softmax_mask fuse_gate_detach_matmul use_flash_attention use_sparse_flash_attn use_recompute
-    use_rmsnorm use_fused_head_and_loss_fn compression_ratio weight_share_add_bias ignored_index modality_detach max_text_id
+    use_rmsnorm use_fused_head_and_loss_fn weight_share_add_bias ignored_index modality_detach max_text_id
     use_temporal_conv token_balance_seqlen token_balance_loss output_router_logits output_attentions output_hidden_states
     return_dict is_encoder_decoder tensor_parallel_degree sequence_parallel num_nextn_predict_layers chunk_size_feed_forward
     problem_type id2label label2id use_moe text_config vision_config mm_vocab_size resampler_fuse_rms_norm pixel_hidden_size
@@ -140,7 +140,9 @@ class ModelConfig:
         if config.vision is not None:
             for name in ("processor_config.json", "preprocessor_config.json"):
                 given = read_json(folder / name) if (folder / name).is_file() else {}
-                given = given.get("image_processor", {}) if name == "processor_config.json" else given
+                given = given.get("image_processor") or {} if name == "processor_config.json" else given
+                if not isinstance(given, dict):
+                    raise CheckpointError(f"{name}: image_processor must be an object, got {json_kind(given)}.", param="model")
                 if given:
                     return replace(config, vision=_with_pixel_statistics(config.vision, name, given))
         return config
@@ -159,24 +161,30 @@ class _ModelReader(JsonReader):
     """Reads a config.json."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        text = given.get("text_config")
-        if isinstance(text, dict):  # its keys count where the top level has none
-            given = {**text, **{key: value for key, value in given.items() if value is not None}}
         super().__init__("config.json", given)
+        text = given.get("text_config")
+        if not isinstance(text, dict | None):
+            raise self.error("text_config", text, "an object")
+        if text:  # its keys count where the top level has none
+            self.given = {**text, **{key: value for key, value in given.items() if value is not None}}
 
     def read(self) -> ModelConfig:
         architecture = self._architecture()
         for key, allowed in (("use_bias", False), ("hidden_act", "silu"), ("scoring_func", "softmax"), ("rope_3d", architecture == "vl")):
             self.must_be(key, allowed)
+        self.must_be("compression_ratio", 1.0)  # of positions
         self.must_be("rope_is_neox_style", architecture == "ocr")
         if self.take("quantization_config", None):
-            raise CheckpointError("config.json: quantised checkpoints are not supported yet.", param="quantization_config")
+            raise CheckpointError(
+                "config.json: quantised checkpoints are not supported yet. Use the bfloat16 checkpoint.", param="quantization_config"
+            )
         hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
         layers = self.integer("num_hidden_layers")
+        vocab_size = self.integer("vocab_size", 103424)
         rope = self.rope_parameters("default")
         values: dict[str, Any] = {
             "architecture": architecture,
-            "vocab_size": self.integer("vocab_size", 103424),
+            "vocab_size": vocab_size,
             "hidden_size": hidden,
             "intermediate_size": self.integer("intermediate_size"),
             "num_layers": layers,
@@ -186,8 +194,8 @@ class _ModelReader(JsonReader):
             "max_position_embeddings": self.integer("max_position_embeddings", 131072),
             "rms_norm_eps": self.number("rms_norm_eps", 1e-5),
             "rope_theta": self.number("rope_theta", rope.get("rope_theta") or 500000.0),
-            "tie_word_embeddings": bool(self.take("tie_word_embeddings", True)),
-            "eos_token_ids": self._eos(),
+            "tie_word_embeddings": self.boolean("tie_word_embeddings", True),
+            "eos_token_ids": self._eos(vocab_size),
         }
         if architecture in ("moe", "vl"):
             values |= self._moe(layers, modalities=2 if architecture == "vl" else 1)
@@ -204,6 +212,8 @@ class _ModelReader(JsonReader):
     def _architecture(self) -> str:
         names = self.given.get("architectures") or []
         model_type = self.given.get("model_type")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self.error("architectures", names, "a list of names")
         for name in names:
             if name in _ARCHITECTURES:
                 return _ARCHITECTURES[name]
@@ -222,18 +232,21 @@ class _ModelReader(JsonReader):
         experts = self.integers("moe_num_experts", [64])
         if len(set(experts)) > 1:
             raise self.error("moe_num_experts", experts, "as many experts for text as for images")
+        chosen = self.integer("moe_k", 6)
+        if chosen > experts[0]:
+            raise self.error("moe_k", chosen, f"at most moe_num_experts ({experts[0]})")
         widths = self.integers("moe_intermediate_size", [1536, 512][:modalities])
         if len(widths) != modalities:
             raise self.error("moe_intermediate_size", widths, f"a list of {modalities}" if modalities > 1 else "an integer")
         return {
             "num_experts": experts[0],
-            "experts_per_token": self.integer("moe_k", 6),
+            "experts_per_token": chosen,
             "moe_intermediate_size": widths[0],
             "vision_moe_intermediate_size": widths[1] if modalities > 1 else 0,
             "num_shared_experts": shared,
             "sparse_layers": self._sparse_layers(layers),
             "moe_norm_min": self.number("moe_norm_min", 1e-12),
-            "has_correction_bias": bool(self.take("moe_use_aux_free", True)),
+            "has_correction_bias": self.boolean("moe_use_aux_free", True),
         }
 
     def _sparse_layers(self, layers: int) -> tuple[int, ...]:
@@ -255,7 +268,7 @@ class _ModelReader(JsonReader):
         reader = _VisionReader("config.json: vision_config", given)
         self.must_be("spatial_conv_size", MERGE_SIZE)
         self.must_be("temporal_conv_size", MERGE_SIZE)
-        image_token = self.take("im_patch_id", self.take("image_token_id", 100295))
+        image_token = self.integer("im_patch_id", self.integer("image_token_id", 100295, low=0), low=0)
         names = ("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
         if architecture == "vl":
             delimiters = tuple(self.integer(name, default) for name, default in zip(names, range(101304, 101308), strict=True))
@@ -290,11 +303,11 @@ class _ModelReader(JsonReader):
             raise self.error("mrope_section", sections, f"three integers whose sum is half of head_dim ({half})")
         return sections[0], sections[1], sections[2]
 
-    def _eos(self) -> tuple[int, ...]:
+    def _eos(self, vocab_size: int) -> tuple[int, ...]:
         value = self.given.get("eos_token_id", 2)
         ids = value if isinstance(value, list) else [2 if value is None else value]
-        if not all(isinstance(i, int) for i in ids):
-            raise self.error("eos_token_id", value, "an integer or a list of integers")
+        if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab_size for i in ids):
+            raise self.error("eos_token_id", value, f"an id below vocab_size ({vocab_size}), or a list of them")
         return tuple(ids)
 
 

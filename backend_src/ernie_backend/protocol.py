@@ -54,6 +54,7 @@ class SamplingParams:
     max_tokens: int
     """Most tokens to generate; preprocess fills in what is left of the context when the user gave none."""
     min_tokens: int = 0
+    """Before so many, no end token is chosen, and no stop string ends the answer (postprocess sees to the latter)."""
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0

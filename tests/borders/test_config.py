@@ -46,6 +46,11 @@ def test_no_shared_experts_may_be_written_as_null() -> None:
     assert ModelConfig.from_json(MOE).num_shared_experts == 2
 
 
+def test_a_factor_of_one_is_none() -> None:
+    for factor in (None, 1, 1.0):
+        assert ModelConfig.from_json({**DENSE, "rope_scaling": {"type": "default", "factor": factor}}) == ModelConfig.from_json(DENSE)
+
+
 def test_transformers_5_nests_the_rotary_base() -> None:
     config = ModelConfig.from_json({**DENSE, "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}})
     assert config.rope_theta == 1000.0
@@ -67,6 +72,17 @@ def test_transformers_5_nests_the_rotary_base() -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
         ({"rms_norm_eps": -1}, "rms_norm_eps"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),
+        ({"eos_token_id": 103424}, "eos_token_id"),
+        ({"eos_token_id": [2, -1]}, "eos_token_id"),
+        ({"eos_token_id": True}, "eos_token_id"),
+        ({"architectures": 7}, "architectures"),
+        ({"architectures": [["Ernie4_5ForCausalLM"]]}, "architectures"),
+        ({"text_config": [1]}, "text_config"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
+        ({"compression_ratio": 4.0}, "compression_ratio"),
+        ({"rope_scaling": {"factor": 4.0}}, "rope_scaling"),
+        ({**MOE, "moe_k": 65}, "moe_k"),
+        ({**MOE, "moe_use_aux_free": "no"}, "moe_use_aux_free"),
         ({"head_dim": 127}, "head_dim"),
     ],
 )
@@ -85,6 +101,13 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         ModelConfig.from_folder(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="JSON object"):
+        ModelConfig.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        ModelConfig.from_folder(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"config.json' cannot be read: Is a directory\."):
         ModelConfig.from_folder(tmp_path)
 
 
@@ -205,6 +228,7 @@ def test_pixel_statistics_come_from_the_preprocessor(tmp_path: Path) -> None:
         ({**VL, "vision_config": {"hidden_act": "gelu"}}, "hidden_act"),
         ({**VL, "vision_config": {"embed_dim": 1284}}, "hidden_size"),
         ({**VL, "vision_config": "big"}, "vision_config"),
+        ({**VL, "im_patch_id": "<|IMAGE_PLACEHOLDER|>"}, "im_patch_id"),
         ({**VL, "mlp_layer_types": ["dense", "sparse"]}, "mlp_layer_types"),
         ({**OCR, "rope_is_neox_style": False}, "rope_is_neox_style"),
         ({**OCR, "vision_config": {"spatial_merge_size": 4}}, "spatial_merge_size"),

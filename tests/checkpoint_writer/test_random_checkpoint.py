@@ -167,7 +167,7 @@ def test_bad_values_are_named_before_anything_is_written(tmp_path, arguments, me
 
 
 def test_too_many_experts_per_token(tmp_path):
-    with pytest.raises(ConfigError, match=r"moe_k \(65\) exceeds moe_num_experts \(64\)"):
+    with pytest.raises(ConfigError, match=r"--set: moe_k is 65, supported: at most moe_num_experts \(64\)"):
         command("--like", "ERNIE-4.5-21B-A3B", "--out", str(tmp_path / "new"), "--set", "moe_k=65")
 
 

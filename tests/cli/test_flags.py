@@ -185,6 +185,8 @@ def test_other_flags() -> None:
     options = read(f"--model m {line}")
     assert (options.model_name, options.served_model_name, options.security.api_keys) == ("ernie", "ernie", ("a", "--b"))
     assert (options.metrics_port, options.triton_host, options.shutdown_grace_seconds) == (9002, "0.0.0.0", 5.0)
+    assert read("--model m").shutdown_grace_seconds == 30
+    assert read("--model m --timeout-graceful-shutdown 0").shutdown_grace_seconds == 86400, "FastDeploy's default: no limit"
 
 
 def test_metrics_port_may_be_the_main_port_as_in_fastdeploy() -> None:
@@ -270,6 +272,7 @@ BOUNDS = {
     "--max-restarts": ("must be a whole number from 0 to 1000", ("-1", "1001")),
     "--max-log-len": ("must be a whole number from 0 to 16777216", ("-1", "16777217")),
     "--shutdown-grace-seconds": (SECONDS, ("0", "-5", "86401", "nan", "inf", "-inf", "1e309", "1_000", " 5 ", "１２")),
+    "--timeout-graceful-shutdown": (f"{SECONDS}, or 0 for no limit", ("-5", "86401", "nan", "inf", "1_000", " 0 ", "１２")),
     "--max-waiting-time": (f"{SECONDS}, or -1 for no limit", ("0", "-5", "-1.5", "86401", "nan", "inf", "1e309", "1_000", " -1 ", "１２")),
     "--step-timeout --max-processor-cache --gpu-memory-utilization": (REAL, ("1_0", " 1 ", "１")),
 }

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ernie_backend.config import ModelConfig
+from ernie_backend.build import build_core
+from ernie_backend.config import EngineConfig, ModelConfig
 from ernie_backend.errors import CheckpointError
 from ernie_backend.execution.safetensors_file import CheckpointFolder, SafetensorsFile
 from ernie_backend.execution.weights import WeightLoader, copy_transformed, load_model
@@ -71,6 +72,57 @@ def test_wrong_dtype(folder):
     assert refusal(folder) == f"model.safetensors: tensor {Q_PROJ} has dtype I8, expected one of BF16, F16, F32."
 
 
+@pytest.mark.parametrize("name", ["quant_weight", "weight_scale"])
+def test_quantised_weights_are_named_as_such(folder, name):
+    at = "model.layers.0.mlp.down_proj."
+    change(folder, lambda tensors: tensors.update({at + name: tensors.pop(at + "weight").astype(np.int8)}))
+    assert refusal(folder) == (
+        f"model.safetensors: tensor {at}{name} belongs to quantised weights, which are not supported yet. Use the bfloat16 checkpoint."
+    )
+
+
+def test_a_pointer_of_git_lfs(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    assert refusal(folder).startswith("model.safetensors is not the file itself but a pointer of Git LFS")
+
+
+def test_links_to_nowhere(tmp_path):
+    write_tiny(tmp_path / "model", shard_bytes=100_000)
+    shard = min((tmp_path / "model").glob("*.safetensors"))
+    shard.unlink()
+    shard.symlink_to("../blobs/0a1b")
+    assert refusal(tmp_path / "model") == f"{shard.name} is a link to '../blobs/0a1b', which does not exist."
+    (tmp_path / "model" / "model.safetensors").symlink_to("nowhere")
+    assert refusal(tmp_path / "model") == "model.safetensors is a link to 'nowhere', which does not exist."
+
+
+@pytest.mark.parametrize("flavour", ["pt", "paddle"])
+def test_matrices_of_zeros_are_told(tmp_path, caplog, flavour):
+    """As a download that was cut off leaves them in a file of the right length."""
+    write_tiny(tmp_path / "model", moe=True, flavour=flavour)
+    load(tmp_path / "model")
+    assert "zeros" not in caplog.text
+    name = ("ernie" if flavour == "paddle" else "model") + ".layers.1.mlp.experts.3.down_proj.weight"
+    change(tmp_path / "model", lambda tensors: tensors[name].fill(0))
+    load(tmp_path / "model")
+    assert f"1 matrices of the checkpoint hold nothing but zeros: {name} (in model.safetensors)." in caplog.text
+
+
+@pytest.mark.parametrize("name", [Q_PROJ, "model.norm.weight", "model.embed_tokens.weight"])
+def test_weights_that_give_no_finite_logits(folder, name):
+    def spoil(tensors):
+        tensors[name].flat[-1] = np.nan
+
+    def build():
+        model = ModelConfig.from_folder(folder)
+        build_core(EngineConfig(str(folder), max_model_len=32, max_num_seqs=2, num_blocks=2).resolved(model), model)
+
+    build()
+    change(folder, spoil)
+    with pytest.raises(CheckpointError, match="give logits that are not finite"):
+        build()
+
+
 def test_truncated_data(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -78,7 +130,16 @@ def test_truncated_data(folder):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x10", b"\xff" * 8, b"\x40" + b"\0" * 7 + b"{}", b"\x02" + b"\0" * 7 + b"{]", b"\x02" + b"\0" * 7 + b"[]"]
+    "content",
+    [
+        b"",
+        b"\x10",
+        b"\xff" * 8,
+        b"\x40" + b"\0" * 7 + b"{}",
+        b"\x02" + b"\0" * 7 + b"{]",
+        b"\x02" + b"\0" * 7 + b"[]",
+        (10**5).to_bytes(8, "little") + b"[" * 10**5,
+    ],
 )
 def test_corrupt_header(folder, content):
     (folder / "model.safetensors").write_bytes(content)

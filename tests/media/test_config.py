@@ -70,6 +70,18 @@ def test_one_file_for_both_processors(tmp_path: Path) -> None:
     assert (config.defaults.image_max_pixels, config.defaults.video_max_pixels, config.defaults.video_min_pixels) == (2, 4, 299 * AREA)
 
 
+def test_a_thinking_variant_is_told_by_its_name_also_in_a_cache(tmp_path: Path) -> None:
+    """Hugging Face's cache calls the folder by its commit."""
+    for folder, thinks in (
+        (tmp_path / "ERNIE-4.5-VL-28B-A3B-Thinking", True),
+        (tmp_path / "ERNIE-4.5-VL-28B-A3B-PT", False),
+        (tmp_path / "models--baidu--ERNIE-4.5-VL-28B-A3B-Thinking" / "snapshots" / "0a1b2c", True),
+        (tmp_path / "thinking" / "ERNIE-4.5-VL-28B-A3B-PT", False),
+    ):
+        folder.mkdir(parents=True)
+        assert read(folder, ERNIE_VL).thinks is thinks
+
+
 def test_paddleocr(tmp_path: Path) -> None:
     config = read(tmp_path, PADDLEOCR_VL)
     assert (config.processor, config.temporal_merge_size, config.video_token_id) == (ProcessorKind.PADDLEOCR_VL, 1, None)
@@ -88,6 +100,9 @@ def test_paddleocr(tmp_path: Path) -> None:
         (ERNIE_VL, {"video_preprocessor_config": {"draw_on_frames": False}}, "draw_on_frames"),
         (ERNIE_VL, {"preprocessor_config": {"min_pixels": -5}}, "min_pixels must be an integer"),
         (ERNIE_VL, {"preprocessor_config": []}, "must hold a JSON object"),
+        (ERNIE_VL, {"preprocessor_config": {"rescale_factor": 1 / 127.5}}, "rescale_factor .* is not supported, 1/255 is"),
+        (ERNIE_VL, {"preprocessor_config": {"size": 448}}, "size must be an object, got a number"),
+        (ERNIE_VL, {"processor_config": {"image_processor": [1]}}, "image_processor must be an object, got a list"),
         ({**ERNIE_VL, "vision_config": {"patch_size": "14"}}, {}, "patch_size must be a positive integer"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ernie_backend.config import PARSERS
 from ernie_backend.text.answer import AnswerDelta, AnswerReader
-from ernie_backend.text.answer_format import AnswerFormat, Parsers, choose_parsers
+from ernie_backend.text.answer_format import PLAIN, AnswerFormat, Parsers, choose_parsers
 from ernie_backend.text.markers import MARKERS, LastMarker, last_marker
 from ernie_backend.text.tokenizer import Tokenizer
 from tests.text.conftest import train
@@ -202,6 +202,29 @@ def test_one_call_ends_the_answer(tokenizer: Tokenizer) -> None:
     assert message([delta]) == ("", "ST", [("a", "{}")]) and reader.stopped
     assert tokenizer.decode(ids[:used], skip_special_tokens=False).endswith('{"name": "a"}')
     assert reader.push(ids, final=True) == (AnswerDelta(), 0)
+
+
+@pytest.mark.parametrize("calls", [False, True])
+def test_no_stop_string_counts_before_min_tokens(tokenizer: Tokenizer, calls: bool) -> None:
+    each = [*tokenizer.encode_text("one STOP two STOP three STOP")]
+    texts = [tokenizer.decode(each[: i + 1]) for i in range(len(each))]
+    ends = [next(i for i, text in enumerate(texts, 1) if text.count("STOP") == count) for count in (1, 2, 3)]
+    answer = format_of(X1, STARTED) if calls else PLAIN
+    for min_tokens, shown, used in (
+        (0, "one ", ends[0]),
+        (ends[0], "one ", ends[0]),
+        (ends[0] + 1, "one STOP two ", ends[1]),
+        (ends[2] + 1, "one STOP two STOP three STOP", len(each)),
+    ):
+        for size in (1, len(each)):
+            reader = AnswerReader(tokenizer, answer, stop=("STOP",), min_tokens=min_tokens)
+            said, count = "", 0
+            for at in range(0, len(each), size):
+                delta, counted = reader.push(each[at : at + size], final=at + size >= len(each))
+                said, count = said + delta.content, count + counted
+                if reader.stopped:
+                    break
+            assert (said, count) == (shown, used)
 
 
 def test_stop_strings_are_looked_for_in_the_content(tokenizer: Tokenizer) -> None:

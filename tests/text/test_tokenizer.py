@@ -214,6 +214,11 @@ class TestBrokenFolders:
         with pytest.raises(CheckpointError, match="not a usable sentencepiece model"):
             Tokenizer.from_folder(tmp_path)
 
+    def test_a_pointer_of_git_lfs(self, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+        with pytest.raises(CheckpointError, match="pointer of Git LFS"):
+            Tokenizer.from_folder(tmp_path)
+
     def test_truncated_model(self, tmp_path: Path, model_folder: Path) -> None:
         model = (model_folder / "tokenizer.model").read_bytes()
         (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
@@ -225,4 +230,27 @@ class TestBrokenFolders:
         (tmp_path / "tokenizer.model").write_bytes((model_folder / "tokenizer.model").read_bytes())
         (tmp_path / "tokenizer_config.json").write_text(content, encoding="utf-8")
         with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
+            Tokenizer.from_folder(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("file", "content", "words"),
+        [
+            ("tokenizer_config.json", {"additional_special_tokens": 7}, "additional_special_tokens must be a list"),
+            ("special_tokens_map.json", {"additional_special_tokens": "<x>"}, "additional_special_tokens must be a list"),
+            ("added_tokens.json", {"<x>": None}, "<x> must have an id from 0"),
+            ("added_tokens.json", {"<x>": -1}, "<x> must have an id from 0"),
+            ("added_tokens.json", {"<x>": 10**9}, "<x> must have an id from 0"),
+            ("tokenizer_config.json", {"added_tokens_decoder": {"first": {"content": "<x>"}}}, "added_tokens_decoder: <x> must have an id"),
+        ],
+    )
+    def test_odd_tokens_are_named_with_their_file(self, tmp_path: Path, model_folder: Path, file: str, content: object, words: str) -> None:
+        (tmp_path / "tokenizer.model").write_bytes((model_folder / "tokenizer.model").read_bytes())
+        (tmp_path / file).write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=f"^{file}: .*{words}"):
+            Tokenizer.from_folder(tmp_path)
+
+    def test_a_folder_in_the_place_of_a_file(self, tmp_path: Path, model_folder: Path) -> None:
+        (tmp_path / "tokenizer.model").write_bytes((model_folder / "tokenizer.model").read_bytes())
+        (tmp_path / "added_tokens.json").mkdir()
+        with pytest.raises(CheckpointError, match=r"added_tokens\.json' cannot be read: Is a directory\."):
             Tokenizer.from_folder(tmp_path)

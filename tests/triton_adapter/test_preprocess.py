@@ -132,6 +132,10 @@ class TestSampling:
         assert (sampling.temperature, sampling.top_p, sampling.repetition_penalty) == (1.0, 0.7, 1.0)
         assert sampling.max_tokens == MAX_MODEL_LEN - len(request.prompt_token_ids)
 
+    def test_min_tokens_hold_for_stop_strings_too(self, process: Process) -> None:
+        request = process(text_input="a", sampling={"stop": ["x"], "min_tokens": 3, "max_tokens": 9})
+        assert (request.sampling.min_tokens, context(request).min_tokens) == (3, 3)
+
     def test_ends(self, process: Process, tokenizer: Tokenizer) -> None:
         named = [tokenizer.token_id(name) or 0 for name in ("</s>", "<|end_of_sentence|>", "<|im_end|>")]
         assert process(text_input="a").sampling.eos_token_ids == tuple(sorted(named))

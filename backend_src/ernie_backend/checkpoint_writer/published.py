@@ -239,8 +239,6 @@ def make_config(like: str, flavour: str, dtype: str, settings: list[str]) -> tup
         model = ModelConfig.from_json(config)
     except CheckpointError as error:
         raise ConfigError(error.message.replace("config.json: ", "--set: "), param=error.param) from None
-    if model.experts_per_token > model.num_experts:
-        raise ConfigError(f"--set: moe_k ({model.experts_per_token}) exceeds moe_num_experts ({model.num_experts}).", param="moe_k")
     return config, model
 
 

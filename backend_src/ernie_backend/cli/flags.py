@@ -20,6 +20,7 @@ from ..flag_parsing import (
     number,
     port_number,
     seconds,
+    seconds_or_longest,
     switch,
     whole,
     worker_count,
@@ -141,8 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pending = "of a streamed answer that its client has not read yet; more end it with an error (default: %(default)s)"
     serving.add_argument("--max-pending-bytes", type=whole(1, MAX_PENDING_BYTES), default=2**20, metavar="N", help=pending)
-    grace = ("--shutdown-grace-seconds", "--timeout-graceful-shutdown")
-    serving.add_argument(*grace, type=seconds, default=30.0, metavar="N", help="time for running requests after SIGTERM (default: 30)")
+    _add_grace(serving)
     restarts = "restarts of what has died or hangs within ten minutes; then, or with 0, serve ends (default: %(default)s)"
     serving.add_argument("--max-restarts", type=whole(0, 1000), default=5, metavar="N", help=restarts)
     serving.add_argument("--verbose", action="store_true", help="show tritonserver's whole log, not only warnings and errors")
@@ -183,6 +183,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     for name in (*NOT_SUPPORTED_YET, *WITHOUT_MEANING):
         parser.add_argument(f"--{name}", dest=_inert(name), nargs="?", const="true", help=argparse.SUPPRESS)
+
+
+def _add_grace(serving: argparse._ArgumentGroup) -> None:
+    grace = "time for running requests after SIGTERM (default: 30)"
+    serving.add_argument("--shutdown-grace-seconds", type=seconds, default=30.0, metavar="N", help=grace)
+    serving.add_argument(
+        "--timeout-graceful-shutdown",
+        dest="shutdown_grace_seconds",
+        type=seconds_or_longest,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="the same; 0, which is FastDeploy's default: as long as they take",
+    )
 
 
 def _add_media_arguments(media: argparse._ArgumentGroup) -> None:

@@ -113,16 +113,21 @@ class ModelRunner:
         blocks = tuple(range(-(-length // self.block_size)))
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, logprobs=1)
         new = NewSequence(_WARM_UP_ID, (0,) * max(1, length - 1), sampling, seed=0)
-        self.execute(SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, len(new.prompt_token_ids), blocks, samples=True),), ()))
-        if length > 1:
+        first = SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, len(new.prompt_token_ids), blocks, samples=True),), ())
+        if self.execute(first).sampled and length > 1:
             self.execute(SchedulerOutput((), (ScheduledSequence(_WARM_UP_ID, length - 1, 1, blocks, samples=True),), ()))
         del self.states[_WARM_UP_ID]
 
     def recover(self) -> None:
         """Compute one token in the first block, which must hold nothing: raises if the device computes nothing any more."""
+        self.first_token()
+
+    def first_token(self) -> ModelRunnerOutput:
+        """What the model says to token 0 alone, computed in the first block, which must hold nothing."""
         new = NewSequence(_WARM_UP_ID, (0,), SamplingParams(max_tokens=1), seed=0)
-        self.execute(SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, 1, (0,), samples=True),), ()))
+        said = self.execute(SchedulerOutput((new,), (ScheduledSequence(_WARM_UP_ID, 0, 1, (0,), samples=True),), ()))
         self.execute(SchedulerOutput((), (), (_WARM_UP_ID,)))
+        return said
 
     def _warm_up_media(self) -> None:
         """A prompt with a picture of a multiple of 16 patches, and one with another: kernels tell the two apart."""

@@ -21,6 +21,8 @@ from ..errors import CheckpointError
 
 DTYPES: dict[str, np.dtype] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 """What can be read, and the numpy type it comes out as."""
+_LFS_POINTER = b"version "
+"""How a pointer of Git LFS begins; as a header's length it would be two exabytes."""
 _MAX_HEADER_BYTES = 256 * 2**20
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
@@ -61,6 +63,8 @@ class SafetensorsFile:
         size = self.path.stat().st_size
         prefix = self._handle.read(8)
         length = int.from_bytes(prefix, "little")
+        if prefix == _LFS_POINTER:
+            raise self._error("is not the file itself but a pointer of Git LFS to it. Run `git lfs pull` in the model folder")
         if len(prefix) < 8 or length > _MAX_HEADER_BYTES:
             raise self._error(
                 f"is not a safetensors file (its header would have {length} bytes)" if len(prefix) == 8 else f"has only {size} bytes"
@@ -69,7 +73,7 @@ class SafetensorsFile:
             raise self._error(f"is truncated: its header ends at byte {8 + length}, the file at byte {size}")
         try:
             header = json.loads(self._handle.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._error(f"has a corrupt header: {error}") from None
         if not isinstance(header, dict):
             raise self._error("has a corrupt header: not a JSON object")
@@ -119,7 +123,8 @@ class CheckpointFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        index = {} if (self.folder / SINGLE_FILE).is_file() else self._read_index()
+        single = self.folder / SINGLE_FILE
+        index = {} if single.is_file() or single.is_symlink() else self._read_index()
         self.file_names = sorted(set(index.values())) or [SINGLE_FILE]
         self.tensors: dict[str, StoredTensor] = {}
         for file_name in self.file_names:
@@ -137,6 +142,8 @@ class CheckpointFolder:
 
     def open(self, file_name: str) -> SafetensorsFile:
         path = self.folder / file_name
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"{file_name} is a link to {str(path.readlink())!r}, which does not exist.", param="model")
         if not path.is_file():
             raise CheckpointError(f"{INDEX_FILE} names the shard {file_name}, which is not in {str(self.folder)!r}.", param="model")
         return SafetensorsFile(path)
@@ -148,7 +155,7 @@ class CheckpointFolder:
         try:
             weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
             valid = isinstance(weight_map, dict) and weight_map and all(isinstance(name, str) for name in weight_map.values())
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{INDEX_FILE} cannot be read: {type(error).__name__}: {error}.", param="model") from None
         if not valid:
             raise CheckpointError(f"{INDEX_FILE}: weight_map must be an object that maps tensors to files.", param="model")

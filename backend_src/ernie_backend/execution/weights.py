@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _TILE = (512, 16)
 """Rows and columns that a transposing copy moves at once. [2560, 24576] bfloat16: 61 ms; (64, 64): 140 ms; in one go: 374 ms."""
+_OF_QUANTISED = (".quant_weight", ".weight_scale", ".weight_scale_inv", ".activation_scale", ".qweight")
+"""How FastDeploy, and others, call what stands beside or instead of a weight."""
 
 
 def load_model(folder: str | Path, config: ModelConfig, progress: bool = True) -> LanguageModel:
@@ -59,6 +61,7 @@ class WeightLoader:
         self.filling: dict[str, Any] = {}
         self.packed: dict[str, Any] = {}
         self.embedding: np.ndarray | None = None
+        self.zeros: list[str] = []
 
     def read(self, progress: bool) -> None:
         """Read every shard once, in the order of its bytes."""
@@ -73,6 +76,12 @@ class WeightLoader:
                     for tensor in sorted((t for t in wanted if t.file == file_name), key=lambda t: t.start):
                         self._read_tensor(file, self.sources[tensor.name])
                         bar.update(tensor.nbytes)
+        if self.zeros:
+            log.warning(
+                "%d matrices of the checkpoint hold nothing but zeros: %s. If it was downloaded, it may be incomplete.",
+                len(self.zeros),
+                abridged(self.zeros),
+            )
         self._check_tied_head()
 
     def take(self, name: str) -> Any:
@@ -89,6 +98,10 @@ class WeightLoader:
 
     def _check_headers(self) -> None:
         found = self.folder.tensors
+        quantised = next((name for name in found if name.endswith(_OF_QUANTISED) and name not in self.sources), None)
+        if quantised is not None:
+            where = f"{found[quantised].file}: tensor {quantised} belongs to quantised weights"
+            raise CheckpointError(f"{where}, which are not supported yet. Use the bfloat16 checkpoint.", param="model")
         missing = [name for name in self.sources if name not in found]
         extra = [name for name in found if name not in self.sources and not is_ignored(name)]
         if self.tied_head is not None and self.tied_head.tensor in extra:
@@ -142,6 +155,8 @@ class WeightLoader:
             file.read_into(source.tensor, target)
         else:
             copy_transformed(target, file.read(source.tensor), source.transposed)
+        if self.weights[source.weight].kind in (Kind.LINEAR, Kind.EXPERTS) and not (target[0].any() or target[-1].any() or target.any()):
+            self.zeros.append(f"{source.tensor} (in {stored.file})")
         self.parts_missing[source.weight] -= 1
         if self.parts_missing[source.weight] == 0:
             weight = self.weights[source.weight]

@@ -7,13 +7,14 @@ processor_config.json). A key that would change the pixels and has a value we do
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, json_kind
 from ..media_fields import ProcessorKwargs, read_processor_kwargs
 from ..protocol import MediaKind
 
@@ -114,7 +115,7 @@ class MediaConfig:
             image_token_id=image_token,
             # published configurations have one id for both; transformers' a second one
             video_token_id=None if is_ocr else _integer(config, "video_token_id", image_token),
-            thinks="thinking" in folder.name.lower(),
+            thinks="thinking" in _name(folder).lower(),
         )
 
     def to_json_object(self) -> dict[str, Any]:
@@ -143,17 +144,28 @@ class MediaConfig:
         return settings
 
 
+def _name(folder: Path) -> str:
+    """What the model is called. Hugging Face's cache keeps it in `models--baidu--NAME/snapshots/COMMIT`."""
+    folder = folder.absolute()
+    return folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
+
+
 def _processor_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the image processor's settings, the video processor's)."""
     both = _read(folder / "processor_config.json")
     image = both.get("image_processor") or _read(folder / "preprocessor_config.json")
     video = both.get("video_processor") or _read(folder / "video_preprocessor_config.json")
-    return dict(image), dict(video)
+    for name, given in (("image_processor", image), ("video_processor", video)):
+        if not isinstance(given, dict):
+            raise CheckpointError(f"processor_config.json: {name} must be an object, got {json_kind(given)}.", param="model")
+    return image, video
 
 
 def _limits(given: Mapping[str, Any], kind: str) -> ProcessorKwargs:
     """`min_pixels` and `max_pixels`, or transformers' `size`; for videos also the sampling."""
     size = given.get("size") or {}
+    if not isinstance(size, Mapping):
+        raise CheckpointError(f"The {kind} processor's settings: size must be an object, got {json_kind(size)}.", param="size")
     values = {
         f"{kind}_min_pixels": given.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge"),
         f"{kind}_max_pixels": given.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge"),
@@ -167,6 +179,9 @@ def _check_processing(given: Mapping[str, Any], folder: Path) -> None:
     for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "draw_on_frames"):
         if given.get(name, True) is False:
             raise _unsupported(folder, name, given[name], "true")
+    factor = given.get("rescale_factor")
+    if factor is not None and not (isinstance(factor, int | float) and math.isclose(factor, 1 / 255, rel_tol=1e-4)):
+        raise _unsupported(folder, "rescale_factor", factor, "1/255")
     if given.get("resample") not in (None, BICUBIC):
         raise _unsupported(folder, "resample", given["resample"], f"{BICUBIC} (bicubic)")
 
@@ -189,7 +204,7 @@ def _read(path: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"Cannot read {str(path)!r}: {error}.", param="model") from None
     if not isinstance(given, dict):
         raise CheckpointError(f"{str(path)!r} must hold a JSON object.", param="model")

@@ -55,8 +55,10 @@ class AnswerReader:
         *,
         stop: tuple[str, ...] = (),
         include_stop: bool = False,
+        min_tokens: int = 0,
         skip_special_tokens: bool = True,
     ) -> None:
+        """`min_tokens`: no stop string counts that is complete before so many ids."""
         self.stopped = False
         """A stop string was found, or the one call is complete: what follows is not shown."""
         self.num_calls = 0
@@ -65,6 +67,7 @@ class AnswerReader:
         self._format = answer_format
         self._matcher = StopStringMatcher(stop, include_stop)
         self._has_stop = bool(stop)
+        self._tokens_before_stop = min_tokens
         self._plain = Detokenizer(tokenizer, skip_special_tokens)
         self._markers = MarkerReader(tokenizer, skip_special_tokens)
         self._part = _Part(answer_format.begins_in)
@@ -91,6 +94,7 @@ class AnswerReader:
         return AnswerDelta(said.content, said.reasoning, tuple(said.tool_calls)), used
 
     def _read(self, token_id: int) -> None:
+        self._tokens_before_stop -= 1
         if self._format.is_plain:
             self._show(self._plain.push((token_id,)))
             return
@@ -188,7 +192,7 @@ class AnswerReader:
     def _show(self, text: str, final: bool = False) -> None:
         if self.stopped:
             return
-        shown, stopped = self._matcher.push(text, final)
+        shown, stopped = self._matcher.push(text, final, may_stop=self._tokens_before_stop <= 0)
         self._said.content += shown
         self.stopped = stopped
 

@@ -150,14 +150,17 @@ def find_template(folder: Path) -> str | None:
     """The model folder's own template: chat_template.jinja, chat_template.json or tokenizer_config.json; None if it ships none."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"Cannot read {str(path)!r}: {error}.", param="chat_template") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
         path = folder / name
         if not path.is_file():
             continue
         try:
             given = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise CheckpointError(f"{str(path)!r} must hold a JSON object.", param="model") from None
         if given is not None:
             return _choose(given, path)

@@ -17,11 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import CheckpointError, json_kind
 from .sentencepiece_model import PieceType
 
 log = logging.getLogger(__name__)
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
+MAX_TOKEN_ID = 2**22
+"""Of a token that a configuration adds; the largest vocabularies have a tenth of it, and a table is made of so many."""
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _MARKER_FORM = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 """What a user-defined piece must look like to be a marker: `<think>`, `<|im_end|>`, `[MASK]`; not a digit, not spaces."""
@@ -41,11 +44,12 @@ class SpecialTokens:
 def resolve_special_tokens(
     pieces: Sequence[tuple[str, PieceType]], config: Mapping[str, Any], special_map: Mapping[str, Any], added: Mapping[str, Any]
 ) -> SpecialTokens:
-    """From the model's pieces and the contents of tokenizer_config.json, special_tokens_map.json and added_tokens.json."""
+    """From the model's pieces and the contents of tokenizer_config.json, special_tokens_map.json and added_tokens.json. `CheckpointError`
+    naming file and key."""
     ids = {text: i for i, (text, _) in enumerate(pieces)}
     declared = _declared_ids(config, added)
     roles = {role: name for role in ROLES if (name := _name(config.get(role)) or _name(special_map.get(role)))}
-    named = set(roles.values()) | {name for source in (config, special_map) for name in _listed(source)}
+    named = set(roles.values()) | {*_listed(config, "tokenizer_config.json"), *_listed(special_map, "special_tokens_map.json")}
     named |= {name for name, (_, special) in declared.items() if special}
     ids.update({name: token_id for name, (token_id, _) in declared.items()})
 
@@ -73,19 +77,31 @@ def resolve_special_tokens(
 
 def _declared_ids(config: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, tuple[int, bool]]:
     """name → (id, special) of the tokens that the configuration gives an id."""
-    declared = {str(name): (int(token_id), False) for name, token_id in added.items()}
+    declared = {str(name): (_token_id(token_id, f"added_tokens.json: {name}"), False) for name, token_id in added.items()}
     decoder = config.get("added_tokens_decoder")
     for token_id, token in decoder.items() if isinstance(decoder, Mapping) else ():
         name = _name(token)
         if name:
-            declared[name] = (int(token_id), bool(token.get("special")) if isinstance(token, Mapping) else False)
+            special = bool(token.get("special")) if isinstance(token, Mapping) else False
+            declared[name] = (_token_id(token_id, f"tokenizer_config.json: added_tokens_decoder: {name}"), special)
     return declared
 
 
-def _listed(source: Mapping[str, Any]) -> list[str]:
+def _token_id(value: Any, place: str) -> int:
+    """An integer, or one in digits, as JSON's keys are."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TOKEN_ID:
+        raise CheckpointError(f"{place} must have an id from 0 to {MAX_TOKEN_ID}, got {value!r}.", param="model")
+    return value
+
+
+def _listed(source: Mapping[str, Any], file: str) -> list[str]:
     found: list[str] = []
     for key in _LISTS:
         value = source.get(key) or ()
+        if isinstance(value, str) or not isinstance(value, Sequence | Mapping):
+            raise CheckpointError(f"{file}: {key} must be a list of tokens or an object, got {json_kind(value)}.", param="model")
         found += [name for token in (value.values() if isinstance(value, Mapping) else value) if (name := _name(token))]
     return found
 

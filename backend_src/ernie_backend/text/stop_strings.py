@@ -27,15 +27,16 @@ class StopStringMatcher:
         """Read, not yet emitted: as long as `_depth` of the state."""
         self._stopped = False
 
-    def push(self, text: str, final: bool = False) -> tuple[str, bool]:
-        """(text that may be shown, whether a stop string was found). After that nothing more is shown. `final`: nothing follows."""
+    def push(self, text: str, final: bool = False, *, may_stop: bool = True) -> tuple[str, bool]:
+        """(text that may be shown, whether a stop string was found). After that nothing more is shown. `final`: nothing follows.
+        `may_stop`: false for text that completes no stop string, though it may begin one."""
         if self._stopped:
             return "", True
         if len(self._next) == 1:
             return text, False
         for position, character in enumerate(text, 1):
             self._state = state = self._step(self._state, character)
-            if self._match[state]:
+            if self._match[state] and may_stop:
                 self._stopped = True
                 shown = self._held + text[:position]
                 return (shown if self._include_stop else shown[: -self._match[state]]), True

@@ -67,6 +67,11 @@ class Tokenizer:
                 f"The model folder {str(folder)!r} has no tokenizer: none of {', '.join(MODEL_FILES)} is there.", param="model"
             )
         model = path.read_bytes()
+        if model.startswith(b"version https://git-lfs"):
+            raise CheckpointError(
+                f"{str(path)!r} is not the file itself but a pointer of Git LFS to it. Run `git lfs pull` in the model folder.",
+                param="model",
+            )
         try:
             pieces = read_pieces(model)
             config = _read_json(folder / "tokenizer_config.json")
@@ -195,6 +200,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.", param="model") from None
+    except RecursionError:
+        raise CheckpointError(f"{str(path)!r} is nested too deeply.", param="model") from None
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not valid JSON: {error}.", param="model") from None
     if not isinstance(given, dict):

@@ -41,7 +41,7 @@ def end_token_ids(folder: str | Path, model: ModelConfig, tokenizer: Tokenizer) 
     """Every id that ends an answer: of generation_config.json, of config.json, and of the tokens that ERNIE's templates end one with."""
     given = _read(Path(folder)).get("eos_token_id")
     listed = given if isinstance(given, list) else [] if given is None else [given]
-    if not all(isinstance(token, int) and 0 <= token < model.vocab_size for token in listed):
+    if not all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < model.vocab_size for token in listed):
         raise CheckpointError(
             f"{FILE_NAME}: eos_token_id must be ids from 0 to {model.vocab_size - 1}, got {given!r}.", param="eos_token_id"
         )
@@ -55,7 +55,7 @@ def _read(folder: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"Cannot read {str(path)!r}: {error}.", param="generation_config") from None
     if not isinstance(given, dict):
         raise CheckpointError(f"{str(path)!r} must hold a JSON object.", param="generation_config")

@@ -20,6 +20,8 @@ class PostContext:
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     """Show the stop string, or the stop token's text."""
+    min_tokens: int = 0
+    """Before so many, no stop string ends the answer."""
     skip_special_tokens: bool = True
     end_token_ids: tuple[int, ...] = ()
     """Ids that end an answer (the checkpoint's and stop_token_ids): the last one's text is not shown."""
@@ -43,6 +45,7 @@ class PostContext:
             self.answer_format,
             stop=self.stop,
             include_stop=self.include_stop,
+            min_tokens=self.min_tokens,
             skip_special_tokens=self.skip_special_tokens,
         )
 

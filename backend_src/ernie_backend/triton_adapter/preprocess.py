@@ -161,6 +161,7 @@ class Preprocessor:
             num_video_tokens=num_tokens(media, MediaKind.VIDEO),
             stop=fields.stop,
             include_stop=fields.include_stop_str_in_output,
+            min_tokens=sampling.min_tokens,
             skip_special_tokens=fields.skip_special_tokens,
             end_token_ids=tuple(sorted({*sampling.eos_token_ids, *sampling.stop_token_ids})),
             logprobs=sampling.logprobs is not None,
