@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.api_keys": ("ernie_backend.errors",),
     "ernie_backend.log_format": (),
     "ernie_backend.number_text": (),
+    "ernie_backend.model_folder": (),
     "ernie_backend.flag_parsing": tuple(f"ernie_backend.{name}" for name in ("log_format", "number_text", "strict_json")),
     "ernie_backend.metrics": (),
     "ernie_backend.tracing": ("ernie_backend.errors",),
@@ -40,7 +41,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.text": tuple(
         f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "config", "known_fields", "media_fields", "strict_json")
     ),
-    "ernie_backend.media": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "media_fields", "metrics")),
+    "ernie_backend.media": tuple(
+        f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "media_fields", "metrics", "model_folder")
+    ),
     "ernie_backend.execution": (
         "ernie_backend.core.outputs",
         "ernie_backend.config",
@@ -89,7 +92,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ernie_backend.cli": (
         *(f"ernie_backend.{name}" for name in ("config", "errors", "relay", "api_keys", "checkpoint_writer", "execution.safetensors_file")),
-        *(f"ernie_backend.{name}" for name in ("log_format", "tracing", "flag_parsing")),
+        *(f"ernie_backend.{name}" for name in ("log_format", "tracing", "flag_parsing", "model_folder")),
         "ernie_demo_model",
     ),
     "ernie_demo": (

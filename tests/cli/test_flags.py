@@ -67,6 +67,11 @@ def test_launch_lines_of_the_small_model_work_unchanged(line: str) -> None:
     assert any("-queue-port has no effect: " in note for note in options.notes)
 
 
+def test_a_model_in_hugging_faces_cache_keeps_its_name() -> None:
+    folder = "hub/models--baidu--ERNIE-4.5-0.3B-PT/snapshots/05c8ce7b2e7a"
+    assert read(f"--model {folder}").model_name == read(f"--model {folder}/").model_name == "ERNIE-4.5-0.3B-PT"
+
+
 @pytest.mark.parametrize(
     ("line", "flag"),
     [

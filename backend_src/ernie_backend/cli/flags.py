@@ -25,6 +25,7 @@ from ..flag_parsing import (
     whole,
     worker_count,
 )
+from ..model_folder import name_of
 from . import load_flags, observability_flags, security_flags
 from .fastdeploy_flags import NOT_SUPPORTED_YET, WITHOUT_MEANING
 from .observability_flags import ObservabilityOptions
@@ -107,7 +108,7 @@ class ServeOptions:
     @property
     def model_name(self) -> str:
         """What /v1/models shows."""
-        return self.served_model_name or Path(self.engine.model).name
+        return self.served_model_name or name_of(Path(self.engine.model))
 
     @property
     def ports(self) -> dict[str, tuple[str, int]]:

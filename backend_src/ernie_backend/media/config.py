@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, json_kind
 from ..media_fields import ProcessorKwargs, read_processor_kwargs
+from ..model_folder import name_of
 from ..protocol import MediaKind
 
 BICUBIC = 3
@@ -115,7 +116,7 @@ class MediaConfig:
             image_token_id=image_token,
             # published configurations have one id for both; transformers' a second one
             video_token_id=None if is_ocr else _integer(config, "video_token_id", image_token),
-            thinks="thinking" in _name(folder).lower(),
+            thinks="thinking" in name_of(folder).lower(),
         )
 
     def to_json_object(self) -> dict[str, Any]:
@@ -142,12 +143,6 @@ class MediaConfig:
                     param="mm_processor_kwargs",
                 )
         return settings
-
-
-def _name(folder: Path) -> str:
-    """What the model is called. Hugging Face's cache keeps it in `models--baidu--NAME/snapshots/COMMIT`."""
-    folder = folder.absolute()
-    return folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
 
 
 def _processor_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

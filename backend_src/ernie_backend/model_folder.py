@@ -1,0 +1,11 @@
+"""What the path of a model folder says; opens no file of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def name_of(folder: Path) -> str:
+    """What the model in it is called: like the folder, or NAME in Hugging Face's cache (`models--baidu--NAME/snapshots/COMMIT`)."""
+    folder = folder.absolute()
+    return folder.parent.parent.name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
