@@ -8,4 +8,5 @@ from pathlib import Path
 def name_of(folder: Path) -> str:
     """What the model in it is called: like the folder, or NAME in Hugging Face's cache (`models--baidu--NAME/snapshots/COMMIT`)."""
     folder = folder.absolute()
-    return folder.parent.parent.name.rpartition("--")[2] if folder.parent.name == "snapshots" else folder.name
+    of_cache = folder.parent.parent.name
+    return of_cache.rpartition("--")[2] if of_cache.startswith("models--") and folder.parent.name == "snapshots" else folder.name

@@ -70,6 +70,7 @@ def test_launch_lines_of_the_small_model_work_unchanged(line: str) -> None:
 def test_a_model_in_hugging_faces_cache_keeps_its_name() -> None:
     folder = "hub/models--baidu--ERNIE-4.5-0.3B-PT/snapshots/05c8ce7b2e7a"
     assert read(f"--model {folder}").model_name == read(f"--model {folder}/").model_name == "ERNIE-4.5-0.3B-PT"
+    assert read("--model /data/snapshots/ERNIE-4.5-0.3B-PT").model_name == "ERNIE-4.5-0.3B-PT", "no cache of theirs"
 
 
 @pytest.mark.parametrize(

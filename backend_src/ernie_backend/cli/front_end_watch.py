@@ -17,11 +17,13 @@ FIRST_ANSWER_SECONDS = 60.0
 """From its start, which takes some 1.5 s of a core; a machine may have ten times the load that it can bear, and modules to read first."""
 FURTHER_WORKER_SECONDS = 5.0
 """More for each worker but the first: all of them start at once."""
+LONGEST_FIRST_ANSWER_SECONDS = 95.0
+"""So that the default of five restarts is used up within the ten minutes in which they count."""
 _SILENT_LOOKS = 4
 
 
 def first_answer_seconds(workers: int) -> float:
-    return FIRST_ANSWER_SECONDS + FURTHER_WORKER_SECONDS * (workers - 1)
+    return min(FIRST_ANSWER_SECONDS + FURTHER_WORKER_SECONDS * (workers - 1), LONGEST_FIRST_ANSWER_SECONDS)
 
 
 class FrontEndWatch:

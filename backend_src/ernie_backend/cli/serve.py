@@ -151,6 +151,7 @@ class _Server:
         """None before it is (re)started."""
         self._front_end_missed_at: float | None = None
         """Since when it has not answered; None: it does."""
+        self._was_ready = False
         self._first_signal: float | None = None
         self._grace_seconds = options.shutdown_grace_seconds
         self._hurry = False
@@ -235,10 +236,9 @@ class _Server:
 
     def _await_front_end(self) -> None:
         while self._first_signal is None:
-            assert self._front_end is not None
-            self._check_started(self._front_end)
             if self._front_end_health() == 200:
                 print(ready_line(self._options), flush=True)
+                self._was_ready = True
                 return
             self._look_after_triton()
             self._look_after_front_end()
@@ -267,8 +267,10 @@ class _Server:
     def _look_after_front_end(self) -> None:
         if self._front_end is None or self._first_signal is not None:
             return
-        if self._front_end.exit_code is not None:
-            self._restart_front_end(f"The front end has ended ({_describe(self._front_end.exit_code)})")
+        if (code := self._front_end.exit_code) is not None:
+            if not self._was_ready:
+                self._check_started(self._front_end)  # raises: it would not do better the next time
+            self._restart_front_end(f"The front end has ended ({_describe(code)})")
         elif self._front_end_watch is not None and (fault := self._front_end_watch.fault) is not None:
             self._restart_front_end(fault)
         elif self._front_end_missed_at is not None and self._front_end_health() == 200:
