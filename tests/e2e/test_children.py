@@ -34,6 +34,15 @@ def set_traps(folder: Path) -> Path:
     return told
 
 
+def mapped(pid: int) -> set[str]:
+    """The files that a process has in its memory."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
+
+
 def test_children_run_no_module_of_the_folder_and_end_without_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of child is there: two workers of the front end, all models, the helpers for templates, grammars and images. A grammar's
     request leaves a ring behind that holds something of Triton's, which an engine must not free after Triton's shared memory has gone."""
@@ -54,6 +63,8 @@ def test_children_run_no_module_of_the_folder_and_end_without_a_fault(tmp_path: 
         (engine,) = processes(server, "ernie_engine/1")
         inside = [os.path.realpath(f"/proc/{pid}/cwd") for pid in started if is_running(pid)]
         assert str(tmp_path.resolve()) not in inside
+        shared = {path for pid in started for path in mapped(pid) if path.endswith(".db")}
+        assert shared and all("/ernie-triton-" in path for path in shared), "the workers' metrics go with the server's own folder"
     assert not told.exists(), f"run by a child: {told.read_text()}"
     faults = [line for line in server.log if FAULT.search(line)]
     assert not faults, faults

@@ -227,9 +227,10 @@ class _Server:
     def _start_front_end(self) -> None:
         listening = self._listening.fileno()
         command = front_end_command(self._options, self._max_model_len, self._outage.path, listening)
-        environment = self._options.security.environment(os.environ, with_keys=True)
-        writer = line_writer(self._options.observability.log_format, "frontend")
         folder = self._folder.path
+        environment = self._options.security.environment(os.environ, with_keys=True)
+        environment["TMPDIR"] = str(folder)  # what its workers share is left behind when it is killed, and goes with the folder
+        writer = line_writer(self._options.observability.log_format, "frontend")
         self._front_end = Child("The front end", command, environment, lambda _: True, [listening], rewrite=writer, folder=folder)
         seconds = first_answer_seconds(self._options.workers)
         self._front_end_watch = FrontEndWatch(lambda: self._front_end_health(ANSWER_SECONDS) is not None, seconds)
