@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import heapq
 import json
+import sys
+from collections.abc import Callable, Iterator
 from itertools import count
+from types import FrameType, ModuleType
 from typing import Any
 
 import jsonschema_rs
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_backend.errors import InvalidRequestError
+from ernie_backend.text import schema_recursion
 from ernie_backend.text.grammar import json_grammar
 from ernie_backend.text.schema_check import check_schema
 from tests.text.test_tools import refused
@@ -305,3 +309,52 @@ def test_many_names_are_held_against_many_patterns_in_no_time() -> None:
     names = {"type": "object", "required": [f"n{i}" for i in range(4000)]}
     patterns = {"patternProperties": {f"^p{i}": END for i in range(1500)}}
     check_schema({"anyOf": [dict(both) for _ in range(2000)], "$defs": {"names": names, "patterns": patterns}}, "s")
+
+
+class Counted(list[Any]):
+    """How often its items are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            self.looks += 1
+            yield item
+
+
+@pytest.mark.parametrize("target", [{"type": "object", "required": Counted(["a"] * 3000)}, {"type": Counted(["object"] * 3000)}])
+def test_names_and_kinds_are_looked_at_once_however_often_their_schema_holds(target: dict[str, Any]) -> None:
+    check_schema({"anyOf": [{"$ref": "#/$defs/a"} for _ in range(500)], "$defs": {"a": target}}, "s")
+    (counted,) = (value for value in target.values() if isinstance(value, Counted))
+    assert counted.looks <= 3 * len(counted)
+
+
+def lines_run(action: Callable[[], Any], module: ModuleType) -> int:
+    """By the code of this module."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+SOME = {"type": "object", "minProperties": 1, "properties": {f"p{i}": {} for i in range(60)}}
+
+
+@pytest.mark.parametrize("joined", [[{} for _ in range(1000)], [dict(SOME) for _ in range(30)]])
+def test_the_work_is_bounded_however_often_many_schemas_hold(joined: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_recursion, "MAX_LOOKS", 2000)
+    schema = {"anyOf": [{"$ref": "#/$defs/a"} for _ in range(100)], "$defs": {"a": {"allOf": joined}}}
+    lines = lines_run(lambda: check_schema(schema, "s"), schema_recursion)
+    assert lines < 150_000
