@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
-from .schema_recursion import check_ends
+from . import schema_recursion
 from .schema_references import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS
 
 MAX_DEPTH = 64
@@ -25,8 +25,12 @@ def check_schema(schema: Any, place: str) -> None:
     characters = len(json.dumps(schema, ensure_ascii=False))
     if characters > MAX_CHARACTERS:
         raise InvalidRequestError(f"{place} may have at most {MAX_CHARACTERS} characters of JSON, got {characters}.", param=place)
-    if isinstance(schema, dict):
-        check_ends(schema, place, lambda target, where: _check(target, where, 0))
+
+
+def check_end(schema: dict[str, Any], place: str) -> None:
+    """Of a checked schema that a grammar holds an answer to. Raises `InvalidRequestError` if no text that ends fulfils it, or if a `$ref`
+    points to what is no schema."""
+    schema_recursion.check_end(schema, place, lambda target, where: _check(target, where, 0))
 
 
 def _check(schema: Any, place: str, depth: int) -> None:

@@ -28,9 +28,9 @@ Group = tuple[int, ...]
 """Schemas by their identity, one of which must be fulfilled; empty: none must."""
 
 
-def check_ends(schema: Schema, place: str, check: Callable[[Schema, str], None]) -> None:
-    """Raises `InvalidRequestError` naming a schema that no text can fulfil: an answer that enters it never ends. Definitions that nothing
-    refers to do not matter. `schema` is well-formed, and for `check` see `References`."""
+def check_end(schema: Schema, place: str, check: Callable[[Schema, str], None]) -> None:
+    """Raises `InvalidRequestError` if no text can fulfil the schema, so that an answer that keeps to it never ends. Parts that may be left
+    out, such as an optional property, do not matter. `schema` is well-formed, and for `check` see `References`."""
     references = References(schema, place, check)
     found, waiting = {id(schema): schema}, [schema]
     held_to: dict[int, list[Schema]] = {}
@@ -42,13 +42,11 @@ def check_ends(schema: Schema, place: str, check: Callable[[Schema, str], None])
             if id(other) not in found:
                 found[id(other)] = other
                 waiting.append(other)
-    endless = found.keys() - _fulfilled(_all_needs(found, held_to))
-    if endless:
-        where = min((references.places[key] for key in endless), key=len)
+    if id(schema) not in _fulfilled(_all_needs(found, held_to)):
         raise InvalidRequestError(
-            f"{where} can never be fulfilled: it leads back to itself without a way out. Make a property on the way optional, or let an "
+            f"{place} can never be fulfilled: it leads back to itself without a way out. Make a property on the way optional, or let an "
             "anyOf offer something else.",
-            param=where,
+            param=place,
         )
 
 
