@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import count
 from types import FrameType, ModuleType
@@ -293,6 +294,38 @@ def test_what_a_reference_points_to_must_be_a_schema(target: dict[str, Any], pla
     """Also where no schema would stand."""
     error = refused(check, {"$ref": "#/x/y", "x": {"y": target}}, "s")
     assert error.param is not None and error.param.startswith(place)
+
+
+def test_what_a_reference_points_to_is_named_shortly() -> None:
+    long = "x" * 5000
+    for schema in (
+        {"$ref": f"#/{long}", long: {"minItems": "3"}},
+        {"$ref": f"http://a/{long[:900]}#/x", "$defs": {"a": {"$id": f"http://a/{long[:900]}", "x": {"minItems": "3"}}}},
+    ):
+        error = refused(check, schema, "s")
+        assert "minItems must be an integer" in error.message and len(error.message) < 200 and len(str(error.param)) < 200
+
+
+LONG = "a" * 20_000
+BASE = f"http://a/{LONG}/"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": f"#/{LONG}", LONG: {"anyOf": [{} for _ in range(2000)]}},
+        {"$id": BASE, "anyOf": [{"$anchor": f"b{i}"} for i in range(2000)]},
+        {"$id": BASE, "anyOf": [{"$id": f"b{i}"} for i in range(2000)]},
+    ],
+)
+def test_long_pointers_and_urls_are_not_kept_for_each_schema(schema: dict[str, Any]) -> None:
+    tracemalloc.start()
+    try:
+        check(schema, "s")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**22, "40 MB are 2,000 of them"
 
 
 @pytest.mark.parametrize("name", [{"$anchor": "a"}, {"$id": HERE}])

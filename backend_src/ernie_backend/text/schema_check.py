@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from . import schema_recursion
-from .schema_references import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS
+from .schema_references import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS, shortened
 
 MAX_DEPTH = 64
 MAX_CHARACTERS = 2**18
@@ -35,7 +35,7 @@ def check_end(schema: dict[str, Any], place: str) -> None:
 
 def _check(schema: Any, place: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise InvalidRequestError(f"{_shortened(place)}: the schema is nested more than {MAX_DEPTH} deep.", param=_shortened(place))
+        raise InvalidRequestError(f"{shortened(place)}: the schema is nested more than {MAX_DEPTH} deep.", param=shortened(place))
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
@@ -44,11 +44,6 @@ def _check(schema: Any, place: str, depth: int) -> None:
         check = _KEYWORDS.get(keyword)
         if check is not None:
             check(value, f"{place}.{keyword}", depth)
-
-
-def _shortened(place: str) -> str:
-    """A place thousands of levels deep helps nobody."""
-    return place if len(place) <= 80 else place[:80] + "…"
 
 
 def _refuse(place: str, rule: str, value: Any) -> InvalidRequestError:

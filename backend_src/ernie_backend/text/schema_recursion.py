@@ -38,7 +38,7 @@ def check_end(schema: Schema, place: str, check: Callable[[Schema, str], None]) 
         node = waiting.pop()
         target = references.target(node)
         held_to[id(node)] = [*filter(_is_object, node.get("allOf", ())), *([] if target is None else [target])]
-        for other in (*(inner for _, inner in schemas_inside(node, "", with_definitions=False)), *held_to[id(node)]):
+        for other in (*schemas_inside(node, with_definitions=False), *held_to[id(node)]):
             if id(other) not in found:
                 found[id(other)] = other
                 waiting.append(other)
