@@ -68,7 +68,10 @@ _FUNCTION: JsonSchema = {
 _ALLOWED_TOOLS: JsonSchema = {
     "type": "object",
     "required": ["mode", "tools"],
-    "properties": {"mode": {"enum": ["auto", "required"]}, "tools": {"type": "array", "minItems": 1, "items": _FUNCTION}},
+    "properties": {
+        "mode": {"enum": ["auto", "required"]},
+        "tools": {"type": "array", "minItems": 1, "maxItems": 128, "items": _FUNCTION},
+    },
 }
 _TOOL_CHOICE: JsonSchema = {
     "description": "Who is called, if anybody. allowed_tools: all tools are shown, but only those named here can be called.",

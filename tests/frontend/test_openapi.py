@@ -44,7 +44,7 @@ def test_how_much_to_think_is_said_in_the_words_of_preprocess() -> None:
     assert not is_valid(HELLO | {"reasoning_effort": "extreme"})
 
 
-F = {"type": "function", "function": {"name": "f"}}
+F: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
 
 
 def allowed(**given: Any) -> dict[str, Any]:
@@ -56,6 +56,8 @@ def allowed(**given: Any) -> dict[str, Any]:
     [
         *((choice, True) for choice in (None, "auto", "none", "required", F, {"function": {"name": "f"}}, allowed())),
         (allowed(mode="required", tools=[F, F]), True),
+        (allowed(tools=[{**F, "function": {**F["function"], "description": "d", "parameters": {}}}] * 128), True),
+        (allowed(tools=[F] * 129), False),
         *((choice, False) for choice in ("any", 5, [F], {}, {"type": "allowed_tools"}, {**F, "type": "custom"}, {"type": "function"})),
         *((allowed(**given), False) for given in ({"mode": "none"}, {"mode": None}, {"tools": []}, {"tools": F}, {"tools": ["f"]})),
         *((allowed(tools=[tool]), False) for tool in ({"function": {"name": "f"}}, {**F, "type": "custom"}, {**F, "function": {}})),

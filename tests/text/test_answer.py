@@ -227,6 +227,18 @@ def test_no_stop_string_counts_before_min_tokens(tokenizer: Tokenizer, calls: bo
             assert (said, count) == (shown, used)
 
 
+def test_a_stop_string_in_a_call_that_breaks_off_counts_from_there(tokenizer: Tokenizer) -> None:
+    """`min_tokens` is asked when it is shown."""
+    ids = tokenizer.encode_template("</think>x <tool_call>{bad STOP more and more words")
+    for min_tokens, shown, stopped in (
+        (len(ids), "x <tool_call>{bad ", True),
+        (len(ids) + 1, "x <tool_call>{bad STOP more and more words", False),
+    ):
+        reader = AnswerReader(tokenizer, format_of(X1), stop=("STOP",), min_tokens=min_tokens)
+        delta, _ = reader.push(ids, final=True)
+        assert (delta.content, reader.stopped) == (shown, stopped)
+
+
 def test_stop_strings_are_looked_for_in_the_content(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode_template("a STOP b\n</think>\n\n<response>\nc STOP d")
     assert read(tokenizer, format_of(X1), ids, stop=("STOP",)) == ("a STOP b", "c ", [])

@@ -112,6 +112,11 @@ class TestChoice:
         assert read_tool_choice(allowed([H], mode="required"), [F, G, H]) == ToolChoice("required", ("h",))
         assert read_tool_choice({**allowed([F]), "function": None}, [F]) == ToolChoice("auto", ("f",)), "null is not given"
 
+    def test_whole_definitions_are_names(self) -> None:
+        """What the client of OpenAI calls tool definitions; the one in `tools` counts, so that this is not looked at."""
+        whole = {"type": "function", "function": {"name": "f", "strict": 5, "description": "d", "parameters": CITY}, "cache_control": {}}
+        assert read_tool_choice(allowed([whole] * 128), [F, G]) == ToolChoice("auto", ("f",))
+
     @pytest.mark.parametrize(
         ("given", "param", "words"),
         [
@@ -142,7 +147,8 @@ class TestChoice:
             (allowed([{"type": "function"}]), f"{ALLOWED}.tools[0].function", "got null"),
             (allowed([{"type": "function", "function": {}}]), f"{ALLOWED}.tools[0].function.name", "1 to 128 characters"),
             (allowed([{"type": "function", "function": {"name": ["f"]}}]), f"{ALLOWED}.tools[0].function.name", "1 to 128 characters"),
-            (allowed([{"type": "function", "function": {"name": "f", "strict": True}}]), f"{ALLOWED}.tools[0].function.strict", "Unknown"),
+            (allowed([{"type": "function", "function": {"name": "f", "colour": 1}}]), f"{ALLOWED}.tools[0].function.colour", "Unknown"),
+            (allowed([F] * 129), f"{ALLOWED}.tools", "at most 128 tools, got 129"),
             (allowed([F, G]), f"{ALLOWED}.tools[1].function.name", "'g', which is not among the tools. The tools are: f"),
         ],
     )

@@ -320,6 +320,23 @@ class TestWhatAnAnswerMustKeepTo:
         for wish in wishes:
             assert x1(chat={"messages": USER}, sampling_parameters=json.dumps(wish)).sampling.grammar
 
+    def test_a_schema_without_end_is_a_fault_where_a_grammar_holds_an_answer_to_it(self, x1: Callable[..., GenerateRequest]) -> None:
+        """Else it is shown to the model and no more."""
+        endless = {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+        chat = {"messages": USER, "tools": [{"name": "f"}, {"name": "g", "parameters": endless}]}
+        named = {"type": "function", "function": {"name": "g"}}
+        assert x1(chat=chat).sampling.grammar is None
+        assert x1(chat=chat | {"tool_choice": ALLOWED}).sampling.grammar, "g cannot be called"
+        for demanded in (
+            {"chat": chat | {"tool_choice": "required"}},
+            {"chat": chat | {"tool_choice": named}},
+            {"chat": chat | {"tool_choice": {**ALLOWED, "allowed_tools": {"mode": "auto", "tools": [named]}}}},
+            {"chat": chat, "sampling_parameters": '{"guided_choice": ["yes"]}'},
+        ):
+            with pytest.raises(InvalidRequestError, match="can never be fulfilled") as caught:
+                x1(**demanded)
+            assert caught.value.param == "tools[1].function.parameters"
+
     def test_an_unusual_schema_is_no_fault_where_nothing_is_demanded(self, x1: Callable[..., GenerateRequest]) -> None:
         assert x1(chat={"messages": USER, "tools": [{"name": "f", "parameters": {"uniqueItems": True}}]}).sampling.grammar is None
 

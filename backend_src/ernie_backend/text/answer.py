@@ -58,7 +58,8 @@ class AnswerReader:
         min_tokens: int = 0,
         skip_special_tokens: bool = True,
     ) -> None:
-        """`min_tokens`: no stop string counts that is complete before so many ids."""
+        """`min_tokens`: no stop string counts that is shown to its end before so many ids. A call that breaks off is shown when it does:
+        a stop string in it counts from then on, however early it was said."""
         self.stopped = False
         """A stop string was found, or the one call is complete: what follows is not shown."""
         self.num_calls = 0

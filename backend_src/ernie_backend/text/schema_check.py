@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
-from .schema_recursion import check_ends
-from .schema_references import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS
+from . import schema_recursion
+from .schema_references import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS, shortened
 
 MAX_DEPTH = 64
 MAX_CHARACTERS = 2**18
@@ -25,13 +25,17 @@ def check_schema(schema: Any, place: str) -> None:
     characters = len(json.dumps(schema, ensure_ascii=False))
     if characters > MAX_CHARACTERS:
         raise InvalidRequestError(f"{place} may have at most {MAX_CHARACTERS} characters of JSON, got {characters}.", param=place)
-    if isinstance(schema, dict):
-        check_ends(schema, place, lambda target, where: _check(target, where, 0))
+
+
+def check_end(schema: dict[str, Any], place: str) -> None:
+    """Of a checked schema that a grammar holds an answer to. Raises `InvalidRequestError` if no text that ends fulfils it, or if a `$ref`
+    points to what is no schema."""
+    schema_recursion.check_end(schema, place, lambda target, where: _check(target, where, 0))
 
 
 def _check(schema: Any, place: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise InvalidRequestError(f"{_shortened(place)}: the schema is nested more than {MAX_DEPTH} deep.", param=_shortened(place))
+        raise InvalidRequestError(f"{shortened(place)}: the schema is nested more than {MAX_DEPTH} deep.", param=shortened(place))
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
@@ -40,11 +44,6 @@ def _check(schema: Any, place: str, depth: int) -> None:
         check = _KEYWORDS.get(keyword)
         if check is not None:
             check(value, f"{place}.{keyword}", depth)
-
-
-def _shortened(place: str) -> str:
-    """A place thousands of levels deep helps nobody."""
-    return place if len(place) <= 80 else place[:80] + "…"
 
 
 def _refuse(place: str, rule: str, value: Any) -> InvalidRequestError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from ..errors import InvalidRequestError
@@ -28,9 +28,9 @@ Group = tuple[int, ...]
 """Schemas by their identity, one of which must be fulfilled; empty: none must."""
 
 
-def check_ends(schema: Schema, place: str, check: Callable[[Schema, str], None]) -> None:
-    """Raises `InvalidRequestError` naming a schema that no text can fulfil: an answer that enters it never ends. Definitions that nothing
-    refers to do not matter. `schema` is well-formed, and for `check` see `References`."""
+def check_end(schema: Schema, place: str, check: Callable[[Schema, str], None]) -> None:
+    """Raises `InvalidRequestError` if no text can fulfil the schema, so that an answer that keeps to it never ends. Parts that may be left
+    out, such as an optional property, do not matter. `schema` is well-formed, and for `check` see `References`."""
     references = References(schema, place, check)
     found, waiting = {id(schema): schema}, [schema]
     held_to: dict[int, list[Schema]] = {}
@@ -38,17 +38,15 @@ def check_ends(schema: Schema, place: str, check: Callable[[Schema, str], None])
         node = waiting.pop()
         target = references.target(node)
         held_to[id(node)] = [*filter(_is_object, node.get("allOf", ())), *([] if target is None else [target])]
-        for other in (*(inner for _, inner in schemas_inside(node, "", with_definitions=False)), *held_to[id(node)]):
+        for other in (*schemas_inside(node, with_definitions=False), *held_to[id(node)]):
             if id(other) not in found:
                 found[id(other)] = other
                 waiting.append(other)
-    endless = found.keys() - _fulfilled(_all_needs(found, held_to))
-    if endless:
-        where = min((references.places[key] for key in endless), key=len)
+    if id(schema) not in _fulfilled(_all_needs(found, held_to)):
         raise InvalidRequestError(
-            f"{where} can never be fulfilled: it leads back to itself without a way out. Make a property on the way optional, or let an "
+            f"{place} can never be fulfilled: it leads back to itself without a way out. Make a property on the way optional, or let an "
             "anyOf offer something else.",
-            param=where,
+            param=place,
         )
 
 
@@ -58,7 +56,10 @@ def _all_needs(schemas: dict[int, Schema], held_to: dict[int, list[Schema]]) -> 
     for key, node in schemas.items():
         needs[key] = [(id(other),) for other in held_to[key]]
         needs[key] += (_one_of(node.get(keyword, ())) for keyword in ("anyOf", "oneOf"))
-    looks = ((key, group) for key, node in schemas.items() for group in _needs_of_values(_together(node, held_to)))
+    tidied = {key: _tidied(node) for key, node in schemas.items()}
+    looks = (
+        (key, group) for key, node in schemas.items() for group in _needs_of_values([tidied[id(each)] for each in _together(node, held_to)])
+    )
     for key, group in islice(looks, MAX_LOOKS):
         needs[key].append(group)
     return {key: [group for group in groups if group] for key, groups in needs.items()}
@@ -70,10 +71,19 @@ def _together(node: Schema, held_to: dict[int, list[Schema]]) -> list[Schema]:
     waiting = deque([node])
     while waiting:
         for other in held_to[id(waiting.popleft())]:
-            if id(other) not in found and len(found) < MAX_TOGETHER:
+            if len(found) == MAX_TOGETHER:
+                return list(found.values())
+            if id(other) not in found:
                 found[id(other)] = other
                 waiting.append(other)
     return list(found.values())
+
+
+def _tidied(node: Schema) -> Schema:
+    """With each name and each kind once: they are gone through wherever the schema holds."""
+    named = {"required": [*dict.fromkeys(node["required"])]} if "required" in node else {}
+    kinds = {"type": frozenset([node["type"]] if isinstance(node["type"], str) else node["type"])} if "type" in node else {}
+    return {**node, **named, **kinds}
 
 
 def _one_of(alternatives: Iterable[Any]) -> Group:
@@ -90,10 +100,9 @@ def _is_object(schema: Any) -> bool:
 
 
 def _needs_of_values(together: Sequence[Schema]) -> Iterator[Group]:
-    """Of a value that fulfils all of these. Each look yields, also in vain."""
-    given = [each["type"] for each in together if "type" in each]
-    kinds = [{kind} if isinstance(kind, str) else set(kind) for kind in given]
-    kind = set.intersection(*kinds) if kinds else set()
+    """Of a value that fulfils all of these, which are tidied. Each look yields, also in vain."""
+    kinds = [each["type"] for each in together if "type" in each]
+    kind = frozenset.intersection(*kinds) if kinds else frozenset()
     if kind == {"object"}:
         yield from _needs_of_an_object(together)
     elif kind == {"array"}:
@@ -108,7 +117,9 @@ def _needs_of_an_object(together: Sequence[Schema]) -> Iterator[Group]:
         for name in names:
             yield from _needs_of_a_property(name, named, patterns, others)
         if has_any and len(named) + len(patterns) < MAX_ALTERNATIVES:
-            yield _one_of([*named.values(), *patterns.values(), others])
+            alternatives = [*named.values(), *patterns.values(), others]
+            yield _one_of(alternatives)
+            yield from repeat((), len(alternatives))
 
 
 def _needs_of_a_property(name: str, named: Schema, patterns: Schema, others: Any) -> Iterator[Group]:

@@ -1,4 +1,4 @@
-"""Where a JSON Schema holds schemas, and what its references point to: places, `$anchor`s and `$id`s; judges nothing.
+"""Where a JSON Schema holds schemas, and what its references point to: pointers, `$anchor`s and `$id`s; judges nothing.
 
 What is not certain points nowhere: a name that two schemas have, an `$id` beside a `$ref` (which older drafts do not see), a way that leads
 through a schema with an `$id` of its own (which "#" then stands for is read either way).
@@ -6,7 +6,7 @@ through a schema with an `$id` of its own (which "#" then stands for is read eit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote, urljoin
 
@@ -19,20 +19,31 @@ SCHEMAS = ("additionalProperties", "additionalItems", "not", "if", "then", "else
 Schema = dict[str, Any]
 
 
-def schemas_inside(node: Schema, place: str, *, with_definitions: bool) -> Iterator[tuple[str, Schema]]:
-    """The schemas that stand in it, with their places."""
+MAX_URL = 1024
+"""Characters of a base with what is joined to it. Each schema with an `$id` and each reference makes one of its own; longer ones are not
+followed."""
+
+
+def schemas_inside(node: Schema, *, with_definitions: bool) -> Iterator[Schema]:
+    """The schemas that stand in it."""
     for keyword, value in node.items():
         if keyword in _DEFINITIONS and not with_definitions:
             continue
+        listed: Iterable[Any]
         if keyword in MAPS_OF_SCHEMAS:
-            listed = [(f"{place}.{keyword}.{name[:40]}", item) for name, item in value.items()]
+            listed = value.values()
         elif keyword in LISTS_OF_SCHEMAS or (keyword == "items" and isinstance(value, list)):
-            listed = [(f"{place}.{keyword}[{i}]", item) for i, item in enumerate(value)]
+            listed = value
         elif keyword in SCHEMAS or keyword == "items":
-            listed = [(f"{place}.{keyword}", value)]
+            listed = (value,)
         else:
             continue
-        yield from ((where, item) for where, item in listed if isinstance(item, dict))
+        yield from (item for item in listed if isinstance(item, dict))
+
+
+def shortened(place: str) -> str:
+    """A place thousands of characters long helps nobody."""
+    return place if len(place) <= 80 else place[:80] + "…"
 
 
 class References:
@@ -40,14 +51,12 @@ class References:
 
     def __init__(self, root: Schema, place: str, check: Callable[[Schema, str], None]) -> None:
         """A `$ref` may point to anything that stands in the schema: `check` raises if that is none (`schema_check.py`)."""
-        self.places: dict[int, str] = {}
-        """Of each schema that is known so far, by its identity."""
         self._bases: dict[int, str | None] = {}
-        """What "#" stands for in it. None: that is not certain."""
+        """What "#" stands for in each schema that is known so far, by its identity. None: that is not certain."""
         self._named: dict[str, Schema | None] = {"": root}
         """By URL, or URL#anchor. None: two have that name."""
-        self._check = check
-        self._add(root, place, "")
+        self._root, self._place, self._check = root, place, check
+        self._add(root, "")
 
     def target(self, node: Schema) -> Schema | None:
         """What the `$ref` of a known schema points to, which then is known, too. None: nothing, or that is not certain."""
@@ -62,20 +71,19 @@ class References:
             return self._named.get(f"{url}#{fragment}")
         resource = self._named.get(url)
         found = None if resource is None else _pointed_at(resource, fragment)
-        if resource is not None and found is not None and id(found) not in self.places:
-            where = self.places[id(resource)] + fragment.replace("/", ".")
-            self._check(found, where)
-            self._add(found, where, url)
+        if resource is not None and found is not None and id(found) not in self._bases:
+            within = self._place if resource is self._root else f"{self._place}.{shortened(url)}"
+            self._check(found, within + shortened(fragment.replace("/", ".")))
+            self._add(found, url)
         return found
 
-    def _add(self, schema: Schema, place: str, base: str | None) -> None:
+    def _add(self, schema: Schema, base: str | None) -> None:
         """It and all that stand in it."""
-        waiting = [(place, schema, base)]
+        waiting = [(schema, base)]
         while waiting:
-            here, node, base = waiting.pop()
-            if id(node) in self.places:
+            node, base = waiting.pop()
+            if id(node) in self._bases:
                 continue
-            self.places[id(node)] = here
             if isinstance(node.get("$id"), str):
                 before, _, anchor = node["$id"].partition("#")
                 base = None if "$ref" in node else _joined(base, before)
@@ -83,7 +91,7 @@ class References:
             if isinstance(node.get("$anchor"), str):
                 self._name(node, base, node["$anchor"])
             self._bases[id(node)] = base
-            waiting += ((there, other, base) for there, other in schemas_inside(node, here, with_definitions=True))
+            waiting += ((other, base) for other in schemas_inside(node, with_definitions=True))
 
     def _name(self, node: Schema, base: str | None, anchor: str) -> None:
         if base is not None:
@@ -92,7 +100,9 @@ class References:
 
 
 def _joined(base: str | None, reference: str) -> str | None:
-    """A URL against the one that it is relative to. None: it is none."""
+    """A URL against the one that it is relative to. None: it is none, or too long."""
+    if base is not None and len(base) + len(reference) > MAX_URL:
+        return None
     try:
         return base if base is None or not reference else urljoin(base, reference)
     except ValueError:

@@ -6,7 +6,7 @@ Knows no template and no grammar. Whatever cannot be rendered is refused by its 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ def read_tool_choice(given: Any, tools: Sequence[dict[str, Any]]) -> ToolChoice:
             '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": […]}}.',
             param="tool_choice",
         )
-    return ToolChoice("required", (_known_name(function["name"], tools, "tool_choice.function.name"),), one_call=True)
+    return ToolChoice("required", (_known_name(function["name"], _names(tools), "tool_choice.function.name"),), one_call=True)
 
 
 def _allowed_tools(choice: dict[str, Any], tools: Sequence[dict[str, Any]]) -> ToolChoice:
@@ -129,28 +129,34 @@ def _allowed_tools(choice: dict[str, Any], tools: Sequence[dict[str, Any]]) -> T
             f"{place}.tools must be a list of tools that is not empty. So that nothing can be called, set tool_choice to 'none'.",
             param=f"{place}.tools",
         )
-    names = [_known_name(_named(tool, f"{place}.tools[{i}]"), tools, f"{place}.tools[{i}].function.name") for i, tool in enumerate(listed)]
+    if len(listed) > MAX_TOOLS:
+        raise InvalidRequestError(f"{place}.tools may hold at most {MAX_TOOLS} tools, got {len(listed)}.", param=f"{place}.tools")
+    known = _names(tools)
+    names = [_known_name(_named(tool, f"{place}.tools[{i}]"), known, f"{place}.tools[{i}].function.name") for i, tool in enumerate(listed)]
     return ToolChoice(mode, tuple(dict.fromkeys(names)))
 
 
 def _named(tool: Any, place: str) -> str:
-    """The name in {type, function {name}}."""
+    """The name in {type, function {name}}. A whole definition may stand there, too: what counts is the one in `tools`."""
     if not isinstance(tool, dict):
         raise InvalidRequestError(f"{place} must be an object, got {json_kind(tool)}.", param=place)
     if tool.get("type") != "function":
         raise InvalidRequestError(f"{place}.type must be 'function': there are no other tools here.", param=f"{place}.type")
-    check_known(tool, ("type", "function"), place)
+    check_known(tool, ("type", "function"), place, without_effect=WITHOUT_EFFECT)
     function = tool.get("function")
     if not isinstance(function, dict):
         raise InvalidRequestError(f"{place}.function must be an object with a name, got {json_kind(function)}.", param=f"{place}.function")
-    check_known(function, ("name",), f"{place}.function")
+    check_known(function, _IN_A_FUNCTION, f"{place}.function")
     _check_name(function.get("name"), f"{place}.function.name")
     name: str = function["name"]
     return name
 
 
-def _known_name(name: str, tools: Sequence[dict[str, Any]], place: str) -> str:
-    names = [tool["function"]["name"] for tool in tools]
+def _names(tools: Sequence[dict[str, Any]]) -> dict[str, None]:
+    return {tool["function"]["name"]: None for tool in tools}
+
+
+def _known_name(name: str, names: Collection[str], place: str) -> str:
     if name not in names:
         known = f"The tools are: {', '.join(names)[:200]}." if names else "There are no tools."
         raise InvalidRequestError(f"{place} is {name[:80]!r}, which is not among the tools. {known}", param=place)

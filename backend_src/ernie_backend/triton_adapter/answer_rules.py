@@ -13,6 +13,7 @@ from ..text.answer_format import CLOSE_THOUGHT, AnswerFormat
 from ..text.grammar import Body, answer_grammar, arguments_schema, free_grammar
 from ..text.grammar_process import GrammarProcess
 from ..text.markers import END_THINK
+from ..text.schema_check import check_end
 from ..text.tokenizer import Tokenizer
 from .chat_input import ChatInput
 from .guided_input import check_combination, read_guided
@@ -54,6 +55,8 @@ class AnswerRules:
             )
         if wish.has_grammar:
             check_combination(fields, wish.place)
+            for i, tool in _callable_tools(chat):
+                check_end(arguments_schema(tool), _parameters(i))
         rules: dict[str, Any] = {}
         bounds = {name: bound for name in ("reasoning_max_tokens", "response_max_tokens") if (bound := getattr(fields, name))}
         if answer_format.begins_in == "thought" and (wish.has_grammar or bounds):
@@ -91,7 +94,7 @@ class AnswerRules:
             return {}
         said = None if wish.body is None else look_up(wish.body)
         tools = _callable_tools(wish.chat)
-        schemas = [look_up(Body("json", arguments_schema(tool), f"tools[{i}].function.parameters")) for i, tool in tools]
+        schemas = [look_up(Body("json", arguments_schema(tool), _parameters(i))) for i, tool in tools]
         if (wish.body is not None and said is None) or None in schemas:
             return None
         callable_tools = [tool for _, tool in tools]
@@ -113,6 +116,10 @@ class AnswerRules:
 
 def _place_of(fields: SamplingFields) -> str:
     return "tool_choice" if fields.guided is None else fields.guided[0]
+
+
+def _parameters(i: int) -> str:
+    return f"tools[{i}].function.parameters"
 
 
 def _callable_tools(chat: ChatInput) -> list[tuple[int, dict[str, Any]]]:

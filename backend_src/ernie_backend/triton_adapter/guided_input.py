@@ -9,7 +9,7 @@ from ..known_fields import check_known
 from ..sampling_fields import SamplingFields
 from ..strict_json import read_object
 from ..text.grammar import Body, Tag
-from ..text.schema_check import check_schema
+from ..text.schema_check import check_end, check_schema
 
 MAX_REGEX_CHARACTERS = 8192
 MAX_GRAMMAR_CHARACTERS = 2**16
@@ -82,6 +82,7 @@ def _schema(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{place} must be a JSON Schema, which is an object, got {json_kind(value)}.", param=place)
     check_schema(value, place)
+    check_end(value, place)
     return value
 
 
