@@ -242,6 +242,24 @@ class TestTryingOut:
         assert process.compiled(Body("regex", "a", "p")), "a fresh helper takes its place"
         process.close()
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            Body("json", {"type": "integer", "multipleOf": 99_999_989}, "p"),
+            Body("json", {"properties": {"a": {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}}}, "p"),
+            Body("ebnf", 'start: "a" n\nn: %json {"type": "integer", "multipleOf": 99999989}', "p"),
+            Body("tags", [Tag(trigger="<n", begin="<n>", schema={"type": "integer", "multipleOf": 99_999_989}, end="</n>")], "p"),
+        ],
+    )
+    def test_what_is_well_formed_but_grows_in_use(self, process: GrammarProcess, body: Body) -> None:
+        """llguidance has no limit for the states that a remainder needs: in the engine it would take all memory."""
+        with pytest.raises(InvalidRequestError, match=r"^p (does not compile within|cannot be followed)"):
+            process.compiled(body)
+
+    @pytest.mark.parametrize("step", [0.01, 0.25, 7, 100, 3600, 86400, 65536, 10**9])
+    def test_usual_steps_of_numbers(self, process: GrammarProcess, step: float) -> None:
+        assert process.compiled(Body("json", {"type": "number", "multipleOf": step}, "p"))
+
     def test_a_helper_killed_from_outside_is_replaced(self) -> None:
         process = GrammarProcess()
         process.compiled(Body("regex", "a", "p"))

@@ -21,8 +21,8 @@ from ..protocol import GRAMMAR_LIMITS, SamplingParams
 
 log = logging.getLogger(__name__)
 
-COMPILED_GRAMMARS = 64
-"""The last ones are kept. One takes some 10 KB, a schema of 100,000 characters a few MB."""
+COMPILED_GRAMMARS = 16
+"""The last ones are kept. One takes some 10 KB, a schema of 100,000 characters a few MB, the worst that preprocess lets pass some 50 MB."""
 COMPILING_THREADS = 2
 
 

@@ -49,9 +49,8 @@ def is_endless(grammar: str) -> bool:
     return not matcher.is_error() and not matcher.is_accepting()
 
 
-def matches_nothing(grammar: dict[str, Any]) -> bool:
-    """Whether no byte may begin a text after this grammar, which compiles and speaks of no special tokens, and no text is none, too."""
-    matcher = _matcher(grammar)
+def matches_nothing(matcher: LLMatcher) -> bool:
+    """Whether no byte may begin a text after its grammar, which speaks of no special tokens, and no text is none, too."""
     if matcher.is_accepting():
         return False
     matcher.compute_logit_bias()
@@ -62,16 +61,25 @@ def _matcher(grammar: dict[str, Any]) -> LLMatcher:
     return LLMatcher(LLTokenizer("byte"), json.dumps({"grammars": [grammar]}), limits=LLParserLimits(**GRAMMAR_LIMITS))
 
 
+def error_of_use(kind: str, grammar: dict[str, Any]) -> str:
+    """What is wrong with a grammar that is well-formed; empty: nothing. Makes what the engine will make of it, which llguidance bounds by no
+    limit of its own: for a large `multipleOf` some 65 MB in a second."""
+    matcher = _matcher(grammar)
+    if kind == "ebnf":  # it may speak of tokens, which nobody knows here
+        return ENDLESS if is_endless(grammar["lark_grammar"]) else ""
+    if matcher.is_error():
+        return matcher.get_error()
+    return MATCHES_NOTHING if kind == "regex" and matches_nothing(matcher) else ""
+
+
 def try_out(kind: str, value: Any) -> dict[str, str]:
     """{grammar} or {error}."""
     try:
         written = llguidance_grammar(kind, value)
         grammar = json.dumps(written)
         error = LLMatcher.validate_grammar(f'{{"grammars": [{grammar}]}}', limits=LLParserLimits(**GRAMMAR_LIMITS))
-        if is_valid(error) and kind == "ebnf" and is_endless(written["lark_grammar"]):
-            error = ENDLESS
-        elif is_valid(error) and kind == "regex" and matches_nothing(written):
-            error = MATCHES_NOTHING
+        if is_valid(error):
+            error = error_of_use(kind, written)
     except Exception as raised:  # any_to_lark has exceptions of its own
         grammar, error = "", str(raised) or type(raised).__name__
     if not is_valid(error):
