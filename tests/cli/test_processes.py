@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
-from ernie_backend.cli.processes import Child
+from ernie_backend.cli.processes import Child, is_running
 
 
 def child(script: str) -> Child:
@@ -57,3 +60,36 @@ if not is_worker:
     wait(lambda: len(one.tail) == 2)
     assert one.stop(60, lambda: False, last_seconds=59.5)
     assert sorted(one.tail)[1:] == ["parent ends", "worker", "worker hears"]
+
+
+OF_A_FAMILY = """
+import sys, time
+from ernie_backend.cli.processes import Child
+script = "import os, signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); os.fork(); print(os.getpid(), flush=True); time.sleep(1000)"
+child = Child("the child", [sys.executable, "-c", script], {}, lambda line: True, dies_with_us=True)
+while len(child.tail) < 2:
+    time.sleep(0.01)
+print(*child.tail, flush=True)
+if sys.argv[1] == "ends it":
+    child.stop(0, lambda: True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("way", ["is killed", "ends it"])
+def test_a_childs_own_children_die_with_us(way: str) -> None:
+    """Though they hear no SIGTERM and look at nobody."""
+    parent = subprocess.Popen([sys.executable, "-c", OF_A_FAMILY, way], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    family = [int(pid) for pid in parent.stdout.readline().split()]
+    try:
+        assert len(family) == 2
+        if way == "is killed":
+            assert all(map(is_running, family))
+            parent.kill()
+        wait(lambda: not any(map(is_running, family)))
+    finally:
+        parent.kill()
+        parent.wait()
+        for pid in filter(is_running, family):
+            os.kill(pid, signal.SIGKILL)

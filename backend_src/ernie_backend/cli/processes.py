@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from .death_pact import DeathPact
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 200
@@ -45,16 +47,19 @@ class Child:
         stack_bytes: int | None = None,
         rewrite: Callable[[str], str] = str,
         folder: Path | None = None,
-        orphaned: signal.Signals = signal.SIGTERM,
+        dies_with_us: bool = False,
     ) -> None:
-        """`folder`: where it runs. `orphaned`: what it gets if we die without ending it. `rewrite`: what to show of a line that is kept.
+        """`folder`: where it runs. `dies_with_us`: if we die without ending it, it is killed with all that it has started; else it gets
+        SIGTERM then. `rewrite`: what to show of a line that is kept.
         `stack_bytes`: raise the stack limit of its threads to this, as far as we may."""
         self.name = name
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         """The last lines it wrote, those too that `keep` refused."""
         self._keep = keep
         self._rewrite = rewrite
+        self._pact = DeathPact() if dies_with_us else None
         parent, libc = os.getpid(), ctypes.CDLL(None)
+        orphaned = signal.SIGKILL if dies_with_us else signal.SIGTERM
 
         def before_exec() -> None:
             libc.prctl(_PR_SET_PDEATHSIG, orphaned, 0, 0, 0)
@@ -71,9 +76,11 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C must reach us alone: we decide who stops first
-            pass_fds=inherited_files,
+            pass_fds=(*inherited_files, *(() if self._pact is None else (self._pact.reading_end,))),
             preexec_fn=before_exec,
         )
+        if self._pact is not None:
+            self._pact.bind(self._process.pid)
         self._reader = threading.Thread(target=self._read, name=f"{name} output", daemon=True)
         self._reader.start()
 
@@ -99,6 +106,8 @@ class Child:
         orderly = self.exit_code is not None
         self.kill()
         self._process.wait()
+        if self._pact is not None:
+            self._pact.close()
         self._reader.join(timeout=1)
         return orderly
 

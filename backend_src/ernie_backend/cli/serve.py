@@ -207,8 +207,9 @@ class _Server:
         # In our own folder: the stubs and `python -m` look for modules where they run, and there may lie anybody's (`--model .`).
         files, folder = self._folder.locks, self._folder.path
         # Killed if we are: its own way to end after SIGTERM takes locks in the signal's handler, and nobody would be there when it hangs.
-        orphaned = signal.SIGKILL
-        self._triton = Child("tritonserver", command, environment, self._wanted, files, TRITON_STACK_BYTES, writer, folder, orphaned)
+        # So are its models' processes: their look at it (`triton_adapter.heartbeat`) needs Python's lock, which they may never get again.
+        end = {"dies_with_us": True}
+        self._triton = Child("tritonserver", command, environment, self._wanted, files, TRITON_STACK_BYTES, writer, folder, **end)
         host, port = client_host(self._options.triton_host), self._options.triton_http_port
         started, stuck_looks = time.monotonic(), 0
         while self._first_signal is None:

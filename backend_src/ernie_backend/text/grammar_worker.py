@@ -62,8 +62,8 @@ def _matcher(grammar: dict[str, Any]) -> LLMatcher:
 
 
 def error_of_use(kind: str, grammar: dict[str, Any]) -> str:
-    """What is wrong with a grammar that is well-formed; empty: nothing. Makes what the engine will make of it, which llguidance bounds by no
-    limit of its own: for a large `multipleOf` some 65 MB in a second."""
+    """What is wrong with a grammar that is well-formed; empty: nothing. Makes what the engine will make of it, which no limit of
+    llguidance's bounds: for a large `multipleOf` some 65 MB in a second."""
     matcher = _matcher(grammar)
     if kind == "ebnf":  # it may speak of tokens, which nobody knows here
         return ENDLESS if is_endless(grammar["lark_grammar"]) else ""
