@@ -234,6 +234,9 @@ class TestTools:
         stream = Stream(server.triton_grpc, stream=streams, chat=chat, sampling_parameters={**SHORT_THOUGHT, "max_tokens": 100})
         answer = stream.answer()[0]
         deltas = answer["tool_calls"]
+        if not streams:
+            (call,) = deltas
+            assert call == {"index": 0, "id": call["id"], "type": "function", "function": {"name": "get_time", "arguments": "{}"}}
         assert answer["finish"] == "tool_calls" and answer["reasoning"] and answer["text"] == ""
         assert answer["usage"]["completion_tokens"] < 60, "the engine has heard of the end"
         assert "".join(delta["function"].get("name", "") for delta in deltas) == "get_time"

@@ -65,7 +65,10 @@ GOLDEN: list[tuple[str, str, Message]] = [
     ("vl", "reasoning</think>\nactual response", ("reasoning", "actual response", [])),
     ("vl", "\nr\n\n</think>\n\nc\n", ("r", "c\n", [])),
     ("vl", "a", ("a", "", [])),
-    ("vl", "a\n", ("a\n", "", [])),
+    ("vl", "a\n", ("a", "", [])),
+    ("vl", "\na\n\n", ("a", "", [])),
+    ("vl", "a\n ", ("a\n ", "", [])),
+    ("vl", "a\n<", ("a\n<", "", [])),
     ("vl", "r</think>a</think>b<response>c", ("r", "a</think>b<response>c", [])),
     ("vl", "<think>\nr</think>a", ("r", "a", [])),
     ("vl", 'r</think><tool_call>{"name": "f"}</tool_call>', ("r", '<tool_call>{"name": "f"}</tool_call>', [])),
@@ -162,6 +165,15 @@ GOLDEN: list[tuple[str, str, Message]] = [
 @pytest.mark.parametrize(("parser", "output", "expected"), GOLDEN)
 def test_golden(each: Tokenizer, parser: str, output: str, expected: Message) -> None:
     assert read(each, format_of(BY_NAME[parser]), each.encode_template(output)) == expected
+
+
+@pytest.mark.parametrize("parser", sorted(BY_NAME))
+def test_newlines_at_the_end_of_a_thought_go_wherever_it_is_cut_off(tokenizer: Tokenizer, parser: str) -> None:
+    ids = tokenizer.encode_template("\nThe user\n\nasks\n\n\n</think>\n\nyes")
+    for count in range(len(ids) + 1):
+        reasoning, _, _ = read(tokenizer, format_of(BY_NAME[parser]), ids[:count])
+        assert "The user\n\nasks".startswith(reasoning) and not reasoning.endswith("\n")
+    assert reasoning == "The user\n\nasks"
 
 
 def test_thinking_off(tokenizer: Tokenizer) -> None:

@@ -210,6 +210,20 @@ class TestThoughtAndCalls:
         thought = tokenizer.encode_template("hm\n</think>")
         assert usage(outputs[-1]) == usage(outputs[-1]) | {"completion_tokens": len(ids) + 1, "reasoning_tokens": len(thought)}
 
+    def test_an_answer_that_is_not_streamed_has_whole_calls(self, stream: Stream, tokenizer: Tokenizer) -> None:
+        stream.context = replace(stream.context, answer_format=AnswerFormat(calls=True), streamed=False)
+        calls = '<tool_call>{"name": "f", "arguments": {"c": "北京"}}</tool_call>\n<tool_call>{"name": "g"}</tool_call>'
+        output = stream.send(tokenizer.encode_template(calls), "stop")
+        found = json.loads(output.tool_calls)
+        ids = [call.pop("id") for call in found]
+        assert len(set(ids)) == 2 and all(id.startswith("chatcmpl-tool-") for id in ids)
+        assert found == [
+            {"index": 0, "type": "function", "function": {"name": "f", "arguments": '{"c": "北京"}'}},
+            {"index": 1, "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ]
+        assert output.finish_reason == "tool_calls"
+        assert stream.send(tokenizer.encode_text("hi"), "stop", index=1).tool_calls == "", "nothing is called"
+
     @pytest.mark.parametrize(
         ("text", "finish", "expected"),
         [

@@ -124,6 +124,11 @@ class TestPrompts:
         assert GenerateRequest.from_json(request.to_json(), request.prompt_token_ids).sampling == request.sampling
         assert context(request).prompt_token_ids == request.prompt_token_ids
 
+    @pytest.mark.parametrize(("given", "streamed"), [(None, False), (False, False), (True, True)])
+    def test_postprocess_hears_whether_it_is_streamed(self, process: Process, given: bool | None, streamed: bool) -> None:
+        request = process(text_input="hello", stream=given)
+        assert request.stream is context(request).streamed is streamed
+
 
 class TestSampling:
     def test_fastdeploys_defaults_and_the_rest_of_the_context(self, process: Process) -> None:

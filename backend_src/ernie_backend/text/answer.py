@@ -111,7 +111,8 @@ class AnswerReader:
             self._take(text, is_marker)
         if self._call is not None:
             self._give_up_call()
-        self._emit(self._trimmer.flush())
+        if self._part is not _Part.THOUGHT:  # a thought ends here, closed or not: newlines at its end are no part of it
+            self._emit(self._trimmer.flush())
         self._show("", final=True)
 
     # the state machine ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Newlines at the edges of a thought and of a response, which belong to the format and not to the text; knows no tokens and no markers.
 
-Of a thought, those before it and those before its end marker are left out; of a response, those before it and the last one before its end
-marker. Everything else is untouched. So newlines wait until it is clear what follows them.
+Of a thought, those before it and those at its end are left out, also where it breaks off; of a response, those before it and the last one
+before its end marker. Everything else is untouched. So newlines wait until it is clear what follows them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class EdgeTrimmer:
         self._led_in_by = characters
 
     def flush(self) -> str:
-        """The part goes on, or ends without its end marker: the newlines that wait belong to it."""
+        """The part goes on, or is content that breaks off: the newlines that wait belong to it."""
         return self._release(self._waiting)
 
     def end(self) -> None:

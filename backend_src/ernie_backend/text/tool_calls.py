@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
@@ -26,6 +27,16 @@ class ToolCall:
             {**head, "function": {"name": self.name, "arguments": ""}},
             {"index": index, "function": {"arguments": self.arguments}},
         )
+
+
+def whole_calls(deltas: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Streaming deltas put together: one object for each call, {index, id, type, function {name, arguments}}."""
+    calls: dict[int, dict[str, Any]] = {}
+    for delta in deltas:
+        call = calls.setdefault(delta["index"], {**delta, "function": {"name": "", "arguments": ""}})
+        for part, text in delta["function"].items():
+            call["function"][part] += text
+    return list(calls.values())
 
 
 class CallState(Enum):

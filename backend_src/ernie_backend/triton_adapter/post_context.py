@@ -31,6 +31,8 @@ class PostContext:
     prompt_token_ids: tuple[int, ...] | None = None
     """When the client wants them back."""
     answer_format: AnswerFormat = PLAIN
+    streamed: bool = True
+    """If not, a choice is one response, and its calls are told whole."""
     timings: bool = False
     """The client wants to know how long what took."""
     request_id: str = ""

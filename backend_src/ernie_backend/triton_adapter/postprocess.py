@@ -17,6 +17,7 @@ from ..errors import EngineError
 from ..protocol import FinishReason, Usage
 from ..text.answer import AnswerDelta, AnswerReader
 from ..text.tokenizer import Tokenizer
+from ..text.tool_calls import whole_calls
 from ..tracing import Tracer
 from .answer_timings import answer_timings
 from .post_context import PostContext
@@ -184,7 +185,7 @@ class Postprocessor:
             index=event["index"],
             text_output=(context.echo if choice.is_first else "") + delta.content,
             reasoning_output=delta.reasoning,
-            tool_calls=_dumps(delta.tool_calls) if delta.tool_calls else "",
+            tool_calls=_tool_calls(delta, context.streamed),
             finish_reason=finish or "",
             token_ids=tuple(ids),
             logprobs=self._logprobs(ids, event["logprobs"]) if context.logprobs else "",
@@ -301,6 +302,13 @@ def _finish_reason(finish: str, reader: AnswerReader) -> str:
     if finish == FinishReason.STOP or reader.stopped:
         return (FinishReason.TOOL_CALLS if reader.num_calls else FinishReason.STOP).value
     return finish
+
+
+def _tool_calls(delta: AnswerDelta, streamed: bool) -> str:
+    """OpenAI's streaming deltas, or the whole calls of an answer that is not streamed."""
+    if not delta.tool_calls:
+        return ""
+    return _dumps(delta.tool_calls if streamed else whole_calls(delta.tool_calls))
 
 
 def _error(finish: str | None, told: str | None) -> str:

@@ -168,6 +168,7 @@ class Preprocessor:
             echo=self._echo(prompt, fields) if echo else "",
             prompt_token_ids=tuple(prompt.token_ids) if fields.return_token_ids else None,
             answer_format=prompt.answer_format,
+            streamed=stream,
             timings=fields.timings,
         )
         return GenerateRequest(
