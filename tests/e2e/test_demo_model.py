@@ -13,6 +13,7 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
+from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
 from ernie_demo.drawing import draw_shape
 from ernie_demo.evaluate import evaluate
@@ -148,3 +149,10 @@ def test_held_out_cases_are_answered(server: RunningServer, name: str) -> None:
     """What `python -m ernie_demo.evaluate` measures, for a few: some may go wrong, most must not."""
     result = evaluate(server.openai_url, [name], 10, 8)[name]
     assert result.percent >= 80, result.wrong
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_it_can_be_loaded_by_the_benchmark(server: RunningServer, protocol: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = server.triton_grpc if protocol == "grpc" else server.openai_url.removeprefix("http://")
+    asked = ["--streams", "2", "--requests", "2", "--prompt", "100", "--tokens", "8", "--processes", "1"]
+    assert main(["bench", "server", "--url", url, "--protocol", protocol, *asked]) == 0, capsys.readouterr().out
