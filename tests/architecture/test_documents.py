@@ -31,6 +31,19 @@ def test_readme_names_only_what_exists() -> None:
     assert not missing
 
 
+def test_readme_says_where_the_command_is_before_it_is_used() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert 0 <= text.find("`.venv/bin`") < text.index("ernie-triton serve")
+
+
+def test_readme_describes_every_input_of_the_ensemble() -> None:
+    config = (ROOT / "model_repository" / "ernie" / "config.pbtxt").read_text(encoding="utf-8")
+    inputs = re.findall(r'name: "(\w+)"', config.partition("input [")[2].partition("output [")[0])
+    assert "chat" in inputs, "the pattern no longer finds them"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in inputs if f"\n| `{name}` |" not in text.partition("\n| input | |")[2].partition("\n\n")[0]]
+
+
 def _texts() -> list[Path]:
     return [path for path in tracked_files() if path.suffix in TEXT_SUFFIXES and path != Path(__file__).resolve()]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_backend.benchmark.load_client import Answer
+from ernie_backend.benchmark.load_client import PROMPT_IDS, Answer, GrpcClient
 from ernie_backend.benchmark.server_bench import percentile, summary
 from ernie_backend.cli.__main__ import main
+from ernie_backend.cli.background import free_ports
+from ernie_backend.text.tokenizer import Tokenizer
+from ernie_demo_model import FOLDER
 
 
 def test_the_row_of_two_streams():
@@ -57,3 +60,25 @@ def test_missing_packages_are_named(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["bench", "server", "--url", "127.0.0.1:8001", "--protocol", "http"]) == 2
     assert "needs aiohttp" in capsys.readouterr().err
+
+
+def test_prompts_are_ordinary_tokens_of_the_demo_model_too():
+    tokenizer = Tokenizer.from_folder(FOLDER)
+    assert PROMPT_IDS.stop <= tokenizer.vocab_size and not tokenizer.control_ids.intersection(PROMPT_IDS)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "a..b"])
+def test_nobody_there_is_one_line(host, protocol, capsys):
+    url = f"{host}:{free_ports(1)[0]}"
+    assert main(["bench", "server", "--url", url, "--protocol", protocol]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and f"No connection to {url} (" in said.err
+
+
+async def test_a_broken_call_is_one_line():
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    client, answer = GrpcClient(address), Answer(0.0)
+    await client.answer([1000], 1, answer)
+    await client.close()
+    assert answer.error is not None and answer.error.startswith("UNAVAILABLE: ") and "\n" not in answer.error

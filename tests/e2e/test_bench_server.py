@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ernie_backend.cli.__main__ import main
-from ernie_backend.cli.background import RunningServer, free_ports
+from ernie_backend.cli.background import RunningServer
 from tests.e2e.observe import metric, wait_until_idle
 
 
@@ -43,10 +43,3 @@ def test_refused_requests_are_failures(server: RunningServer, protocol: str, cap
     asked = ["--streams", "2", "--requests", "1", "--prompt", "4000", "--tokens", "300", "--processes", "1"]
     assert main(["bench", "server", "--url", _url(server, protocol), "--protocol", protocol, *asked]) == 1
     assert "at most 96 are left" in capsys.readouterr().out, "the server's own words"
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_nobody_there(protocol: str, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"127.0.0.1:{free_ports(1)[0]}"
-    assert main(["bench", "server", "--url", url, "--protocol", protocol, "--streams", "4", "--processes", "2"]) == 1
-    assert "the first failure: " in capsys.readouterr().out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import openai
 import pytest
 from PIL import Image, ImageDraw
 
+from ernie_backend.cli.__main__ import main
 from ernie_backend.cli.background import RunningServer
 from ernie_demo.drawing import draw_shape
 from ernie_demo.evaluate import evaluate
@@ -20,7 +23,8 @@ from ernie_demo.mixture import SKILLS
 from ernie_demo.requests import mp4, png
 from tests.e2e.server import running_server
 
-PICTURE = Path(__file__).parents[2] / "docs" / "shapes.png"
+README = Path(__file__).parents[2] / "README.md"
+PICTURE = README.parent / "docs" / "shapes.png"
 """README's."""
 WHITE = (250, 250, 250)
 WEATHER = {
@@ -143,8 +147,26 @@ def test_a_function_is_called_and_its_result_told(client: openai.Client) -> None
     assert not without.tool_calls and "Beijing" in without.content
 
 
+def test_the_readmes_stream_from_tritons_own_face(server: RunningServer) -> None:
+    (command,) = re.findall(r"^curl [^`]*/generate_stream [^`]*", README.read_text(encoding="utf-8"), re.MULTILINE)
+    command = command.replace("http://127.0.0.1:8000", server.triton_url)
+    lines = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=60, text=True).stdout.split("\n")
+    pieces = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert "".join(piece["text_output"] for piece in pieces) == "27 + 45 = 72."
+    assert [piece["finish_reason"] for piece in pieces] == [*[""] * (len(pieces) - 1), "stop"] and {piece["index"] for piece in pieces} == {
+        0
+    }
+
+
 @pytest.mark.parametrize("name", SKILLS)
 def test_held_out_cases_are_answered(server: RunningServer, name: str) -> None:
     """What `python -m ernie_demo.evaluate` measures, for a few: some may go wrong, most must not."""
     result = evaluate(server.openai_url, [name], 10, 8)[name]
     assert result.percent >= 80, result.wrong
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_it_can_be_loaded_by_the_benchmark(server: RunningServer, protocol: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = server.triton_grpc if protocol == "grpc" else server.openai_url.removeprefix("http://")
+    asked = ["--streams", "2", "--requests", "2", "--prompt", "100", "--tokens", "8", "--processes", "1"]
+    assert main(["bench", "server", "--url", url, "--protocol", protocol, *asked]) == 0, capsys.readouterr().out

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from ernie_backend.cli.background import RunningServer
@@ -113,6 +115,27 @@ def test_generate_reads_parameters_and_drops_none(server: RunningServer) -> None
         assert answer.status_code == 200 and answer.json()["text_output"] == greedy
     answer = httpx.post(url, json={"text_input": "hi", "foo": 1}, timeout=30)
     assert answer.status_code == 400 and "foo" in answer.json()["error"]
+
+
+def test_what_readme_says_cannot_be_had(server: RunningServer) -> None:
+    url = f"{server.triton_url}/v2/models/ernie"
+    prompt = {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["hi"]}]}
+    assert httpx.post(f"{url}/infer", json=prompt, timeout=30).status_code == 501
+    text = grpcclient.InferInput("text_input", [1], "BYTES")
+    text.set_data_from_numpy(np.array([b"hi"], dtype=object))
+    with grpcclient.InferenceServerClient(server.triton_grpc) as client, pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+        client.infer("ernie", [text])
+    for more in ({"n": 2}, {"stream": True, "max_tokens": 200}):  # so many that they do not come in one piece
+        answer = httpx.post(f"{url}/generate", json={"text_input": "hi", "max_tokens": 3, "ignore_eos": True, **more}, timeout=30)
+        assert list(answer.json()) == ["error"] and "use generate stream" in answer.json()["error"], more
+    answer = httpx.post(f"{url}/generate_stream", json={"text_input": "hi", "max_tokens": 3, "n": 2}, timeout=30)
+    answers = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+    assert sorted(each["index"] for each in answers) == [0, 1], "without `stream`, each is one response"
+
+
+def test_the_input_goes_before_the_field(server: RunningServer) -> None:
+    sampling = {**GREEDY, "max_tokens": 2}
+    assert len(Stream(server.triton_grpc, text_input="hi", max_tokens=4, sampling_parameters=sampling).answer()[0]["ids"]) == 4
 
 
 def test_many_refusals_do_no_harm(server: RunningServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from ernie_backend.text import helper_process
 from ernie_backend.text.answer_format import AnswerFormat
 from ernie_backend.text.grammar import Body, Tag, answer_grammar, choice_grammar, free_grammar, json_grammar, tags_grammar
 from ernie_backend.text.grammar_process import REMEMBERED, GrammarProcess
+from ernie_backend.text.grammar_worker import LARGEST_BOUND
 from ernie_backend.text.tokenizer import Tokenizer
 from tests.text.conftest import train
 
@@ -185,6 +187,27 @@ class TestTryingOut:
         with pytest.raises(InvalidRequestError) as caught:
             process.compiled(body)
         assert caught.value.param == "p" and words in caught.value.message and len(caught.value.message) < 400
+
+    @pytest.mark.parametrize(
+        ("schema", "words", "others"),
+        [
+            ({"type": "integer", "minimum": -1e30}, "a number's minimum (or exclusiveMinimum). Take it away", "maximum"),
+            ({"type": "number", "exclusiveMinimum": 1, "maximum": 1e30}, "a number's maximum (or exclusiveMaximum). Take", "minimum"),
+            ({"items": {"type": "number", "minimum": -1e30, "maximum": 1e19}}, "minimum (or exclusiveMinimum) and maximum (or", "regex"),
+            ({"properties": {"a": {"oneOf": [{"type": "integer"}, {"$ref": "#"}]}}}, "Use anyOf", "coerce"),
+        ],
+    )
+    def test_what_to_change_is_said_in_users_words(self, process: GrammarProcess, schema: Any, words: str, others: str) -> None:
+        for body in (Body("json", schema, "p"), Body("ebnf", f"start: %json {json.dumps(schema)}", "p")):
+            with pytest.raises(InvalidRequestError) as caught:
+                process.compiled(body)
+            message = caught.value.message
+            assert words in message and others not in message, message
+
+    def test_the_bounds_that_it_names_are_possible(self, process: GrammarProcess) -> None:
+        for kind in ("integer", "number"):
+            for lower, upper in (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum")):
+                assert process.compiled(Body("json", {"type": kind, lower: -LARGEST_BOUND, upper: LARGEST_BOUND}, "p"))
 
     @pytest.mark.parametrize(
         "grammar",

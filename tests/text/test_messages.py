@@ -31,6 +31,16 @@ def test_what_clients_write_beside_a_text_has_no_effect() -> None:
     assert normalize_messages([{"role": "user", "content": parts}]) == [{"role": "user", "content": "ab"}]
 
 
+def test_a_refusal_in_the_history_is_what_the_assistant_said() -> None:
+    parts = ["Well: ", {"type": "refusal", "refusal": "I ", "index": 0}, {"type": "text", "text": "cannot."}]
+    assert normalize_messages([{"role": "assistant", "content": parts}], []) == [{"role": "assistant", "content": "Well: I cannot."}]
+
+
+def test_known_roles_are_listed_with_tools_too() -> None:
+    with pytest.raises(InvalidRequestError, match="must be one of system, developer, user, assistant, tool, got 'wizard'"):
+        normalize_messages([{"role": "wizard", "content": "x"}], takes_tools=True)
+
+
 @pytest.mark.parametrize("key", ["reasoning_content", "thoughts"])
 def test_a_thought_in_the_history_is_kept(key: str) -> None:
     assert normalize_messages([{"role": "assistant", key: "hm"}]) == [{"role": "assistant", "reasoning_content": "hm", "content": ""}]
@@ -48,7 +58,7 @@ def user(content: Any, **more: Any) -> list[Any]:
         ([], "messages", "empty list"),
         ([{"role": "user", "content": "a"}] * (MAX_MESSAGES + 1), "messages", f"at most {MAX_MESSAGES} messages"),
         (["hi"], "messages[0]", "must be an object"),
-        ([{"content": "x"}], "messages[0].role", "must be one of system, user, assistant, got null"),
+        ([{"content": "x"}], "messages[0].role", "must be one of system, developer, user, assistant, got null"),
         ([{"role": "wizard", "content": "x"}], "messages[0].role", "got 'wizard'"),
         ([{"role": ["user"], "content": "x"}], "messages[0].role", "got a list"),
         ([{"role": "tool", "content": "x"}], "messages[0].role", "takes no tools"),
@@ -63,6 +73,9 @@ def user(content: Any, **more: Any) -> list[Any]:
         (user(["x", {"type": "image_url", "image_url": {"url": "x"}}]), "messages[0].content[1]", "takes no images"),
         (user([{"type": "video_url"}]), "messages[0].content[0]", "takes no videos"),
         (user([{"type": "input_audio"}]), "messages[0].content[0]", "takes no audio"),
+        (user([{"type": "refusal", "refusal": "x"}]), "messages[0].content[0].type", "must be 'text', got 'refusal'"),
+        ([{"role": "assistant", "content": [{"type": "refusal"}]}], "messages[0].content[0].refusal", "must be a string, got null"),
+        ([{"role": "assistant", "content": ["a", {"type": "refusal", "text": ""}]}], "messages[0].content[1].text", "Unknown field 'text'"),
         (user("x", colour="red"), "messages[0].colour", "Unknown field 'colour'"),
         (user("x", name=5), "messages[0].name", "must be a string"),
         (user("x", thoughts="y"), "messages[0].thoughts", "assistant messages only"),

@@ -204,6 +204,13 @@ class TestWhatAnAnswerMustKeepTo:
             ({}, {"response_format": {"type": "grammar"}}, "response_format.type", "got 'grammar'"),
             ({}, {"response_format": "json_object"}, "response_format", "must be an object"),
             ({}, {"response_format": {"type": "json_schema"}}, "response_format.json_schema", "name and a schema"),
+            ({}, {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema", "and a schema"),
+            (
+                {},
+                {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": True}}},
+                "response_format.json_schema.schema",
+                "which is an object, got a boolean",
+            ),
             (
                 {},
                 {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import ConfigError
+from ..errors import ConfigError, EngineError
 from ..flag_parsing import integer
 from .flags import numbers
 
 _MOST_PROCESSES = 8
+_CONNECT_SECONDS = 10.0
 _PACKAGES = {"grpc": ("grpc", "tritonclient"), "http": ("aiohttp",)}
 
 
@@ -43,9 +45,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table; 1 if a request failed. Raises `ConfigError` for wrong flags and missing packages."""
+    """Print the table; 1 if a request failed. `ConfigError`: wrong flags, missing packages; `EngineError`: nobody listens."""
     streams = numbers(args.streams, "--streams")
     _check(args)
+    _connect(args.url, args.protocol)
     from ..benchmark.load_client import Job
     from ..benchmark.server_bench import load
 
@@ -80,3 +83,14 @@ def _check(args: argparse.Namespace) -> None:
     missing = [name for name in _PACKAGES[args.protocol] if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"--protocol {args.protocol} needs {' and '.join(missing)}. Install the [bench] extra.", param="protocol")
+
+
+def _connect(url: str, protocol: str) -> None:
+    """Before clients are started, each of which would say the same in its library's words."""
+    host, _, port = url.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:  # the latter two: no port, no name
+        why = getattr(error, "strerror", None) or str(error)
+        face = "Triton's gRPC port" if protocol == "grpc" else "the OpenAI front end"
+        raise EngineError(f"No connection to {url} ({why}). Is the server running, and is this the address of {face}?") from None

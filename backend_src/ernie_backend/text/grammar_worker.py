@@ -7,7 +7,9 @@ llguidance's grammars as JSON that is known to compile, or {error}. End of input
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -21,6 +23,29 @@ from .limited import CpuLimit, limit_memory, send
 MAX_ERROR_CHARACTERS = 300
 ENDLESS = "it can produce no text, because each of its rules leads on to another without an end. Give one an alternative that ends"
 MATCHES_NOTHING = "it can produce no text, because none matches it"
+LARGEST_BOUND = 1e17
+"""Of a number's bounds; llguidance counts in 64 bits, and has no expression for 10^18 and more."""
+
+
+def _bounds(found: re.Match[str]) -> str:
+    """Which bounds to change: those that are too large, else all that are there."""
+    given = [(name, float(found[side])) for side, name in (("min", "minimum"), ("max", "maximum")) if found[side]]
+    large = [name for name, bound in given if abs(bound) > LARGEST_BOUND]
+    names = " and ".join(f"{name} (or exclusive{name.capitalize()})" for name in large or [name for name, _ in given])
+    return f"no grammar can be made of a number's {names}. Take it away, or keep it between -10^17 and 10^17"
+
+
+_REWORDINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (
+        re.compile(r"Failed to generate regex for \w+ range: min=(?:None|Some\((?P<min>[^)]*)\)), max=(?:None|Some\((?P<max>[^)]*)\))"),
+        _bounds,
+    ),
+    (
+        re.compile(r"oneOf constraints are not supported\. Enable 'coerce_one_of' option to approximate oneOf with anyOf"),
+        lambda _: "oneOf is possible only where no value can fit two of its schemas, which is not plain here. Use anyOf",
+    ),
+)
+"""llguidance's words that tell a user nothing, or to do what only a programmer can."""
 
 
 def llguidance_grammar(kind: str, value: Any) -> dict[str, Any]:
@@ -72,6 +97,14 @@ def error_of_use(kind: str, grammar: dict[str, Any]) -> str:
     return MATCHES_NOTHING if kind == "regex" and matches_nothing(matcher) else ""
 
 
+def in_users_words(error: str) -> str:
+    """llguidance's error, in one line."""
+    error = " ".join(error.replace("<non-verbose/>", "").split())
+    for pattern, words in _REWORDINGS:
+        error = pattern.sub(words, error)
+    return error
+
+
 def try_out(kind: str, value: Any) -> dict[str, str]:
     """{grammar} or {error}."""
     try:
@@ -83,7 +116,7 @@ def try_out(kind: str, value: Any) -> dict[str, str]:
     except Exception as raised:  # any_to_lark has exceptions of its own
         grammar, error = "", str(raised) or type(raised).__name__
     if not is_valid(error):
-        return {"error": " ".join(error.replace("<non-verbose/>", "").split())[:MAX_ERROR_CHARACTERS]}
+        return {"error": in_users_words(error)[:MAX_ERROR_CHARACTERS]}
     return {"grammar": grammar}
 
 

@@ -15,7 +15,8 @@ from ..known_fields import WITHOUT_EFFECT, check_known, unknown_field
 from ..media_fields import MEDIA_TYPES, MediaPart, read_media_part
 from .tools import check_tool_results, normalize_tool_calls
 
-ROLES = ("system", "user", "assistant")
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""And what each counts as."""
 _TOOL_ROLES = ("tool", "function")
 _OTHER_TYPES = ("image", "input_image", "video", "input_audio", "audio_url", "file")
 """Of parts that other APIs know."""
@@ -114,17 +115,15 @@ def _other_field(key: str, value: Any, role: str, place: str, takes_tools: bool)
 
 
 def _role(role: Any, place: str, takes_tools: bool) -> str:
-    if role == "developer":
-        return "system"
     if role in _TOOL_ROLES:
         if not takes_tools:
             raise InvalidRequestError(f"{place} is {role!r}, but this model takes no tools.", param=place)
         return "tool"
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         shown = repr(role[:40]) if isinstance(role, str) else json_kind(role)
-        known = (*ROLES, "tool") if takes_tools else ROLES
+        known = (*_ROLES, "tool") if takes_tools else _ROLES
         raise InvalidRequestError(f"{place} must be one of {', '.join(known)}, got {shown}.", param=place)
-    return role
+    return _ROLES[role]
 
 
 def _thought(given: dict[str, Any], place: str) -> str | None:
@@ -143,7 +142,19 @@ def _thought(given: dict[str, Any], place: str) -> str | None:
 def _content_of(role: str, content: Any, place: str, media: list[MediaPart] | None) -> str | list[dict[str, str]] | None:
     if role == "tool" and isinstance(content, dict):  # FastDeploy's documents hand a result over as it is
         return json.dumps(content, ensure_ascii=False)
+    if role == "assistant" and isinstance(content, list):
+        content = [_without_refusal(part, f"{place}[{i}]") for i, part in enumerate(content)]
     return _content(content, place, media)
+
+
+def _without_refusal(part: Any, place: str) -> Any:
+    """The part of an answer; one that says why OpenAI's model gave none is a text part."""
+    if not isinstance(part, dict) or part.get("type") != "refusal":
+        return part
+    check_known(part, ("type", "refusal"), place, without_effect=WITHOUT_EFFECT)
+    if not isinstance(part.get("refusal"), str):
+        raise InvalidRequestError(f"{place}.refusal must be a string, got {json_kind(part.get('refusal'))}.", param=f"{place}.refusal")
+    return {"type": "text", "text": part["refusal"]}
 
 
 def _content(content: Any, place: str, media: list[MediaPart] | None) -> str | list[dict[str, str]] | None:

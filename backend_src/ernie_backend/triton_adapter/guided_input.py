@@ -65,7 +65,7 @@ def _response_format(given: dict[str, Any]) -> Body | None:
         )
     place = "response_format.json_schema"
     described = given.get("json_schema")
-    if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
+    if not isinstance(described, dict) or described.get("schema") is None:
         raise InvalidRequestError(f"{place} must be an object with a name and a schema.", param=place)
     check_known(described, ("name", "description", "schema", "strict"), place)
     for key, type_, rule in ("name", str, "a string"), ("description", str, "a string"), ("strict", bool, "true or false"):
