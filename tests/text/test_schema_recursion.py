@@ -196,13 +196,18 @@ def shortest_text(matcher: Any) -> str | None:
     return None
 
 
+NOT_IN_LLGUIDANCE = ("oneOf constraints", "min/maxProperties only supported when", 'Unimplemented keys: ["not"]', "are not disjoint")
+"""What it refuses of these for reasons of its own: it holds no answer to them."""
+
+
 @pytest.mark.parametrize(("schema", "place"), [*LOOPS, *NAMED, *COMBINED, *MATCHED])
 def test_what_is_called_endless_has_no_end_for_llguidance_either(schema: dict[str, Any], place: str | None) -> None:
     """And what is not has one. OpenAPI's `nullable` says nothing to llguidance: null is no way out."""
     matcher = matcher_of(schema)
     if matcher.is_error():
-        pytest.skip(f"llguidance refuses it: {matcher.get_error()}")
-    assert (shortest_text(matcher) is None) == (place == "s")
+        assert any(words in matcher.get_error() for words in NOT_IN_LLGUIDANCE)
+    else:
+        assert (shortest_text(matcher) is None) == (place == "s")
 
 
 def _values(inner: list[Any]) -> list[Any]:
