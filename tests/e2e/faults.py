@@ -320,6 +320,10 @@ def wait_for_line(server: RunningServer, part: str, count: int = 1) -> None:
 # What must not grow --------------------------------------------------------------------------------------------------------------
 
 
+_LOOKS = 8
+"""At the open files, of which the fewest count: `serve` asks and reads all the time, and has one more for a moment."""
+
+
 def holdings(server: RunningServer) -> dict[str, int]:
     """What a server holds of the machine: processes of each kind, regions of shared memory, open files of those that outlive a restart."""
     kinds = ("bin/tritonserver", "ernie_engine/1", "ernie_preprocess/1", "ernie_postprocess/1", "-m ernie_openai")
@@ -327,8 +331,18 @@ def holdings(server: RunningServer) -> dict[str, int]:
     found["zombies"] = sum(state_of(pid) == "Z" for pid in descendants(server.process.pid))
     prefix = f"{_private_folder(server).name}-"
     found["regions of shared memory"] = sum(region.name.startswith(prefix) for region in shared_memory(server).iterdir())
-    found["files of serve"] = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    looks = []
+    for _ in range(_LOOKS):
+        looks.append(len(os.listdir(f"/proc/{server.process.pid}/fd")))
+        time.sleep(0.05)
+    found["files of serve"] = min(looks)
     return found
+
+
+def wait_until_it_holds(server: RunningServer, held: dict[str, int]) -> None:
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while (found := holdings(server)) != held:
+        assert time.monotonic() < deadline, f"{found} instead of {held}"
 
 
 def _private_folder(server: RunningServer) -> Path:

@@ -40,6 +40,7 @@ from tests.e2e.faults import (
     text,
     wait_for_line,
     wait_until_healthy,
+    wait_until_it_holds,
 )
 from tests.e2e.kserve import Stream
 from tests.e2e.observe import metric, wait_until_idle
@@ -104,7 +105,7 @@ def comes_back(faulty: RunningServer, first_answer: str, held_at_first: dict[str
     assert text(ask(faulty)) == first_answer
     if processes(faulty, "ernie_engine/1") == before:  # else it is another engine
         wait_until_idle(faulty)
-    assert holdings(faulty) == held_at_first
+    wait_until_it_holds(faulty, held_at_first)
 
 
 # One request's failure is its own ------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from tests.e2e.faults import (
     text,
     wait_for_line,
     wait_until_healthy,
+    wait_until_it_holds,
 )
 from tests.e2e.observe import wait_until_idle
 from tests.e2e.server import running_server
@@ -86,7 +87,7 @@ def test_a_killed_worker_is_replaced(two_workers: RunningServer) -> None:
     assert any("A worker process " in line and "starting another" in line for line in two_workers.log)
     assert _answers(two_workers, 20), "whichever worker is asked"
     wait_until_idle(two_workers)
-    assert holdings(two_workers) == held
+    wait_until_it_holds(two_workers, held)
 
 
 def test_the_workers_parent_is_replaced_with_its_workers(two_workers: RunningServer) -> None:
