@@ -53,6 +53,7 @@ def test_launches_with_paddle_tensors(reported: dict[str, Any], name: str) -> No
         assert launch["stream"] == STREAM
         assert launch["knows_tensor"], launch
         assert launch["threads"] % 32 == 0
+        assert launch["again"], launch
 
 
 FIRST = {1: ["_norm_kernel", "gemv_kernel"], 16: ["_norm_kernel", "tile_kernel"]}  # norm and qkv of the first layer

@@ -16,7 +16,7 @@ def swiglu(gate_up: Tensor, out: Tensor) -> None:
     """out = silu(g) · u with g‖u = gate_up, in float32, rounded once. gate_up [T, 2·I], out [T, I]."""
     num_tokens, width = out.shape
     assert tuple(gate_up.shape) == (num_tokens, 2 * width)
-    launch.run(_swiglu_kernel, (num_tokens, triton.cdiv(width, _BLOCK)), gate_up, out, width, BLOCK=_BLOCK)
+    launch.run(_swiglu_kernel, (num_tokens, launch.cdiv(width, _BLOCK)), gate_up, out, width, BLOCK=_BLOCK)
 
 
 @triton.jit

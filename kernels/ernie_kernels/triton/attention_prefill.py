@@ -48,7 +48,7 @@ def prefill_attention(
         return
     launch.run(
         _prefill_attention_kernel,
-        (num_kv_heads, triton.cdiv(max_query_len, ROWS // group), num_requests),
+        (num_kv_heads, launch.cdiv(max_query_len, ROWS // group), num_requests),
         *(q, k_cache, v_cache, block_tables, cu_seqlens_q, context_lens, out, block_tables.shape[1], scale / math.log(2)),
         num_warps=8,
         num_stages=3,

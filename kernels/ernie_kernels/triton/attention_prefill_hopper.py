@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -28,6 +27,10 @@ ROWS = 128
 
 _BOX = 64
 """Tokens and columns of one bulk copy: 64 bfloat16 are a swizzled row of 128 bytes."""
+
+
+_LAYOUT = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16)
+"""Of a box in shared memory; made once, for to make one takes longer than a launch."""
 
 
 def can_serve(head_dim: int, block_size: int) -> bool:
@@ -56,15 +59,14 @@ def launch_prefill_attention(
     """
     num_blocks, block_size, num_kv_heads, head_dim = k_cache.shape
     group = q.shape[1] // num_kv_heads
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16)
     row = num_kv_heads * head_dim
     shape, strides, box = [num_blocks * block_size, row], [row, 1], [_BOX, _BOX]
     launch.run(
         _prefill_attention_kernel,
-        (num_kv_heads, triton.cdiv(max_query_len, ROWS // group), num_requests),
+        (num_kv_heads, launch.cdiv(max_query_len, ROWS // group), num_requests),
         q,
-        TensorDescriptor(k_cache, shape, strides, box, layout),
-        TensorDescriptor(v_cache, shape, strides, box, layout),
+        TensorDescriptor(k_cache, shape, strides, box, _LAYOUT),
+        TensorDescriptor(v_cache, shape, strides, box, _LAYOUT),
         *(block_tables, cu_seqlens_q, context_lens, out, block_tables.shape[1], scale / math.log(2)),
         num_warps=4,
         NUM_KV_HEADS=num_kv_heads,

@@ -41,7 +41,7 @@ def combine_add_rms_norm(
         eps,
         PARTS=num_parts,
         WEIGHTED=weighted,
-        BLOCK=triton.next_power_of_2(hidden),
+        BLOCK=launch.next_power_of_2(hidden),
         num_warps=16
         if num_tokens <= 16 and hidden > 1024 and not uniform
         else 8
@@ -98,7 +98,7 @@ def combine_rows(parts: Tensor, part_weights: Tensor, rows: Tensor, out: Tensor)
     weighted = part_weights.shape[1]
     assert weighted <= num_parts and rows.shape[0] == num_tokens and out.shape[1] == hidden
     arguments = (parts, part_weights, rows, out, hidden)
-    block = triton.next_power_of_2(hidden)
+    block = launch.next_power_of_2(hidden)
     launch.run(_combine_rows_kernel, (num_tokens,), *arguments, PARTS=num_parts, WEIGHTED=weighted, BLOCK=block, num_warps=8)
 
 

@@ -150,7 +150,7 @@ def launch_tiles(x: Tensor, w: Tensor, out: Tensor, residual: Tensor | None, til
     num_tokens, k = x.shape
     n = w.shape[0]
     assert k % (tile.depth * tile.slices) == 0
-    grid = (triton.cdiv(num_tokens, tile.tokens), triton.cdiv(n, tile.rows))
+    grid = (launch.cdiv(num_tokens, tile.tokens), launch.cdiv(n, tile.rows))
     launch.run(
         tile_kernel,
         grid,

@@ -57,7 +57,7 @@ def top_logprobs(
     launch.run(
         chunk_tops_kernel, (chunks, num_rows), logits, integers, *parts, vocab_size, chunks, pdl=pdl, CHUNK=_CHUNK, MOST=MAX_LOGPROBS
     )
-    padded = max(2, triton.next_power_of_2(chunks))
+    padded = max(2, launch.next_power_of_2(chunks))
     launch.run(
         merge_tops_kernel,
         (num_rows,),

@@ -167,14 +167,14 @@ def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: Expe
         tile = replace(tile, depth=64)
     plan = routing.plan
     bulk = tile.bulk and launch.runs_on_hopper(expert_tile_kernel)
-    row_tiles = triton.cdiv(n, tile.rows)
+    row_tiles = launch.cdiv(n, tile.rows)
     if plan is None:
         assert num_tokens <= tile.tokens
         candidates = min(num_tokens * k, num_experts)
     else:
         assert plan.tile == tile.tokens
         candidates = max_tiles(num_tokens, k, num_experts, plan.tile)
-    shared_tiles = routing.num_shared * triton.cdiv(num_tokens, tile.tokens)
+    shared_tiles = routing.num_shared * launch.cdiv(num_tokens, tile.tokens)
     launch.run(
         expert_tile_kernel,
         (row_tiles * (shared_tiles + candidates),),
@@ -192,7 +192,7 @@ def launch_tiles(x: Tensor, w: Tensor, routing: Routing, out: Tensor, tile: Expe
         num_experts,
         k,
         candidates,
-        CHOICES=triton.next_power_of_2(k),
+        CHOICES=launch.next_power_of_2(k),
         SHARED=routing.num_shared,
         ROWS=tile.rows,
         TOKENS=tile.tokens,

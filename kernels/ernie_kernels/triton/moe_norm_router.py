@@ -51,7 +51,7 @@ def combine_norm_route(
     num_experts, k = gate.shape[0], ids_out.shape[1]
     assert num_tokens <= MAX_TOKENS and gate.shape[1] == hidden and hidden % BLOCK == 0 and k <= num_experts
     ahead_bytes = 0 if ahead is None else 2 * math.prod(ahead.shape)
-    num_warps = max(1, triton.next_power_of_2(hidden // 1280))  # 40 elements of H a thread: more do not fit its registers
+    num_warps = max(1, launch.next_power_of_2(hidden // 1280))  # 40 elements of H a thread: more do not fit its registers
     launch.run(
         combine_norm_route_kernel,
         (num_experts + (PREFETCH_PROGRAMS if ahead_bytes else 0), num_tokens),
@@ -72,7 +72,7 @@ def combine_norm_route(
         PARTS=num_parts,
         H=hidden,
         BLOCK=min(hidden & -hidden, 1024),
-        EXPERTS=triton.next_power_of_2(num_experts),
+        EXPERTS=launch.next_power_of_2(num_experts),
         CHOICES=k,
         E=num_experts,
         PREFETCH_PROGRAMS=PREFETCH_PROGRAMS,

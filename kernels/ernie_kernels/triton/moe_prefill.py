@@ -66,11 +66,11 @@ def launch_prefill(
     tile = tile_for(plan.tile)
     bulk = launch.runs_on_hopper(expert_prefill_kernel)
     assert depth % tile.depth == 0
-    shared_tiles = num_shared * triton.cdiv(num_tokens, tile.slots)
+    shared_tiles = num_shared * launch.cdiv(num_tokens, tile.slots)
     slot_tiles = shared_tiles + max_tiles(num_tokens, k, num_experts, tile.slots)
     launch.run(
         expert_prefill_kernel,
-        (slot_tiles * triton.cdiv(n, tile.rows),),
+        (slot_tiles * launch.cdiv(n, tile.rows),),
         x,
         expert_boxes(w, tile.rows, tile.depth, paired) if bulk else w,
         plan.slots,

@@ -51,14 +51,14 @@ def workspace_sizes(num_tokens: int, num_experts: int, hidden_size: int, *, unif
     floats, ints = 8, 8  # a row for each program's token, and of combine_norm_route's eight
     for tokens in {1, *range(16, num_tokens, 16), num_tokens}:
         tile, split = _route_tile(tokens, hidden_size, uniform)
-        tiles = triton.cdiv(tokens, tile)
+        tiles = launch.cdiv(tokens, tile)
         floats, ints = max(floats, split * tiles * tile), max(ints, tiles)
     return floats * _padded(num_experts), ints
 
 
 def _padded(num_experts: int) -> int:
     """Experts as kernels count them: a power of two, and enough rows for the matrix unit."""
-    return max(16, triton.next_power_of_2(num_experts))
+    return max(16, launch.next_power_of_2(num_experts))
 
 
 def route(
@@ -84,7 +84,7 @@ def route(
     tile, split = _route_tile(num_tokens, hidden, uniform)
     launch.run(
         route_kernel,
-        (triton.cdiv(num_tokens, tile), split),
+        (launch.cdiv(num_tokens, tile), split),
         x,
         gate,
         bias,
@@ -101,7 +101,7 @@ def route(
         TOKENS=tile,
         DEPTH=DEPTH,
         SPLIT=split,
-        LANES=max(128, triton.next_power_of_2(num_experts)),
+        LANES=max(128, launch.next_power_of_2(num_experts)),
         num_warps=4,
         num_stages=2 if tile == 16 else 3,
         pdl=pdl,
@@ -129,7 +129,7 @@ def sort_by_expert(
     """
     num_tokens, k = ids.shape
     chosen = num_tokens * k
-    block = min(8192, max(128, triton.next_power_of_2(chosen)))
+    block = min(8192, max(128, launch.next_power_of_2(chosen)))
     launch.run(
         sort_kernel,
         (num_experts,),
@@ -141,7 +141,7 @@ def sort_by_expert(
         k,
         num_tokens * (k + num_shared),
         SLOTS_PER_TOKEN=k + num_shared,
-        EXPERTS=triton.next_power_of_2(num_experts),
+        EXPERTS=launch.next_power_of_2(num_experts),
         TILE=plan.tile,
         BLOCK=block,
         num_warps=4 if block <= 1024 else 8 if block <= 4096 else 16,

@@ -31,11 +31,11 @@ def embedding(ids: Tensor, table: Tensor, out: Tensor, *, pdl: bool = True) -> N
     """out[t] = table[ids[t]]. ids [T] int32 in [0, vocab), table [vocab, H], out [T, H]."""
     num_tokens, hidden = out.shape
     assert ids.shape[0] == num_tokens and table.shape[1] == hidden
-    launch.run(_embedding_kernel, (num_tokens,), ids, table, out, pdl=pdl, HIDDEN=hidden, BLOCK=triton.next_power_of_2(hidden))
+    launch.run(_embedding_kernel, (num_tokens,), ids, table, out, pdl=pdl, HIDDEN=hidden, BLOCK=launch.next_power_of_2(hidden))
 
 
 def _norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: Tensor, num_tokens: int, hidden: int, add: bool, pdl: bool) -> None:
-    block = triton.next_power_of_2(hidden)
+    block = launch.next_power_of_2(hidden)
     # H200, H = 2560, add_rms_norm with pdl, 2 | 4 | 8 warps: T = 1 1.13 | 1.06 | 1.04 µs, 256 2.48 | 2.42 | 2.42, 8192 42.4 | 42.4 | 42.1
     # (reading and writing: 38.1).
     num_warps = 4 if block <= 2048 else 8

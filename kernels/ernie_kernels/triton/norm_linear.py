@@ -46,7 +46,7 @@ def add_norm_linear(
         *(x, residual, norm_weight, w, total, out, n, eps),
         K=k,
         ROWS=_ROWS,
-        BLOCK=triton.next_power_of_2(k),
+        BLOCK=launch.next_power_of_2(k),
         SILU=silu,
         num_warps=_NUM_WARPS,
         pdl=pdl,

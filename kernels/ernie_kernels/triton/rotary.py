@@ -33,7 +33,7 @@ def rotary_kv_write(
     assert tuple(v_cache.shape) == tuple(k_cache.shape) and positions.shape[0] == slot_mapping.shape[0] == num_tokens
     # H200, 28 heads: 8 heads a program 0.92 µs at T = 1 and 1.2 at 64, but 41 at 8192, where all 28 take 31.5 (read and write: 26.7).
     heads_per_program, num_warps = (8, 4) if num_tokens <= 64 else (32, 8)
-    grid = (num_tokens, triton.cdiv(num_heads + 2 * num_kv_heads, heads_per_program))
+    grid = (num_tokens, launch.cdiv(num_heads + 2 * num_kv_heads, heads_per_program))
     launch.run(
         _rotary_kv_write_kernel,
         grid,
@@ -101,7 +101,7 @@ def rope_rows(cos_sin: Tensor, positions: Tensor, axes: Tensor, out: Tensor) -> 
     """out[t, j] = cos_sin[positions[axes[j mod d / 2], t], j]. cos_sin [P, d], out [T, d] float32; positions [3, T], axes [d / 2] int32."""
     num_tokens, head_dim = out.shape
     assert cos_sin.shape[1] == head_dim == 2 * axes.shape[0] and tuple(positions.shape) == (3, num_tokens)
-    block = triton.next_power_of_2(head_dim)
+    block = launch.next_power_of_2(head_dim)
     launch.run(_rope_rows_kernel, (num_tokens,), cos_sin, positions, axes, out, num_tokens, HEAD_DIM=head_dim, BLOCK=block)
 
 

@@ -23,8 +23,8 @@ def set_token_counts(token_counts: Tensor, slot: int, token_ids: Tensor, num_pro
     """
     slots, vocab_size = token_counts.shape
     assert 0 <= slot < slots and 0 <= num_prompt_tokens <= num_tokens <= token_ids.shape[0]
-    launch.run(_clear_kernel, (triton.cdiv(vocab_size, _BLOCK),), token_counts, slot, vocab_size, BLOCK=_BLOCK)
-    grid = (max(1, triton.cdiv(num_tokens, _BLOCK)),)
+    launch.run(_clear_kernel, (launch.cdiv(vocab_size, _BLOCK),), token_counts, slot, vocab_size, BLOCK=_BLOCK)
+    grid = (max(1, launch.cdiv(num_tokens, _BLOCK)),)
     launch.run(_count_kernel, grid, token_counts, slot, vocab_size, token_ids, num_prompt_tokens, num_tokens, BLOCK=_BLOCK)
 
 

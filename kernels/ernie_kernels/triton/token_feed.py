@@ -17,7 +17,7 @@ def feed_tokens(token_ids: Tensor, sampled: Tensor, out: Tensor) -> None:
     token_ids, out [T] int32; sampled [R] int32.
     """
     num_tokens = token_ids.shape[0]
-    launch.run(_feed_tokens_kernel, (triton.cdiv(num_tokens, _BLOCK),), token_ids, sampled, out, num_tokens, BLOCK=_BLOCK)
+    launch.run(_feed_tokens_kernel, (launch.cdiv(num_tokens, _BLOCK),), token_ids, sampled, out, num_tokens, BLOCK=_BLOCK)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])

@@ -40,8 +40,8 @@ def vision_attention(qkv: Tensor, cos_sin: Tensor, scale: float, out: Tensor) ->
         *(qkv, cos_sin, patches),
         HEADS=num_heads,
         HEAD_DIM=head_dim,
-        HEAD_BLOCK=triton.next_power_of_2(2 * num_heads),
-        HALF_BLOCK=triton.next_power_of_2(head_dim // 2),
+        HEAD_BLOCK=launch.next_power_of_2(2 * num_heads),
+        HALF_BLOCK=launch.next_power_of_2(head_dim // 2),
     )
     if launch.runs_on_hopper(_vision_attention_kernel) and hopper.can_serve(head_dim, width):
         hopper.launch_vision_attention(qkv, scale, out, patches, head_dim)
@@ -50,14 +50,14 @@ def vision_attention(qkv: Tensor, cos_sin: Tensor, scale: float, out: Tensor) ->
     rest = max(0, head_dim - first)
     launch.run(
         _vision_attention_kernel,
-        (triton.cdiv(patches, _ROWS), num_heads, rows // patches),
+        (launch.cdiv(patches, _ROWS), num_heads, rows // patches),
         *(qkv, out, patches, scale / math.log(2)),
         num_warps=8,
         num_stages=_STAGES,
         HEADS=num_heads,
         HEAD_DIM=head_dim,
         FIRST=first,
-        REST=max(_LEAST, triton.next_power_of_2(rest)) if rest else 0,
+        REST=max(_LEAST, launch.next_power_of_2(rest)) if rest else 0,
         ROWS=_ROWS,
         KEYS=_KEYS,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -31,6 +30,8 @@ _TILE = 128
 """Keys of a tile."""
 _STAGES = 3
 """Tiles under way."""
+_LAYOUTS = {columns: gl.NVMMASharedLayout(2 * columns, element_bitwidth=16, rank=3) for columns in (_FIRST, _REST)}
+"""Of the boxes of so many columns in shared memory; made once, for to make one takes longer than a launch."""
 
 
 def can_serve(head_dim: int, width: int) -> bool:
@@ -43,13 +44,10 @@ def launch_vision_attention(qkv: Tensor, scale: float, out: Tensor, patches: int
     rows, width = out.shape
     frames = rows // patches
     shape, strides = [frames, patches, 3 * width], [patches * 3 * width, 3 * width, 1]
-    first, rest = (
-        TensorDescriptor(qkv, shape, strides, [1, _TILE, columns], gl.NVMMASharedLayout(2 * columns, element_bitwidth=16, rank=3))
-        for columns in (_FIRST, _REST)
-    )
+    first, rest = (TensorDescriptor(qkv, shape, strides, [1, _TILE, columns], layout) for columns, layout in _LAYOUTS.items())
     launch.run(
         _vision_attention_kernel,
-        (triton.cdiv(patches, 2 * _ROWS), width // head_dim, frames),
+        (launch.cdiv(patches, 2 * _ROWS), width // head_dim, frames),
         *(qkv, first, rest, out, patches, scale / math.log(2)),
         num_warps=4,
         HEADS=width // head_dim,

@@ -21,7 +21,7 @@ def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor, out: Tensor) -> 
     """out = (x / 255 − mean) / std. pixels uint8, out [N, W]; mean, std [W] float32."""
     num_patches, width = pixels.shape
     assert tuple(out.shape) == (num_patches, width) and mean.shape[0] == std.shape[0] == width
-    block = triton.next_power_of_2(width)
+    block = launch.next_power_of_2(width)
     launch.run(_normalize_pixels_kernel, (num_patches,), pixels, mean, std, out, width, BLOCK=block)
 
 
@@ -40,7 +40,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor)
     """out = (x − mean) / √(variance + eps) · weight + bias, in float32, rounded once. x, out [T, H]; weight, bias [H] float32."""
     num_tokens, hidden = x.shape
     assert weight.shape[0] == bias.shape[0] == hidden and tuple(out.shape) == tuple(x.shape)
-    block = triton.next_power_of_2(hidden)
+    block = launch.next_power_of_2(hidden)
     num_warps = 4 if block <= 2048 else 8
     launch.run(_layer_norm_kernel, (num_tokens,), x, weight, bias, out, eps, num_warps=num_warps, HIDDEN=hidden, BLOCK=block)
 
@@ -72,7 +72,7 @@ def add_bias(x: Tensor, bias: Tensor, residual: Tensor | None = None, kind: str 
     num_tokens, width = x.shape
     assert bias.shape[0] == width and (residual is None or tuple(residual.shape) == tuple(x.shape))
     added = x if residual is None else residual
-    grid = (num_tokens, triton.cdiv(width, _BLOCK))
+    grid = (num_tokens, launch.cdiv(width, _BLOCK))
     launch.run(_add_bias_kernel, grid, x, bias, added, width, KIND=KINDS[kind], ADD=residual is not None, BLOCK=_BLOCK)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from ._garbage import no_garbage_collection
+
 Tensor = Any
 
 name = "paddle"
@@ -219,9 +221,10 @@ def capture(function: Callable[[], None]) -> Any:
     from paddle.device.cuda.graphs import CUDAGraph
 
     graph = CUDAGraph(pool_id=_graph_memory_pool())
-    graph.capture_begin()
-    function()
-    graph.capture_end()
+    with no_garbage_collection():
+        graph.capture_begin()
+        function()
+        graph.capture_end()
     return graph
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._garbage import no_garbage_collection
+
 Tensor = Any
 
 name = "torch"
@@ -190,7 +192,7 @@ def _keeper() -> Any:
 
 def capture(function: Callable[[], None]) -> Any:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=_keeper().pool()):
+    with no_garbage_collection(), torch.cuda.graph(graph, pool=_keeper().pool()):
         function()
     return graph
 
