@@ -18,7 +18,7 @@ from transformers import (
 
 from ernie_backend.config import EngineConfig, ModelConfig
 from ernie_backend.core.outputs import SchedulerOutput
-from ernie_backend.execution.input_batch import build_input_batch
+from ernie_backend.execution.input_batch import build_input_batch, lay_out, upload
 from ernie_backend.execution.model_runner import ModelRunner
 from ernie_backend.execution.weights import load_model
 from ernie_kernels import ops
@@ -174,6 +174,31 @@ def test_logits_of_a_prompt_with_images(world: World, chosen_by_kind: list[torch
         routed, undecided = world.routed(prompt)
         same = same_experts(routed, torch.stack(chosen_by_kind), undecided)
     check_logits(ours, world.expected(prompt), same)
+
+
+@pytest.mark.parametrize("world", ["ocr"], indirect=True)
+def test_a_graph_with_images_computes_what_launches_do(world: World) -> None:
+    """Two prompts that decode, the rest of one whose image was cut, and one with two images, in one step; padded to 4 and 192."""
+    prompts = [make_prompt(seed, parts) for seed, parts in enumerate([[20], [9], [5, (1, 20, 30), 9], [3, (1, 8, 8), 2, (1, 10, 6), 7]])]
+    runner = world.runner()
+    assert runner.graphs is not None and runner.media is not None
+    hand = HandScheduler(runner, [p.token_ids for p in prompts], media=[p.media for p in prompts])
+    hand.step({0: 99, 1: 99, 2: 40})
+    step = hand.output({0: 1, 1: 1, 2: 500, 3: 500})
+    for new in step.new_sequences:
+        runner.states[new.sequence_id] = runner._state(new)
+    media = runner.media.prepare(step, runner.states)
+    assert media is not None and media.embeddings is not None
+    layout = lay_out(step, runner.states, runner.block_size, by_media=True)
+    graphs = runner.graphs.prompts
+    bucket = graphs.bucket(layout)
+    assert graphs.see and bucket == (4, 192)
+    captured, replayed = (graphs.compute(layout, bucket, media).clone() for _ in range(2))
+    batch = upload(layout, media)
+    assert batch.logits_rows is not None
+    expected = runner.model.forward(batch)[batch.logits_rows.long()]
+    assert replayed.shape == (4, expected.shape[1]) and torch.equal(captured, replayed)
+    assert float(torch.nn.functional.cosine_similarity(replayed.double(), expected.double(), dim=-1).min()) >= 0.99
 
 
 def test_logits_of_decode_steps_behind_images(world: World, chosen_by_kind: list[torch.Tensor]) -> None:

@@ -25,6 +25,10 @@ class CachedModel:
         """Hidden states [tokens, hidden]; writes the tokens' keys and values into the caches."""
         return self.model.forward(batch, self.caches, self.cos_sin)
 
+    def decode(self, x: Tensor, batch: InputBatch, cos_sin: Tensor) -> Tensor:
+        """`forward` from the tokens' embeddings [tokens, hidden] on, with a rotary table that the batch's positions are rows of."""
+        return self.model.decode(x, batch, self.caches, cos_sin)
+
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """Hidden states [rows, hidden] → logits [rows, vocab] float32, in `out` if that is given (GPU)."""
         return self.model.logits(hidden, out)

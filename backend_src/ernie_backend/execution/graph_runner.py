@@ -75,10 +75,10 @@ class GraphRunner:
         seen = media.prepare(step, states) if media is not None and sees else None
         layout = lay_out(step, states, self.block_size, by_media=seen is not None)
         sampling = [states[s.sequence_id] for s in step.scheduled if s.samples]
-        prompts = self.prompts.bucket(layout) if seen is None else None
+        prompts = self.prompts.bucket(layout) if seen is None or self.prompts.see else None
         if prompts is None:
             return self._launch_eagerly(upload(layout, seen), sampling)
-        return self._sample(self.prompts.compute(layout, prompts), sampling)
+        return self._sample(self.prompts.compute(layout, prompts, seen), sampling)
 
     def _launch_eagerly(self, batch: InputBatch, sampling: list[SequenceState]) -> PendingTokens:
         token_ids = xp.empty(batch.token_ids.shape, "int32")

@@ -26,6 +26,25 @@ class MediaBatch:
 
 
 @dataclass(frozen=True)
+class MediaLayout:
+    """The numbers of a `MediaBatch` on the host, and the rows that are on the device already."""
+
+    positions: np.ndarray  # [3, T] int32
+    visual: np.ndarray  # [T] bool
+    embedding_rows: np.ndarray  # [M] int32
+    embeddings: Tensor | None  # [M, hidden]; None if M is 0
+
+    def upload(self) -> MediaBatch:
+        return MediaBatch(
+            positions=xp.from_numpy(self.positions),
+            text_rows=xp.from_numpy(np.flatnonzero(~self.visual).astype(np.int32)),
+            visual_rows=xp.from_numpy(np.flatnonzero(self.visual).astype(np.int32)),
+            embedding_rows=None if self.embeddings is None else xp.from_numpy(self.embedding_rows),
+            embeddings=self.embeddings,
+        )
+
+
+@dataclass(frozen=True)
 class InputBatch:
     """T tokens of R sequences, in scheduling order."""
 
@@ -90,7 +109,7 @@ def lay_out(step: SchedulerOutput, states: Mapping[int, SequenceState], block_si
     )
 
 
-def upload(layout: StepLayout, media: MediaBatch | None = None) -> InputBatch:
+def upload(layout: StepLayout, media: MediaLayout | None = None) -> InputBatch:
     """The same on the device."""
     single, bounds = layout.num_single, layout.cu_seqlens_q
     return InputBatch(
@@ -110,12 +129,12 @@ def upload(layout: StepLayout, media: MediaBatch | None = None) -> InputBatch:
             rest_cu_seqlens_q=xp.from_numpy(bounds[single:] - single) if single else None,
         ),
         logits_rows=xp.from_numpy(layout.last_rows) if layout.last_rows.size else None,
-        media=media,
+        media=None if media is None else media.upload(),
     )
 
 
 def build_input_batch(
-    step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int, media: MediaBatch | None = None
+    step: SchedulerOutput, states: Mapping[int, SequenceState], block_size: int, media: MediaLayout | None = None
 ) -> InputBatch:
     """`lay_out` and `upload`."""
     return upload(lay_out(step, states, block_size, by_media=media is not None), media)

@@ -12,7 +12,7 @@ from ernie_kernels.xp import Tensor
 from ..core.outputs import ScheduledSequence, SchedulerOutput
 from ..protocol import MediaItem
 from .encoder_cache import EncoderCache
-from .input_batch import MediaBatch
+from .input_batch import MediaLayout
 from .sequence_state import SequenceState
 
 
@@ -35,7 +35,7 @@ class MediaInputs:
         ends = self._visual_ends
         return bool(ends) and any(s.num_computed_tokens < ends.get(s.sequence_id, 0) for s in step.scheduled)
 
-    def prepare(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> MediaBatch | None:
+    def prepare(self, step: SchedulerOutput, states: Mapping[int, SequenceState]) -> MediaLayout | None:
         """Positions, kinds and encoded rows of the step's tokens, in its order; None: they are all text."""
         ranges = [(states[s.sequence_id], s.num_computed_tokens, s.num_computed_tokens + s.num_scheduled_tokens) for s in step.scheduled]
         visual = np.concatenate(
@@ -50,13 +50,8 @@ class MediaInputs:
                     rows.append(np.arange(first + at - start, first + at - start + part.shape[0], dtype=np.int32))
                     parts.append(part)
             first += stop - start
-        return MediaBatch(
-            positions=xp.from_numpy(np.concatenate([_positions(state, start, stop) for state, start, stop in ranges], axis=1)),
-            text_rows=xp.from_numpy(np.flatnonzero(~visual).astype(np.int32)),
-            visual_rows=xp.from_numpy(np.flatnonzero(visual).astype(np.int32)),
-            embedding_rows=xp.from_numpy(np.concatenate(rows)) if rows else None,
-            embeddings=xp.concat(parts, axis=0) if parts else None,
-        )
+        positions = np.concatenate([_positions(state, start, stop) for state, start, stop in ranges], axis=1)
+        return MediaLayout(positions, visual, np.concatenate(rows or [np.zeros(0, np.int32)]), xp.concat(parts, axis=0) if parts else None)
 
     def _parts(self, scheduled: ScheduledSequence, state: SequenceState, start: int, stop: int) -> list[tuple[int, Tensor]]:
         """(place in the sequence, rows) of every item that has tokens in [start, stop)."""

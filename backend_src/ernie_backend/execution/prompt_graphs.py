@@ -4,6 +4,9 @@ Launched one by one, the kernels of such a step keep the host busy for longer th
 graph needs all sizes fixed, so a step is padded: first its sequences with one token each, then the tokens of the others, each part to one
 of a few sizes. What fills a row of the first part has no context. What fills up the tokens of the second is one more prompt, of token 0,
 whose keys are written nowhere and which reads whatever the first block holds.
+
+Where a model sees and computes all its tokens alike, a graph starts behind the embedding, and serves steps with images and videos, too.
+Where their tokens have experts of their own, the numbers of both kinds would have to be fixed: such steps are launched one by one.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from ernie_kernels.xp import Tensor
 
 from ..config import EngineConfig, ModelConfig
 from .cached_model import CachedModel
+from .embedded_tokens import EmbeddedTokens
 from .fixed_memory import FixedMemory
 from .graph_sizes import MOST_PROMPTS, can_be_captured, prompt_buckets
-from .input_batch import InputBatch, StepLayout
+from .input_batch import InputBatch, MediaLayout, StepLayout
+from .models.vision_language import VisionLanguageModel
 
 
 class Bucket(NamedTuple):
@@ -65,6 +70,14 @@ class PromptGraphs:
         self._bounds = xp.from_numpy(np.arange(most + 1, dtype=np.int32))
         self._hidden = xp.empty([rows, model_config.hidden_size], ops.cache_dtype)
         self._graphs: dict[Bucket, Any] = {}
+        self._embedded: EmbeddedTokens | None = None
+        if isinstance(model.model, VisionLanguageModel) and not model_config.num_experts:
+            self._embedded = EmbeddedTokens(model.model, model.cos_sin, tokens, model_config.hidden_size)
+
+    @property
+    def see(self) -> bool:
+        """Whether a step may have images or videos."""
+        return self._embedded is not None
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -73,17 +86,23 @@ class PromptGraphs:
         return sorted((size for size in sizes if size.tokens <= self._most_padding and can_be_captured(sum(size))), key=sum, reverse=True)
 
     def bucket(self, layout: StepLayout) -> Bucket | None:
-        """That of a step without images or videos; None: it fits none."""
+        """That of a step, which has no images or videos unless graphs `see`; None: it fits none."""
         single, rest = layout.num_single, len(layout.token_ids) - layout.num_single
         if layout.max_query_len == 1 or len(layout.context_lens) - single > MOST_PROMPTS or rest > max(self._tokens, default=0):
             return None
         found = Bucket(next(size for size in self._single if size >= single), next(size for size in self._tokens if size >= rest))
         return found if found.tokens - rest <= self._most_padding and can_be_captured(sum(found)) else None
 
-    def compute(self, layout: StepLayout, bucket: Bucket) -> Tensor:
+    def compute(self, layout: StepLayout, bucket: Bucket, media: MediaLayout | None = None) -> Tensor:
         """Run the step; the hidden states [number of sampling sequences, hidden] in front of the head, until the next step."""
         self._fill(layout, bucket)
         self._memory.send(bucket.single + MOST_PROMPTS + 1)
+        if self._embedded is not None:
+            total, places = sum(bucket), np.arange(len(layout.token_ids), dtype=np.int32)
+            places[layout.num_single :] += bucket.single - layout.num_single
+            positions = np.zeros((3, total), np.int32)
+            positions[:, places] = layout.positions if media is None else media.positions
+            self._embedded.fill(self._token_ids(total), positions, media, places)
         self._run(bucket)
         return self._hidden[: len(layout.last_rows)]
 
@@ -106,8 +125,6 @@ class PromptGraphs:
     def _launch(self, bucket: Bucket) -> None:
         device, host = self._memory.device, self._memory.host
         single, total, rows = bucket.single, bucket.single + bucket.tokens, bucket.single + MOST_PROMPTS + 1
-        token_ids = xp.empty([total], "int32")
-        feed_tokens(device["token_ids"][:total], self._sampled, token_ids)
         rest = device["rest_cu_seqlens_q"]
         metadata = ops.AttentionMetadata(
             cu_seqlens_q=self._bounds[: single + 1] if single else rest,  # of the first part alone, as the operator reads it
@@ -121,9 +138,19 @@ class PromptGraphs:
             num_single=single,
             rest_cu_seqlens_q=rest if single else None,
         )
-        batch = InputBatch(token_ids, device["positions"][:total], device["slot_mapping"][:total], metadata, None)
-        hidden = self._model.forward(batch)
+        given, slots = self._embedded, device["slot_mapping"][:total]
+        if given is None:
+            hidden = self._model.forward(InputBatch(self._token_ids(total), device["positions"][:total], slots, metadata, None))
+        else:
+            batch = InputBatch(device["token_ids"][:total], given.rows[:total], slots, metadata, None)
+            hidden = self._model.decode(given.x[:total], batch, given.cos_sin[:total])
         xp.copy_(self._hidden[:rows], xp.take(hidden, device["last_rows"][:rows], axis=0))
+
+    def _token_ids(self, total: int) -> Tensor:
+        """Those that were sent, and in the place of placeholders what the step before chose."""
+        token_ids = xp.empty([total], "int32")
+        feed_tokens(self._memory.device["token_ids"][:total], self._sampled, token_ids)
+        return token_ids
 
     def _fill(self, layout: StepLayout, bucket: Bucket) -> None:
         host, single, first = self._memory.host, layout.num_single, bucket.single

@@ -33,8 +33,15 @@ class VisionLanguageModel(Ernie45ForCausalLM, ABC):
         media = batch.media
         if media is None:
             return super().forward(batch, caches, cos_sin)
-        x = self.embedding.forward(batch.token_ids)
-        if media.embeddings is not None:
-            xp.put_(x, media.embedding_rows, media.embeddings)
-        table = ops.rope_rows(cos_sin, media.positions, self.rope_axes)
+        x, table = self.embed(batch.token_ids, media.positions, media.embedding_rows, media.embeddings, cos_sin)
         return self.decode(x, replace(batch, positions=xp.arange(x.shape[0])), caches, table)
+
+    def embed(
+        self, token_ids: Tensor, positions: Tensor, embedding_rows: Tensor | None, embeddings: Tensor | None, cos_sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `decode` starts from: the tokens' embeddings [T, hidden], in `embedding_rows` those of what is seen, and a rotary table
+        [T, head_dim] with a row for each. positions [3, T] int32."""
+        x = self.embedding.forward(token_ids)
+        if embeddings is not None:
+            xp.put_(x, embedding_rows, embeddings)
+        return x, ops.rope_rows(cos_sin, positions, self.rope_axes)
