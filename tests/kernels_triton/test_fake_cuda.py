@@ -83,3 +83,10 @@ def test_a_decode_step_with_paddle_tensors(environment: dict[str, str], kind: st
         for attention in (launch for launch in launches if launch["kernel"] == "_decode_attention_kernel"):
             assert (attention["grid_x"], attention["grid_z"]) == (1, batch)  # key heads, requests
         assert launches[-3]["grid_x"] * launches[-3]["grid_y"] == (640 // 4 if batch == 1 else 640 // 16)  # the head's programs
+
+
+@pytest.mark.parametrize("kind", ["moe", "vl"])
+def test_no_kernel_is_compiled_behind_the_warm_up(environment: dict[str, str], kind: str) -> None:
+    """150 steps of text, or of text and an image, of random lengths: one compilation of 0.2 to 1 s would hold up every answer under way."""
+    found = run(environment, "late_compiles", kind)
+    assert found["at start"] > 50 and found["late"] == []

@@ -26,12 +26,12 @@ from .cached_model import CachedModel
 from .decode_rows import DecodeRows
 from .device_sampler import DeviceSampler, PendingTokens
 from .graph_sizes import batch_buckets
-from .input_batch import InputBatch, lay_out, upload
+from .input_batch import InputBatch, MediaLayout, lay_out, upload
 from .media_inputs import MediaInputs
 from .prompt_graphs import PromptGraphs
 from .sequence_state import SequenceState
 
-_WARM_UP_LENGTHS = (1, 2, 9, 16, 24, 32, 40, 64, 100, 128, 256, 500, 512, 520, 640, 1024, 2000, 2048, 4096, 8192)
+_WARM_UP_LENGTHS = (1, 2, 9, 16, 24, 32, 40, 64, 100, 128, 256, 320, 500, 512, 520, 640, 1024, 2000, 2048, 4096, 8192)
 """One of each kind that kernels are compiled for beside the graphs: short, long, whole and broken tiles, multiples of 16 (faster loads)
 and not."""
 
@@ -49,6 +49,9 @@ class GraphRunner:
         self.model = model
         self.block_size = engine_config.block_size_tokens
         self.max_model_len = engine_config.max_model_len
+        self.hidden_size = model_config.hidden_size
+        self.two_kinds = bool(model_config.vision_moe_intermediate_size)
+        """Whether tokens of images have experts of their own."""
         self.buckets = batch_buckets(engine_config.max_num_seqs)
         self.sampler = DeviceSampler(model_config.vocab_size, engine_config.max_num_seqs)
         self.rows = DecodeRows(engine_config.max_num_seqs, engine_config.blocks_per_sequence, self.block_size, self.sampler.masks)
@@ -143,13 +146,17 @@ class GraphRunner:
         # Beside a prompt, one of each way to cut the attention of a step's single tokens (`attention_decode.plan_decode`).
         mixed = sorted({min(count, self.buckets[-1] - 1) for count in (1, 3, 64, 256)} - {0}) if prompt_lengths is None else ()
         prompts = self.prompts.buckets if prompt_lengths is None else ()
-        total = len(lengths) + len(mixed) + len(prompts) + 2 * len(buckets)
+        seen = [length for length in lengths if 2 * length <= max_tokens_in_step] if self.two_kinds else []
+        total = len(lengths) + len(mixed) + len(seen) + len(prompts) + 2 * len(buckets)
         with tqdm(total=total, desc="Compiling kernels and capturing graphs", unit="step") as bar:
             for length in lengths:
                 self._warm_up_prompt(length)
                 bar.update()
             for count in mixed:
                 self._warm_up_prompt(max(1, min(16, max_tokens_in_step - count)), num_single=count)
+                bar.update()
+            for length in seen:
+                self._warm_up_prompt(length, num_visual=length)
                 bar.update()
             for sizes in prompts:
                 self.prompts.warm_up(sizes)
@@ -161,8 +168,9 @@ class GraphRunner:
                     bar.update()
         xp.synchronize()
 
-    def _warm_up_prompt(self, length: int, num_single: int = 0) -> None:
-        """A step with a prompt of `length` tokens beside the second token of `num_single` others."""
+    def _warm_up_prompt(self, length: int, num_single: int = 0, num_visual: int = 0) -> None:
+        """A step with a prompt of `length` tokens, and then `num_visual` of an image, beside the second token of `num_single` others."""
+        length += num_visual
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, repetition_penalty=1.1, logprobs=1)
         states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0, self.sampler.vocab_size)}
         blocks = tuple(range(-(-length // self.block_size)))
@@ -171,6 +179,15 @@ class GraphRunner:
             states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0, self.sampler.vocab_size)
             scheduled.append(ScheduledSequence(sequence_id, 1, 1, blocks, samples=True))
         step = _short_ones_first(SchedulerOutput((), tuple(scheduled), ()))
-        pending = self._launch_eagerly(upload(lay_out(step, states, self.block_size)), [states[s.sequence_id] for s in step.scheduled])
+        layout = lay_out(step, states, self.block_size)
+        media = self._seen(len(layout.token_ids), num_visual) if num_visual else None
+        pending = self._launch_eagerly(upload(layout, media), [states[s.sequence_id] for s in step.scheduled])
         self.sampler.receive(pending)
         self.sampler.forget(tuple(states))
+
+    def _seen(self, num_tokens: int, num_visual: int) -> MediaLayout:
+        """The last tokens of a step are those of an image, of which nothing is seen."""
+        rows = np.arange(num_tokens - num_visual, num_tokens, dtype=np.int32)
+        positions = np.broadcast_to(np.arange(num_tokens, dtype=np.int32), (3, num_tokens))
+        nothing = xp.zeros([num_visual, self.hidden_size], ops.cache_dtype)
+        return MediaLayout(positions, np.isin(np.arange(num_tokens), rows), rows, nothing)

@@ -262,7 +262,7 @@ def expert_gemv_kernel(
         tl.store(out_ptr + slot * N + out_row, y.to(out_ptr.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "candidates"])  # as in linear.tile_kernel
 def expert_tile_kernel(
     x_ptr,  # [T, K] with PAIRED, else [slots, K]
     w_ptr,  # [E + SHARED, N, K]

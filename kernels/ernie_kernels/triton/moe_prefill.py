@@ -98,7 +98,7 @@ def launch_prefill(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "slot_tiles", "shared_tiles"])  # as in linear.tile_kernel
 def expert_prefill_kernel(
     x_ptr,  # [T, K] with PAIRED, else [slots, K]
     w,  # [E + SHARED, N, K]: a pointer, or with BULK expert_boxes

@@ -158,7 +158,7 @@ def bfloat16_parts(w):
     return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])  # as in linear.tile_kernel
 def route_kernel(
     x_ptr,  # [T, H]
     gate_ptr,  # [E, H] float32
@@ -264,7 +264,7 @@ def choose(
         tl.store(weights_ptr + token * CHOICES + rank, weight / norm, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chosen", "sentinel"])  # as in linear.tile_kernel
 def sort_kernel(
     ids_ptr,  # [chosen] int32
     slots_ptr,  # [tiles · TILE] int32

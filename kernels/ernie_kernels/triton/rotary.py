@@ -105,7 +105,7 @@ def rope_rows(cos_sin: Tensor, positions: Tensor, axes: Tensor, out: Tensor) -> 
     launch.run(_rope_rows_kernel, (num_tokens,), cos_sin, positions, axes, out, num_tokens, HEAD_DIM=head_dim, BLOCK=block)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # as in linear.tile_kernel
 def _rope_rows_kernel(
     cos_sin_ptr,  # [P, HEAD_DIM] float32
     positions_ptr,  # [3, T] int32
