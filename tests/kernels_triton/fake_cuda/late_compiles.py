@@ -1,7 +1,7 @@
 """Which kernels are compiled by steps behind the warm-up, over the fake libcuda: each would make everybody wait. Prints JSON.
 
-python -m tests.kernels_triton.fake_cuda.late_compiles {dense,moe,vl}, a process of its own like `launches`. Nothing is computed, so that what
-is sampled means nothing.
+python -m tests.kernels_triton.fake_cuda.late_compiles {dense,moe,vl}, a process of its own like `launches`. Nothing is computed, so that
+what is sampled means nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import random
 import sys
 from typing import Any
 
-import numpy as np
 import triton
 
 from ernie_kernels import launch, xp
