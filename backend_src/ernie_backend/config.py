@@ -55,7 +55,7 @@ class EngineConfig:
     """Of encoded images and videos, kept for the next turn about them. −1: as many as 512 MiB hold (1024 × 1024 pixels, which are 1,369
     tokens, take 7 MB on a GPU at hidden size 2560)."""
     max_processor_cache_gib: float = -1
-    """Of decoded images and videos, kept by each preprocess process for the next turn about them. 0 or −1: none."""
+    """Of decoded images and videos, kept by each preprocess process for the next turn about them. −1: half a GiB; 0: none."""
     delivery_window_responses: int = 32
     """Most responses of all requests together that postprocess has not yet consumed; further tokens wait and leave together."""
     stream_interval: int | None = None

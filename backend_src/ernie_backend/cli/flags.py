@@ -60,7 +60,7 @@ _ENGINE_FLAGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "max_processor_cache_gib": (
         "--max-processor-cache",
         number,
-        "GiB of decoded images and videos that each of the two preprocess processes keeps for the next turn (default: -1, none)",
+        "GiB of decoded images and videos that each of the two preprocess processes keeps for the next turn; 0: none (default: -1, 0.5)",
     ),
     "cpu_threads": ("--cpu-threads", integer, "threads of the CPU engine (default: all cores)"),
 }

@@ -265,4 +265,9 @@ def _media_pool(config: EngineConfig, preprocessor: Preprocessor) -> MediaPool |
 
     policy = FetchPolicy(tuple(config.allowed_media_domains or ()), config.allow_private_media, config.allowed_local_media_path)
     decoders = DecodeProcesses(find_python(), preprocessor.media.config, preprocessor.max_model_len)
-    return MediaPool(MediaLoader(Fetcher(policy), decoders, int(config.max_processor_cache_gib * 2**30)))
+    return MediaPool(MediaLoader(Fetcher(policy), decoders, _kept_bytes(config)))
+
+
+def _kept_bytes(config: EngineConfig) -> int:
+    """Of decoded files. Some by default: a chat sends its images with every turn, and to decode one of 1024 × 1024 takes 20 to 60 ms."""
+    return int((0.5 if config.max_processor_cache_gib == -1 else config.max_processor_cache_gib) * 2**30)
