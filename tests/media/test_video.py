@@ -58,6 +58,35 @@ def test_the_stamp_is_the_frames_time() -> None:
     assert np.abs(corner - np.asarray(other)[:12, :100]).max() > 50
 
 
+@pytest.mark.parametrize("kind", ["mp4", "mov"])
+@pytest.mark.parametrize(
+    ("degrees", "size", "corner"),
+    [(0, (160, 96), (-8, 8)), (90, (96, 160), (8, 8)), (180, (160, 96), (8, -8)), (-90, (96, 160), (-8, -8)), (45, (160, 96), (-8, 8))],
+)
+def test_what_was_filmed_sideways_is_turned_upright(kind: str, degrees: int, size: tuple[int, int], corner: tuple[int, int]) -> None:
+    """White where the frames have their lower left corner; `degrees` clockwise, which is how players turn it."""
+    with open_video(turned(kind, degrees)) as opened:
+        assert (opened.facts.width, opened.facts.height) == size
+        frames = [np.asarray(frame) for frame in opened.frames([3, 11])]
+    for frame in frames:
+        assert (frame.shape[1], frame.shape[0]) == size
+        assert frame[corner].mean() > 200 and frame.mean() < 80
+
+
+def turned(kind: str, degrees: int) -> bytes:
+    buffer = io.BytesIO()
+    picture = np.zeros((96, 160, 3), np.uint8)
+    picture[-24:, :24] = 255
+    with av.open(buffer, "w", format=kind) as container:
+        stream = container.add_stream("libx264", rate=4, options={"g": "5"})
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        stream.set_display_rotation(-degrees)
+        for _ in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
 class TestHostileFiles:
     def test_no_video_track(self) -> None:
         buffer = io.BytesIO()

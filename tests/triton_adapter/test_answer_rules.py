@@ -254,6 +254,7 @@ class TestWhatAnAnswerMustKeepTo:
             ({}, {"guided_choice": ["a", ""]}, "guided_choice", "not empty"),
             ({}, {"guided_choice": ["a" * 70_000]}, "guided_choice", "characters altogether"),
             ({}, {"structural_tag": "{"}, "structural_tag", "not valid JSON"),
+            ({}, {"structural_tag": {"type": ["x"], "triggers": ["<"], "structures": [STRUCTURE]}}, "structural_tag.type", "or left out"),
             ({}, {"structural_tag": []}, "structural_tag", "with structures and triggers"),
             ({}, {"structural_tag": {"structures": [STRUCTURE]}}, "structural_tag.triggers", "list of 1 to 64 strings"),
             ({}, {"structural_tag": {"triggers": ["<"], "structures": []}}, "structural_tag.structures", "list of 1 to 64 objects"),

@@ -1,7 +1,7 @@
 """From a video file to the chosen frames as RGB images with their time stamps; knows neither patches nor where the file came from.
 
 FFmpeg (PyAV) is told the container by name and gets no protocol but our bytes: it can neither guess a playlist nor open anything else.
-A first pass reads packets only, so that frames are known by number, time and place before one is decoded.
+A first pass reads packets only, so that frames are known by number, time and place before they are decoded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -31,14 +31,19 @@ CODECS = frozenset(
     ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "gif")
 )
 """What MP4, WebM, MOV and GIF files hold; FFmpeg's many other decoders stay out of reach."""
+_MAY_BE_TURNED = frozenset(("mov", "mp4"))
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+"""Counter-clockwise, for FFmpeg and Pillow alike."""
+_SIDEWAYS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the packets say, before anything is decoded."""
+    """What the packets say; of what is decoded, only which way up the first frame is."""
 
     width: int
     height: int
+    """As it is shown, turned upright."""
     duration_seconds: float
     times: tuple[int, ...]
     """Of each frame, ascending, in the stream's own unit."""
@@ -65,12 +70,17 @@ class Video:
         if codec.width * codec.height > MAX_FRAME_PIXELS:
             raise MediaError(f"has frames of more than {MAX_FRAME_PIXELS} pixels")
         self.facts = self._read_facts()
+        self._turn = self._upright()
+        if self._turn in _SIDEWAYS:
+            self.facts = replace(self.facts, width=self.facts.height, height=self.facts.width)
 
     def frames(self, indices: list[int]) -> Iterator[Image.Image]:
         """The frames of these ascending numbers, RGB, each stamped with its time. `MediaError` if one cannot be decoded."""
         end = time.monotonic() + DECODE_SECONDS
         facts = self.facts
         for index, image in zip(indices, self._decoded([facts.times[i] for i in indices], end), strict=True):
+            if self._turn is not None:
+                image = image.transpose(self._turn)
             draw_stamp(image, time_stamp(index * facts.duration_seconds / facts.num_frames))
             yield image
 
@@ -100,6 +110,18 @@ class Video:
         base = float(self._stream.time_base or 0)
         seconds = len(times) / float(rate) if rate else (times[-1] - times[0] + last_duration) * base
         return VideoFacts(codec.width, codec.height, seconds, tuple(times), tuple(keys))
+
+    def _upright(self) -> Image.Transpose | None:
+        """How frames are turned to be shown: telephones film sideways, and say so beside the frames. FFmpeg tells it with each of them.
+
+        Mirrors and angles between count as nothing, as for FastDeploy's decord."""
+        if not _MAY_BE_TURNED & set(self._container.format.name.split(",")):
+            return None
+        try:
+            frame = next(self._from_key_before(self.facts.times[0]), None)
+        except av.FFmpegError:
+            return None  # frames that are asked for may lie behind what is broken
+        return None if frame is None else _TURNS.get(frame.rotation % 360)
 
     def _decoded(self, wanted: list[int], end: float) -> Iterator[Image.Image]:
         """One image for each of these times: of the frame shown then."""

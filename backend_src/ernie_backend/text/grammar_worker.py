@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from ..protocol import GRAMMAR_LIMITS
 from .endless_grammar import without_text
@@ -25,6 +25,9 @@ ENDLESS = "it can produce no text, because each of its rules leads on to another
 MATCHES_NOTHING = "it can produce no text, because none matches it"
 LARGEST_BOUND = 1e17
 """Of a number's bounds; llguidance counts in 64 bits, and has no expression for 10^18 and more."""
+_LARK = re.compile(r"(?m)^\s*(?:%llguidance\b|[?!]?start\s*:(?!:))")
+"""What GBNF, whose rules are written with `::=`, has no line of."""
+_CODE = re.compile(r"(?s)\\(?:u(?P<four>[0-9a-fA-F]{4})|U(?P<eight>[0-9a-fA-F]{8})|.)")
 
 
 def _bounds(found: re.Match[str]) -> str:
@@ -58,7 +61,16 @@ def llguidance_grammar(kind: str, value: Any) -> dict[str, Any]:
         return tags_grammar(value)
     if kind == "regex":
         return json.loads(LLMatcher.grammar_from_regex(value))["grammars"][0]
-    return {"lark_grammar": any_to_lark(value)}
+    return {"lark_grammar": value if _LARK.search(value) else gbnf_to_lark(_CODE.sub(_character, value))}
+
+
+def _character(escape: re.Match[str]) -> str:
+    """In the place of GBNF's `\\u00e9` and `\\U0001f600`, of which gbnf_to_lark loses the zeros."""
+    digits = escape["four"] or escape["eight"]
+    code = int(digits, 16) if digits else -1
+    if not 0 <= code <= sys.maxunicode or 0xD800 <= code < 0xE000:
+        return escape[0]
+    return chr(code) if code >= 0x80 else f"\\x{code:02x}"
 
 
 def is_valid(error: str) -> bool:
@@ -113,7 +125,7 @@ def try_out(kind: str, value: Any) -> dict[str, str]:
         error = LLMatcher.validate_grammar(f'{{"grammars": [{grammar}]}}', limits=LLParserLimits(**GRAMMAR_LIMITS))
         if is_valid(error):
             error = error_of_use(kind, written)
-    except Exception as raised:  # any_to_lark has exceptions of its own
+    except Exception as raised:  # gbnf_to_lark has exceptions of its own
         grammar, error = "", str(raised) or type(raised).__name__
     if not is_valid(error):
         return {"error": in_users_words(error)[:MAX_ERROR_CHARACTERS]}

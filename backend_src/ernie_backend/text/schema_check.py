@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from . import schema_recursion
+from .schema_numbers import check_numbers
 from .schema_references import LISTS_OF_SCHEMAS, MAPS_OF_SCHEMAS, SCHEMAS, shortened
 
 MAX_DEPTH = 64
@@ -29,8 +30,14 @@ def check_schema(schema: Any, place: str) -> None:
 
 def check_end(schema: dict[str, Any], place: str) -> None:
     """Of a checked schema that a grammar holds an answer to. Raises `InvalidRequestError` if no text that ends fulfils it, or if a `$ref`
-    points to what is no schema."""
-    schema_recursion.check_end(schema, place, lambda target, where: _check(target, where, 0))
+    points to what is no schema, or if it holds a number that no grammar can hold an answer to."""
+    check_numbers(schema, place)
+
+    def check_target(target: Any, where: str) -> None:
+        _check(target, where, 0)
+        check_numbers(target, where)
+
+    schema_recursion.check_end(schema, place, check_target)
 
 
 def _check(schema: Any, place: str, depth: int) -> None:

@@ -5,14 +5,13 @@ Knows no template and no grammar. Whatever cannot be rendered is refused by its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
 from ..known_fields import WITHOUT_EFFECT, check_known
-from ..strict_json import holds_half_character
+from ..strict_json import read_object
 from .schema_check import check_schema
 
 MAX_TOOLS = 128
@@ -190,19 +189,13 @@ def _tool_call(call: Any, place: str) -> dict[str, Any]:
 
 
 def _arguments(given: Any, place: str) -> dict[str, Any]:
-    value = given
-    if isinstance(given, str):
-        try:
-            value = json.loads(given) if given.strip() else {}
-        except (ValueError, RecursionError):
-            raise InvalidRequestError(f"{place} is not valid JSON.", param=place) from None
-        if holds_half_character(given):  # in escapes of its own: not seen when the request was read
-            raise InvalidRequestError(f"{place} is not valid Unicode: it holds half of a surrogate pair.", param=place)
-    if value is None:
+    if given is None:
         return {}
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{place} must be an object or the JSON of one, got {json_kind(value)}.", param=place)
-    return value
+    if isinstance(given, str):
+        return {} if given.strip() in ("", "null") else read_object(given, place, place, within=place)
+    if not isinstance(given, dict):
+        raise InvalidRequestError(f"{place} must be an object or the JSON of one, got {json_kind(given)}.", param=place)
+    return given
 
 
 def check_tool_results(messages: Sequence[dict[str, Any]]) -> None:

@@ -91,6 +91,8 @@ def _tags(value: Any, place: str) -> list[Tag]:
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{place} must be an object with structures and triggers, got {json_kind(value)}.", param=place)
     check_known(value, ("type", "structures", "triggers"), place)
+    if value.get("type", "structural_tag") != "structural_tag":
+        raise InvalidRequestError(f"{place}.type must be 'structural_tag', or left out.", param=f"{place}.type")
     structures, triggers = value.get("structures"), value.get("triggers")
     if not isinstance(triggers, list) or not 1 <= len(triggers) <= MAX_TAGS or not all(isinstance(t, str) and t for t in triggers):
         raise InvalidRequestError(
