@@ -23,7 +23,7 @@ ID = 1234567890123456789
         ({"items": [{}, {"additionalProperties": {"const": ID}}]}, "s.items[1].additionalProperties.const"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"const": ID}}}, "s.$defs.a.const"),
         ({"$ref": "#/x", "x": {"const": ID}}, "s.x.const"),
-        ({"type": "integer", "minimum": 2**53 + 1}, "s.minimum"),
+        ({"type": "integer", "multipleOf": 2**53 + 1}, "s.multipleOf"),
         ({"const": 10**400}, "s.const"),
     ],
 )
@@ -38,6 +38,12 @@ def test_an_integer_that_would_become_another_one_is_refused(schema: dict[str, A
 def test_what_passes_is_what_an_answer_says(value: Any) -> None:
     check_end({"const": value}, "s")
     assert json.loads(_forced({"const": value, "x-guidance": {"whitespace_flexible": False}})) == value
+
+
+@pytest.mark.parametrize("largest", [2**63 - 1, 2**64 - 1])
+def test_bounds_of_64_bits_are_taken(largest: int) -> None:
+    """As generated schemas of tools give them."""
+    check_end({"type": "integer", "minimum": -largest, "maximum": largest, "exclusiveMaximum": largest + 2}, "s")
 
 
 def test_this_is_still_why() -> None:
