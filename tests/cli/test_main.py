@@ -50,6 +50,15 @@ def test_flags_that_do_not_fit_the_model(tmp_path: Path, capsys: pytest.CaptureF
     assert "--max-model-len: max_model_len (9999) exceeds the model's context of 4096 tokens." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [(), ("--max-model-len", "65")])
+def test_too_few_blocks_end_before_anything_starts(more: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--num-gpu-blocks-override", "1", *more, "--tritonserver", "nowhere"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--num-gpu-blocks-override: num_blocks (1 of 64 tokens) must hold at least one sequence of max_model_len" in error
+    assert main(["serve", "--num-gpu-blocks-override", "2", "--max-model-len", "65", "--tritonserver", "nowhere"]) == 2
+    assert "--tritonserver" in capsys.readouterr().err.splitlines()[-1], "two blocks hold 65 tokens"
+
+
 def test_a_folder_without_weights_names_the_flag_that_needs_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("num_hidden_layers=2", "hidden_size=64", "num_attention_heads=1", "num_key_value_heads=1", "head_dim=64")
     folder = str(tmp_path / "model")
