@@ -54,22 +54,24 @@ def keys_of_environment(environment: Mapping[str, str]) -> tuple[str, ...]:
 def read_key_file(path: str | Path) -> tuple[ApiKey, ...]:
     """One key a line, behind it its scopes with commas between them; `#` begins a comment line. An empty file lets nobody in.
 
-    Raises `ConfigError` that names the line, never what stands in it.
+    Raises `ConfigError` that names file and line, never what stands in it.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_bytes().splitlines()  # of bytes: a text also breaks at signs that no editor counts as a line's end
     except OSError as error:
-        raise ConfigError(f"The file of API keys cannot be read: {error.strerror}.", param="api_key_file") from None
-    except UnicodeDecodeError:
-        raise ConfigError("The file of API keys is not UTF-8 text.", param="api_key_file") from None
+        raise ConfigError(f"The file of API keys {str(path)!r} cannot be read: {error.strerror}.", param="api_key_file") from None
     keys: dict[bytes, ApiKey] = {}
     for number, line in enumerate(lines, 1):
-        words = line.split()
+        where = f"Line {number} of the file of API keys {str(path)!r}"
+        try:
+            words = line.decode().split()
+        except UnicodeDecodeError:
+            raise ConfigError(f"{where} is not UTF-8 text.", param="api_key_file") from None
         if not words or words[0].startswith("#"):
             continue
-        key = _key_of_line(words, number)
+        key = _key_of_line(words, where)
         if key.digest in keys:
-            raise ConfigError(f"Line {number} of the file of API keys repeats a key.", param="api_key_file")
+            raise ConfigError(f"{where} repeats a key.", param="api_key_file")
         keys[key.digest] = key
     return tuple(keys.values())
 
@@ -88,8 +90,7 @@ def left_open(path: str | Path) -> str | None:
     return f"can be {what} by others than its owner (mode {stat.S_IMODE(mode):03o}). Keep it to that one: chmod 600"
 
 
-def _key_of_line(words: list[str], number: int) -> ApiKey:
-    where = f"Line {number} of the file of API keys"
+def _key_of_line(words: list[str], where: str) -> ApiKey:
     if len(words) > 2:
         raise ConfigError(f"{where} must be a key and, behind it, scopes such as infer,metrics.", param="api_key_file")
     scopes = frozenset(words[1].split(",")) if len(words) == 2 else DEFAULT_SCOPES

@@ -274,14 +274,7 @@ def _cache_blocks(config: EngineConfig, bytes_per_block: int, budget_bytes: int,
     """As configured; else all that the budget allows (GPU), or what max_num_seqs full sequences need, if it allows that (CPU)."""
     from .execution.memory import CPU_CACHE_SHARE
 
-    least = config.blocks_per_sequence
     if config.num_blocks is not None:
-        if config.num_blocks < least:
-            raise ConfigError(
-                f"num_blocks ({config.num_blocks} of {config.block_size_tokens} tokens) must hold at least one sequence of max_model_len "
-                f"({config.max_model_len} tokens, {least} blocks). Raise --num-gpu-blocks-override or lower --max-model-len.",
-                param="num_blocks",
-            )
         wanted, free = config.num_blocks * bytes_per_block, budget_bytes / CPU_CACHE_SHARE
         if not on_gpu and wanted > free:  # a GPU says so itself; here the operating system would kill someone, later
             raise ConfigError(
@@ -290,7 +283,7 @@ def _cache_blocks(config: EngineConfig, bytes_per_block: int, budget_bytes: int,
                 param="num_blocks",
             )
         return config.num_blocks
-    affordable = max(0, budget_bytes) // bytes_per_block
+    least, affordable = config.blocks_per_sequence, max(0, budget_bytes) // bytes_per_block
     if affordable < least:
         raise ConfigError(
             f"One sequence of max_model_len ({config.max_model_len} tokens) needs {least * bytes_per_block / 2**30:.1f} GiB of KV cache, "

@@ -197,8 +197,14 @@ class EngineConfig:
                 f"Without chunked prefill, max_num_batched_tokens ({batched}) must be at least max_model_len ({max_model_len}).",
                 param="max_num_batched_tokens",
             )
-        values = {**asdict(self), "max_model_len": max_model_len, "max_num_batched_tokens": batched}
-        return EngineConfig(**values)
+        config = EngineConfig(**{**asdict(self), "max_model_len": max_model_len, "max_num_batched_tokens": batched})
+        if config.num_blocks is not None and config.num_blocks < config.blocks_per_sequence:
+            raise ConfigError(
+                f"num_blocks ({config.num_blocks} of {config.block_size_tokens} tokens) must hold at least one sequence of max_model_len "
+                f"({max_model_len} tokens, {config.blocks_per_sequence} blocks). Raise --num-gpu-blocks-override or lower --max-model-len.",
+                param="num_blocks",
+            )
+        return config
 
     @property
     def acknowledge_every_responses(self) -> int:

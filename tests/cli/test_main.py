@@ -50,6 +50,28 @@ def test_flags_that_do_not_fit_the_model(tmp_path: Path, capsys: pytest.CaptureF
     assert "--max-model-len: max_model_len (9999) exceeds the model's context of 4096 tokens." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [(), ("--max-model-len", "65")])
+def test_too_few_blocks_end_before_anything_starts(more: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--num-gpu-blocks-override", "1", *more, "--tritonserver", "nowhere"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--num-gpu-blocks-override: num_blocks (1 of 64 tokens) must hold at least one sequence of max_model_len" in error
+    assert main(["serve", "--num-gpu-blocks-override", "2", "--max-model-len", "65", "--tritonserver", "nowhere"]) == 2
+    assert "--tritonserver" in capsys.readouterr().err.splitlines()[-1], "two blocks hold 65 tokens"
+
+
+def test_a_folder_without_weights_names_the_flag_that_needs_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("num_hidden_layers=2", "hidden_size=64", "num_attention_heads=1", "num_key_value_heads=1", "head_dim=64")
+    folder = str(tmp_path / "model")
+    assert main(["random-checkpoint", "--like", "ERNIE-4.5-0.3B", "--out", folder, "--no-weights", "--set", *sizes]) == 0
+    capsys.readouterr()
+    no_program = ("--tritonserver", "nowhere")  # where the start ends if the weights are not asked for
+    assert main(["serve", "--model", folder, *no_program]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"ernie-triton serve: error: The model folder {folder!r} holds no weights") and "--load-format dummy" in error
+    assert main(["serve", "--model", folder, "--load-format", "dummy", *no_program]) == 2
+    assert "--tritonserver" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_without_a_model_the_demo_model_is_served(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--max-model-len", "9999"]) == 2
     said, error = capsys.readouterr().err.splitlines()

@@ -52,8 +52,8 @@ def test_keys_come_from_flags_environment_and_file(tmp_path: Path) -> None:
     [
         (("--api-key", "a b"), "An API key must be one word"),
         (("--api-key", ""), "An API key must be one word"),
-        (("--api-key-file", "nowhere"), "The file of API keys cannot be read: No such file"),
-        (("--api-key-file", "/dev/null"), "--api-key-file holds no key"),
+        (("--api-key-file", "nowhere"), f"The file of API keys {str(Path('nowhere').resolve())!r} cannot be read: No such file"),
+        (("--api-key-file", "/dev/null"), "--api-key-file '/dev/null' holds no key"),
         (("--ssl-keyfile", KEY), "--ssl-keyfile means nothing without --ssl-certfile"),
         (("--ssl-ca-certs", CERTIFICATE), "--ssl-ca-certs means nothing without --ssl-certfile"),
         (("--ssl-certfile", "nowhere"), "--ssl-certfile and --ssl-keyfile cannot be used: No such file"),

@@ -136,20 +136,22 @@ async def test_an_emptied_file_does_not_open_the_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a b c", "Line 1 of the file of API keys must be a key"),
-        ("\n\nsesame king", "Line 3 of the file of API keys has an unknown scope. Scopes are infer, metrics, admin."),
+        ("a b c", "Line 1 of the file of API keys FILE must be a key"),
+        ("\n\nsesame king", "Line 3 of the file of API keys FILE has an unknown scope. Scopes are infer, metrics, admin."),
         ("sesame infer,", "unknown scope"),
-        ("sesame\nsesame admin", "Line 2 of the file of API keys repeats a key"),
-        ("ses,ame", "Line 1 of the file of API keys: An API key must be one word"),
+        ("sesame\nsesame admin", "Line 2 of the file of API keys FILE repeats a key"),
+        ("ses,ame", "Line 1 of the file of API keys FILE: An API key must be one word"),
         ("sesame\u0007", "one word"),
+        ("a\u2028infer\r\nb\x0cadmin\r\n\r\nsesame king", "Line 4 of the file of API keys FILE has an unknown scope"),
+        ("open\nsesame\udcff", "Line 2 of the file of API keys FILE is not UTF-8 text"),
     ],
 )
 def test_mistakes_in_the_file_are_told_without_the_key(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "keys"
-    file.write_text(text)
+    file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError) as caught:
         read_key_file(file)
-    assert message in caught.value.message and "sesame" not in caught.value.message
+    assert message.replace("FILE", repr(str(file))) in caught.value.message and "sesame" not in caught.value.message
 
 
 def test_a_key_is_nowhere_to_be_read() -> None:

@@ -125,6 +125,7 @@ def test_server_settings(tmp_path: Path) -> None:
         ({"image_min_pixels": 2000, "image_max_pixels": 1000}, r"image_min_pixels \(2000\) is above image_max_pixels \(1000\)"),
         ({"image_max_pixels": 1000}, r"image_min_pixels \([0-9]+\) is above image_max_pixels \(1000\)"),
         ({"video_min_pixels": 2**30}, "video_min_pixels"),
+        ({"image_min_pixels": 1, "image_max_pixels": 783}, r"every image has room for no token: max_pixels is 783, and one takes 784"),
         ({"video_max_frames": 8}, r"video_min_frames \(16\) is above video_max_frames \(8\)"),
     ],
 )

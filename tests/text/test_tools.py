@@ -116,6 +116,7 @@ class TestChoice:
         """What the client of OpenAI calls tool definitions; the one in `tools` counts, so that this is not looked at."""
         whole = {"type": "function", "function": {"name": "f", "strict": 5, "description": "d", "parameters": CITY}, "cache_control": {}}
         assert read_tool_choice(allowed([whole] * 128), [F, G]) == ToolChoice("auto", ("f",))
+        assert read_tool_choice(whole, [F, G]) == ToolChoice("required", ("f",), one_call=True)
 
     @pytest.mark.parametrize(
         ("given", "param", "words"),
@@ -129,6 +130,9 @@ class TestChoice:
                 "tool_choice.function.name",
                 "'g', which is not among the tools. The tools are: f",
             ),
+            ({**G, "function": {"name": "f", "colour": 1}}, "tool_choice.function.colour", "Unknown field 'colour'"),
+            ({**G, "name": "f"}, "tool_choice.name", "Unknown field 'name' in tool_choice"),
+            ({**G, "allowed_tools": {}}, "tool_choice.allowed_tools", "Unknown field 'allowed_tools' in tool_choice"),
             ({"type": "allowed_tools"}, "tool_choice.allowed_tools", "got null"),
             ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}, ALLOWED, "a mode and tools"),
             ({"type": "allowed_tools", "allowed_tools": ["f"]}, ALLOWED, "got a list"),

@@ -91,7 +91,7 @@ def read_security(args: argparse.Namespace, environment: Mapping[str, str]) -> S
     files = {name: _absolute(getattr(args, name)) for name in ("api_key_file", "ssl_certfile", "ssl_keyfile", "ssl_ca_certs")}
     options = SecurityOptions(api_keys=keys, allowed_origins=_origins(args.allowed_origins), **files)
     if options.api_key_file is not None and not read_key_file(options.api_key_file):
-        raise ConfigError("--api-key-file holds no key. Write one a line.", param="api_key_file")
+        raise ConfigError(f"--api-key-file {options.api_key_file!r} holds no key. Write one a line.", param="api_key_file")
     _check_tls(options)
     return options
 

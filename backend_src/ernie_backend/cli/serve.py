@@ -22,6 +22,7 @@ from pathlib import Path
 from .. import log_format
 from ..config import DRAINED, HEARTBEATS, EngineConfig, ModelConfig
 from ..errors import ConfigError
+from ..execution.safetensors_file import check_has_weights
 from ..relay import SOCKET_NAME, RelaySender
 from . import demo_model
 from .commands import (
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
-    """What can be known without tritonserver: the folder, its config.json, and whether the flags fit it."""
+    """What can be known without tritonserver: the folder, its config.json, whether the flags fit it, and whether it holds weights."""
     folder = Path(options.engine.model).expanduser()
     if not folder.is_dir():
         hint = "Give a folder on this machine (models are not downloaded), or make one: ernie-triton random-checkpoint --help."
@@ -132,6 +133,8 @@ def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
     except ConfigError as error:
         raise ConfigError(f"{flag_of(error)}{error.message}", param=error.param) from None
     assert max_model_len is not None
+    if engine.load_format == "auto" and options.model_repository is None:  # another repository's engine may read none (`bench path`)
+        check_has_weights(folder)
     return replace(options, engine=engine), max_model_len
 
 

@@ -123,6 +123,7 @@ class CheckpointFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        check_has_weights(self.folder)
         single = self.folder / SINGLE_FILE
         index = {} if single.is_file() or single.is_symlink() else self._read_index()
         self.file_names = sorted(set(index.values())) or [SINGLE_FILE]
@@ -150,8 +151,6 @@ class CheckpointFolder:
 
     def _read_index(self) -> dict[str, str]:
         path = self.folder / INDEX_FILE
-        if not path.is_file():
-            raise CheckpointError(f"The model folder {str(self.folder)!r} has neither {SINGLE_FILE} nor {INDEX_FILE}.", param="model")
         try:
             weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
             valid = isinstance(weight_map, dict) and weight_map and all(isinstance(name, str) for name in weight_map.values())
@@ -163,6 +162,16 @@ class CheckpointFolder:
             if Path(name).name != name:
                 raise CheckpointError(f"{INDEX_FILE}: {name!r} is not a file name.", param="model")
         return weight_map
+
+
+def check_has_weights(folder: Path) -> None:
+    """Opens nothing. A link counts, wherever it leads: what is wrong with it is said when it is read. Raises `CheckpointError`."""
+    if not any(path.is_file() or path.is_symlink() for path in (folder / SINGLE_FILE, folder / INDEX_FILE)):
+        raise CheckpointError(
+            f"The model folder {str(folder)!r} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}. Give the folder of a whole "
+            "checkpoint, or --load-format dummy (load_format in an engine configuration) for random weights, whose answers are nonsense.",
+            param="model",
+        )
 
 
 def abridged(names: Iterator[str] | list[str], most: int = 8) -> str:

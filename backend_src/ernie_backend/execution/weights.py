@@ -65,6 +65,7 @@ class WeightLoader:
 
     def read(self, progress: bool) -> None:
         """Read every shard once, in the order of its bytes."""
+        self._tell_of_rounding()
         wanted = [tensor for tensor in self.folder.tensors.values() if tensor.name in self.sources]
         bar = tqdm(
             total=sum(t.nbytes for t in wanted), unit="B", unit_scale=True, desc="Loading weights", disable=None if progress else True
@@ -143,6 +144,21 @@ class WeightLoader:
                     f"{file.path.name}: tensor {self.tied_head.tensor} differs from the embedding although tie_word_embeddings is true.",
                     param="model",
                 )
+
+    def _tell_of_rounding(self) -> None:
+        """A line, if the device computes in fewer digits than matrices are stored in. A CPU keeps them as they are."""
+        if ops.cache_dtype != "bfloat16":
+            return
+        matrices = [name for name, source in self.sources.items() if self.weights[source.weight].kind is not Kind.FLOAT32]
+        stored = [self.folder.tensors[name].dtype for name in matrices]
+        if found := [name for dtype, name in (("F16", "float16"), ("F32", "float32")) if dtype in stored]:
+            log.warning(
+                "%d of the checkpoint's %d matrices are stored as %s; a GPU computes in bfloat16 here, to which they are rounded: a weight "
+                "changes by up to 0.4 %%, and answers may differ a little from the checkpoint's own. A CPU computes with them as stored.",
+                len(stored) - stored.count("BF16"),
+                len(stored),
+                " and ".join(found),
+            )
 
     # data --------------------------------------------------------------------------------------------------------------------------
 

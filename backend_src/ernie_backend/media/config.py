@@ -14,10 +14,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError, json_kind
+from ..errors import CheckpointError, ConfigError, ErnieError, InvalidRequestError, json_kind
 from ..media_fields import ProcessorKwargs, read_processor_kwargs
 from ..model_folder import name_of
 from ..protocol import MediaKind
+from .contradictions import pixel_contradiction
 
 BICUBIC = 3
 """Pillow's number."""
@@ -130,10 +131,7 @@ class MediaConfig:
     def server_defaults(self, given: ProcessorKwargs) -> ProcessorKwargs:
         """The model's defaults under `--mm-processor-kwargs`. `ConfigError` for what the weights have decided otherwise, and for limits
         between which nothing is left: every image, or every video, would be refused."""
-        for name, own in (("spatial_conv_size", self.merge_size), ("temporal_conv_size", self.temporal_merge_size)):
-            value = getattr(given, name)
-            if value not in (None, own):
-                raise ConfigError(f"mm_processor_kwargs.{name} is {own} in this model, got {value}.", param="mm_processor_kwargs")
+        self.check_sizes(given, ConfigError)
         settings = given.over(self.defaults)
         for what in ("image_{}_pixels", "video_{}_pixels", "video_{}_frames"):
             (low_name, low), (high_name, high) = ((name, getattr(settings, name)) for name in (what.format("min"), what.format("max")))
@@ -142,7 +140,19 @@ class MediaConfig:
                     f"--mm-processor-kwargs: {low_name} ({low}) is above {high_name} ({high}). Lower the one, or raise the other.",
                     param="mm_processor_kwargs",
                 )
+        for kind in self.kinds:
+            low, high = getattr(settings, f"{kind.value}_min_pixels"), getattr(settings, f"{kind.value}_max_pixels")
+            found = pixel_contradiction(kind, low, high, self.factor)
+            if found is not None:
+                raise ConfigError(f"--mm-processor-kwargs: every {kind.value} {found.text}.", param="mm_processor_kwargs")
         return settings
+
+    def check_sizes(self, given: ProcessorKwargs, error: type[ErnieError] = InvalidRequestError) -> None:
+        """Raises `error` for what the weights have decided otherwise."""
+        for name, own in (("spatial_conv_size", self.merge_size), ("temporal_conv_size", self.temporal_merge_size)):
+            place, value = f"mm_processor_kwargs.{name}", getattr(given, name)
+            if value not in (None, own):
+                raise error(f"{place} is {own} in this model, got {value}.", param=place)
 
 
 def _processor_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

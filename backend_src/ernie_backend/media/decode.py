@@ -10,6 +10,7 @@ from ..errors import ContextLengthError
 from ..media_fields import MediaPart, ProcessorKwargs
 from ..protocol import MediaKind
 from .config import MediaConfig, ProcessorKind
+from .contradictions import pixel_contradiction
 from .frames import FrameSampling
 from .image import MAX_IMAGE_PIXELS, open_image, resized, to_rgb
 from .patches import LoadedMedia, content_hash, merged_order, raster_order
@@ -42,23 +43,24 @@ class Decoder:
         first = (part.height, part.width) if part.height is not None and part.width is not None else (image.height, image.width)
         if first[0] * first[1] > MAX_IMAGE_PIXELS:
             raise MediaError(f"shall be resized to more than {MAX_IMAGE_PIXELS} pixels")
-        height, width = self._size(*first, settings.image_min_pixels, settings.image_max_pixels)
+        height, width = self._size(part.kind, *first, settings.image_min_pixels, settings.image_max_pixels)
         self._check_tokens(1, height, width, part)
         return self._cut(part.kind, 1, height, width, [np.asarray(resized(resized(to_rgb(image), *first), height, width))])
 
     def _video(self, video: Video, part: MediaPart, settings: ProcessorKwargs) -> LoadedMedia:
         facts, sampling = video.facts, _sampling(settings)
-        height, width = self._size(facts.height, facts.width, settings.video_min_pixels, settings.video_max_pixels)
+        height, width = self._size(part.kind, facts.height, facts.width, settings.video_min_pixels, settings.video_max_pixels)
         indices = sampling.indices(facts.num_frames, sampling.num_frames(facts.duration_seconds))
         num_frames = -(-len(indices) // self._config.temporal_merge_size) * self._config.temporal_merge_size
         self._check_tokens(num_frames, height, width, part)
         frames = (np.asarray(resized(frame, height, width)) for frame in video.frames(indices))
         return self._cut(part.kind, num_frames, height, width, frames)
 
-    def _size(self, height: int, width: int, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
+    def _size(self, kind: MediaKind, height: int, width: int, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
         assert min_pixels is not None and max_pixels is not None
-        if min_pixels > max_pixels:
-            raise MediaError(f"has contradicting settings: min_pixels ({min_pixels}) is above max_pixels ({max_pixels})")
+        found = pixel_contradiction(kind, min_pixels, max_pixels, self._config.factor)
+        if found is not None:
+            raise MediaError(found.text)
         return self._smart_size(height, width, factor=self._config.factor, min_pixels=min_pixels, max_pixels=max_pixels)
 
     def _num_tokens(self, num_frames: int, height: int, width: int, kind: MediaKind) -> int:

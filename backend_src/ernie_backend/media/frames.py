@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .contradictions import frame_contradiction
 from .sniff import MediaError
 
 FONT = Path(__file__).with_name("fonts") / "Roboto-Regular.ttf"
@@ -32,19 +33,11 @@ class FrameSampling:
     def num_frames(self, duration_seconds: float) -> int:
         """How many frames to take, if the video has as many. `MediaError` for settings that contradict each other."""
         low, high = self.min_frames, self.max_frames
+        found = frame_contradiction(self.fps, self.target_frames, low, high)
+        if found is not None:
+            raise MediaError(found.text)
         if self.target_frames > 0:
-            wanted = f"target_frames ({self.target_frames})"
-            if self.fps > 0:
-                raise _contradiction(f"fps ({self.fps:g}) and {wanted}", "Give one of the two, and -1 for the other")
-            if 0 < self.target_frames < low:
-                raise _contradiction(f"{wanted} is below min_frames ({low})", "Raise target_frames, or lower min_frames (-1: none)")
-            if 0 < high < self.target_frames:
-                raise _contradiction(f"{wanted} is above max_frames ({high})", "Lower target_frames, or raise max_frames (-1: none)")
             return self.target_frames
-        if self.fps <= 0:
-            raise MediaError("has no sampling rate: both fps and target_frames are switched off. Give one of the two a number above 0")
-        if 0 < high < low:
-            raise _contradiction(f"min_frames ({low}) is above max_frames ({high})", "Lower the one, or raise the other")
         number = int(duration_seconds * self.fps)
         number = max(number, low) if low > 0 else number
         return max(1, min(number, high) if high > 0 else number)
@@ -60,10 +53,6 @@ class FrameSampling:
             draw = random.Random(num_frames)  # the same video gives the same frames, or no cache would ever hit
             return [draw.randrange(begin, end) for begin, end in stretches]
         return [begin for begin, _ in stretches]
-
-
-def _contradiction(what: str, change: str) -> MediaError:
-    return MediaError(f"has contradicting settings: {what}. {change}")
 
 
 def time_stamp(seconds: float) -> str:

@@ -109,6 +109,8 @@ def read_tool_choice(given: Any, tools: Sequence[dict[str, Any]]) -> ToolChoice:
             '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": […]}}.',
             param="tool_choice",
         )
+    assert isinstance(given, dict)
+    _check_fields(given, "tool_choice")
     return ToolChoice("required", (_known_name(function["name"], _names(tools), "tool_choice.function.name"),), one_call=True)
 
 
@@ -141,14 +143,20 @@ def _named(tool: Any, place: str) -> str:
         raise InvalidRequestError(f"{place} must be an object, got {json_kind(tool)}.", param=place)
     if tool.get("type") != "function":
         raise InvalidRequestError(f"{place}.type must be 'function': there are no other tools here.", param=f"{place}.type")
+    _check_fields(tool, place)
+    function = tool["function"]
+    _check_name(function.get("name"), f"{place}.function.name")
+    name: str = function["name"]
+    return name
+
+
+def _check_fields(tool: dict[str, Any], place: str) -> None:
+    """Of what names a function."""
     check_known(tool, ("type", "function"), place, without_effect=WITHOUT_EFFECT)
     function = tool.get("function")
     if not isinstance(function, dict):
         raise InvalidRequestError(f"{place}.function must be an object with a name, got {json_kind(function)}.", param=f"{place}.function")
     check_known(function, _IN_A_FUNCTION, f"{place}.function")
-    _check_name(function.get("name"), f"{place}.function.name")
-    name: str = function["name"]
-    return name
 
 
 def _names(tools: Sequence[dict[str, Any]]) -> dict[str, None]:

@@ -8,6 +8,7 @@ from typing import Any
 from ..config import EngineConfig
 from ..errors import CheckpointError, ConfigError, InvalidRequestError
 from ..media.config import MediaConfig, ProcessorKind
+from ..media.contradictions import check_request
 from ..media.patches import LoadedMedia
 from ..media_fields import AS_THE_MODEL_SAYS, MediaPart, ProcessorKwargs, check_counts, read_limits, read_processor_kwargs
 from ..protocol import MediaItem, MediaKind
@@ -96,9 +97,15 @@ class PromptMedia:
             return {"built_in": PADDLEOCR_VL, "wants_parts": True}
         return {"built_in": ERNIE_VL_THINKING if self.config.thinks else ERNIE_VL}
 
-    def settings(self, of_request: ProcessorKwargs) -> ProcessorKwargs:
-        """The request's over the server's over the model's."""
-        return of_request.over(self._settings)
+    def settings(self, of_request: ProcessorKwargs, parts: Sequence[MediaPart] = ()) -> ProcessorKwargs:
+        """The request's over the server's over the model's. Raises `InvalidRequestError` naming the request's field if the parts cannot be
+        brought to them."""
+        settings = of_request.over(self._settings)
+        if self.config is not None:
+            self.config.check_sizes(of_request)
+            for part in parts:
+                check_request(of_request, settings, part, self.config.factor)
+        return settings
 
     def image_parts(self, images: Sequence[str]) -> tuple[MediaPart, ...]:
         """Of the ensemble's `image` input: base64 or `data:` URLs, checked."""

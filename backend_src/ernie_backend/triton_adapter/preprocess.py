@@ -130,7 +130,7 @@ class Preprocessor:
             grammar = self._rules.known(wish)
         except RecursionError:
             raise InvalidRequestError("The request is nested too deeply.") from None
-        settings = self.media.settings(prompt.chat.media_settings)
+        settings = self.media.settings(prompt.chat.media_settings, prompt.chat.media)
         return PreparedRequest(inputs, fields, prompt, rules | (grammar or {}), settings, wish if grammar is None else None)
 
     def compile(self, prepared: PreparedRequest, signal: AbortSignal = NEVER) -> PreparedRequest:
