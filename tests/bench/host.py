@@ -84,7 +84,7 @@ class Host:
             module.feed_tokens = lambda *tensors: None
         _, config = make_config("ERNIE-4.5-0.3B", "pt", "bfloat16", ["num_hidden_layers=1", "vocab_size=1024"])
         blocks = batch * -(-(2 * PROMPT_TOKENS + max_steps) // 64 + 1)
-        settings = EngineConfig("none", max_model_len=max_model_len, max_num_seqs=max(batch, 8), num_blocks=blocks).resolved(config)
+        settings = EngineConfig("none", max_model_len=max_model_len, max_num_seqs=max(batch, 8)).resolved(config)
         runner = ModelRunner(_NoModel(config.hidden_size), config, settings, blocks)  # type: ignore[arg-type]
         assert runner.graphs is not None
         runner.graphs.sampler.choose = lambda *args, **kwargs: None  # type: ignore[method-assign]
