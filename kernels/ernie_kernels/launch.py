@@ -60,6 +60,9 @@ def run(
     compiled launcher. Host time of one, checks of the arguments included, under Paddle on a fast core without a GPU: 12 to 20 µs instead of
     17 to 29. Beside an H100, on a slower core, about 20 instead of 35 to 65; use graphs where that counts.
 
+    `args` are tensors, descriptors of bulk copies, or Python's own ints, floats and bools, for the parameters in front of the constexpr
+    ones, all of which `constants` must name. Hooks of Triton's profiler hear of first starts only.
+
     `branches_on_sums` must be said of a kernel whose branches or loops depend on a sum of floats: it is compiled without fused
     multiply-adds. The lanes of a warp add up in pairs, each its own product to the other's; fused, only its own is not rounded, so that two
     lanes may get two sums, take two branches, and wait for each other for ever.
@@ -81,8 +84,9 @@ def run(
             options["enable_fp_fusion"] = False
         if "PDL" in kernel.arg_names:
             constants["PDL"] = options["launch_pdl"] = pdl and _arch(driver) >= 90
-        compiled = kernel[tuple(grid)](*args, **constants, **options)
-        _known[key] = compiled, tuple(constants[name] for name in kernel.arg_names[len(args) :])
+        rest = tuple(constants[name] for name in kernel.arg_names[len(args) :])
+        assert not any(parameter.is_constexpr for parameter in kernel.params[: len(args)]), "its value would not be in the key"
+        _known[key] = kernel[tuple(grid)](*args, **constants, **options), rest
         return
     compiled, rest = known
     x, y, z = (*grid, 1, 1)[:3]

@@ -50,6 +50,8 @@ class GraphRunner:
         self.block_size = engine_config.block_size_tokens
         self.max_model_len = engine_config.max_model_len
         self.hidden_size = model_config.hidden_size
+        assert engine_config.max_num_batched_tokens is not None
+        self.max_tokens = engine_config.max_num_batched_tokens
         self.two_kinds = bool(model_config.vision_moe_intermediate_size)
         """Whether tokens of images have experts of their own."""
         self.buckets = batch_buckets(engine_config.max_num_seqs)
@@ -137,26 +139,27 @@ class GraphRunner:
         constrained = any(state.constraint is not None for state in states)
         return self.sampler.send(states, rows if wants_logprobs else None, constrained=constrained)
 
-    def warm_up(self, batch_sizes: Sequence[int] | None, prompt_lengths: Sequence[int] | None, max_tokens_in_step: int) -> None:
-        """Compile the kernels of prompts of these lengths and capture the graphs of these batch sizes (None: of every kind). Writes into
-        the first blocks."""
+    def warm_up(self, batch_sizes: Sequence[int] | None, prompt_lengths: Sequence[int] | None, longest: int) -> None:
+        """Compile the kernels of steps with so many tokens of prompts and capture the graphs of these batch sizes (None: of every kind).
+        `longest`: most tokens of one sequence in a step. Writes into the first blocks."""
         buckets = [size for size in self.buckets if batch_sizes is None or size in batch_sizes]
-        wanted = (*_WARM_UP_LENGTHS, max_tokens_in_step) if prompt_lengths is None else prompt_lengths
-        lengths = sorted({min(length, max_tokens_in_step) for length in wanted})
+        most = min(self.max_tokens, self.buckets[-1] * longest)
+        wanted = (*_WARM_UP_LENGTHS, most) if prompt_lengths is None else prompt_lengths
+        lengths = sorted({min(length, most) for length in wanted})
         # Beside a prompt, one of each way to cut the attention of a step's single tokens (`attention_decode.plan_decode`).
         mixed = sorted({min(count, self.buckets[-1] - 1) for count in (1, 3, 64, 256)} - {0}) if prompt_lengths is None else ()
         prompts = self.prompts.buckets if prompt_lengths is None else ()
-        seen = [length for length in lengths if 2 * length <= max_tokens_in_step] if self.two_kinds else []
+        seen = sorted({min(length, most - 1) for length in lengths} - {0}) if self.two_kinds else []
         total = len(lengths) + len(mixed) + len(seen) + len(prompts) + 2 * len(buckets)
         with tqdm(total=total, desc="Compiling kernels and capturing graphs", unit="step") as bar:
             for length in lengths:
-                self._warm_up_prompt(length)
+                self._warm_up_prompts(length, longest)
                 bar.update()
             for count in mixed:
-                self._warm_up_prompt(max(1, min(16, max_tokens_in_step - count)), num_single=count)
+                self._warm_up_prompts(max(1, min(16, most - count)), longest, num_single=count)
                 bar.update()
             for length in seen:
-                self._warm_up_prompt(length, num_visual=length)
+                self._warm_up_prompts(min(length, most - length), longest, num_visual=length)
                 bar.update()
             for sizes in prompts:
                 self.prompts.warm_up(sizes)
@@ -168,14 +171,18 @@ class GraphRunner:
                     bar.update()
         xp.synchronize()
 
-    def _warm_up_prompt(self, length: int, num_single: int = 0, num_visual: int = 0) -> None:
-        """A step with a prompt of `length` tokens, and then `num_visual` of an image, beside the second token of `num_single` others."""
-        length += num_visual
+    def _warm_up_prompts(self, length: int, longest: int, num_single: int = 0, num_visual: int = 0) -> None:
+        """A step with `length` tokens of text, and then `num_visual` of images, in prompts of at most `longest`, beside the second token of
+        `num_single` others."""
         sampling = SamplingParams(max_tokens=2, temperature=0.8, top_p=0.9, repetition_penalty=1.1, logprobs=1)
-        states = {-1: SequenceState(NewSequence(-1, (0,) * length, sampling, seed=0), 0, self.sampler.vocab_size)}
-        blocks = tuple(range(-(-length // self.block_size)))
-        scheduled = [ScheduledSequence(-1, 0, length, blocks, samples=True)]
-        for sequence_id in range(-1 - num_single, -1):
+        states, scheduled = {}, []
+        for sequence_id, start in enumerate(range(0, length + num_visual, longest)):
+            count = min(longest, length + num_visual - start)
+            new = NewSequence(sequence_id, (0,) * count, sampling, seed=0)
+            states[sequence_id] = SequenceState(new, 0, self.sampler.vocab_size)
+            blocks = tuple(range(-(-count // self.block_size)))  # all the same ones: what is written there means nothing
+            scheduled.append(ScheduledSequence(sequence_id, 0, count, blocks, samples=True))
+        for sequence_id in range(-num_single, 0):
             states[sequence_id] = SequenceState(NewSequence(sequence_id, (0, 0), sampling, seed=0), 0, self.sampler.vocab_size)
             scheduled.append(ScheduledSequence(sequence_id, 1, 1, blocks, samples=True))
         step = _short_ones_first(SchedulerOutput((), tuple(scheduled), ()))

@@ -223,8 +223,10 @@ def capture(function: Callable[[], None]) -> Any:
     graph = CUDAGraph(pool_id=_graph_memory_pool())
     with no_garbage_collection():
         graph.capture_begin()
-        function()
-        graph.capture_end()
+        try:
+            function()
+        finally:
+            graph.capture_end()
     return graph
 
 

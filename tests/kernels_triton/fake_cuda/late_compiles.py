@@ -1,7 +1,7 @@
 """Which kernels are compiled by steps behind the warm-up, over the fake libcuda: each would make everybody wait. Prints JSON.
 
-python -m tests.kernels_triton.fake_cuda.late_compiles {dense,moe,vl}, a process of its own like `launches`. Nothing is computed, so that
-what is sampled means nothing.
+python -m tests.kernels_triton.fake_cuda.late_compiles {dense,moe,vl} MAX_MODEL_LEN MAX_NUM_BATCHED_TOKENS, a process of its own like
+`launches`. Nothing is computed, so that what is sampled means nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIZES = ("num_hidden_layers=2", "hidden_size=512", "intermediate_size=512", "vo
 _EXPERTS = {"moe": ("moe_num_experts=64", "moe_k=6"), "vl": ("moe_num_experts=[64,64]", "moe_k=6", "moe_intermediate_size=[256,128]")}
 
 
-def main(kind: str) -> dict[str, Any]:
+def main(kind: str, max_model_len: int, max_num_batched_tokens: int) -> dict[str, Any]:
     from ernie_backend.checkpoint_writer.published import make_config
     from ernie_backend.config import EngineConfig
     from ernie_backend.core.outputs import ModelRunnerOutput, NewSequence, ScheduledSequence, SchedulerOutput
@@ -32,8 +32,9 @@ def main(kind: str) -> dict[str, Any]:
 
     like, settings = MODELS[kind]
     config = make_config(like, "pt", "bfloat16", [*_SIZES, "num_attention_heads=4", *settings, *_EXPERTS.get(kind, ())])[1]
-    engine = EngineConfig("random", max_model_len=8192, max_num_seqs=8, max_num_batched_tokens=8192).resolved(config)
-    runner = ModelRunner(random_model(config), config, engine, num_blocks=160)
+    limits = {"max_model_len": max_model_len, "max_num_seqs": 8, "max_num_batched_tokens": max_num_batched_tokens}
+    engine = EngineConfig("random", **limits).resolved(config)  # type: ignore[arg-type]
+    runner = ModelRunner(random_model(config), config, engine, num_blocks=max_model_len // 64 + 8)
     assert runner.graphs is not None
     runner.graphs.sampler.receive = lambda pending: ModelRunnerOutput({}, {})  # type: ignore[method-assign]
     compiled: list[str] = []
@@ -41,18 +42,32 @@ def main(kind: str) -> dict[str, Any]:
     runner.warm_up()
     at_start, late = len(compiled), []
     rng = random.Random(0)
-    for step in range(_STEPS):
-        text = int(2 ** rng.uniform(0, 11.5))
-        grid = (1, 2 * rng.randint(1, 40), 2 * rng.randint(1, 40))
-        count = grid[1] * grid[2] // 4 if config.vision is not None else 0
-        pixels = bytes(count * 4 * config.vision.patch_width) if config.vision is not None else b""
-        media = (MediaItem(MediaKind.IMAGE, pixels, grid, text, count, str(step).encode()),) if count else ()
-        new = NewSequence(step, (0,) * (text + count), SamplingParams(max_tokens=1), 0, media)
+
+    def prompt(number: int, most: int) -> tuple[NewSequence, ScheduledSequence]:
+        """Of text and perhaps an image, at most `most` tokens, all in this step."""
+        media, count, text = (), 0, min(most, int(2 ** rng.uniform(0, 11.5)))
+        if config.vision is not None and rng.random() < 0.8:
+            height = rng.randint(1, 40)
+            width = min(40, (most - 1) // height)
+            count = height * width
+            text = min(text, most - count)
+            if count:
+                pixels = bytes(count * 4 * config.vision.patch_width)
+                media = (MediaItem(MediaKind.IMAGE, pixels, (1, 2 * height, 2 * width), text, count, str(number).encode()),)
+        new = NewSequence(number, (0,) * (text + count), SamplingParams(max_tokens=1), 0, media)
         blocks = tuple(range(-(-(text + count) // engine.block_size_tokens)))
+        return new, ScheduledSequence(number, 0, text + count, blocks, samples=True)
+
+    for step in range(_STEPS):
+        prompts, left = [], max_num_batched_tokens
+        while left and len(prompts) < rng.choice((1, 1, 2, 4, 8)):
+            prompts.append(prompt(8 * step + len(prompts), min(left, max_model_len - 1)))
+            left -= prompts[-1][1].num_scheduled_tokens
         before = len(compiled)
-        runner.launch(SchedulerOutput((new,), (ScheduledSequence(step, 0, text + count, blocks, samples=True),), ()))
-        runner.launch(SchedulerOutput((), (), (step,)))
-        late += [(name, text, grid[1:]) for name in compiled[before:]]
+        new, scheduled = zip(*prompts, strict=True)
+        runner.launch(SchedulerOutput(new, scheduled, ()))
+        runner.launch(SchedulerOutput((), (), tuple(each.sequence_id for each in scheduled)))
+        late += [(name, [(len(each.prompt_token_ids), bool(each.media)) for each in new]) for name in compiled[before:]]
     return {"at start": at_start, "late": late}
 
 
@@ -62,4 +77,4 @@ if __name__ == "__main__":
     xp.matmul_transposed = lambda a, b: xp.empty([a.shape[0], b.shape[0]], "bfloat16")  # Paddle's CPU build has none of bfloat16
     use_device = launch.use_device
     launch.use_device = lambda device: use_device(HopperWithoutHopper())  # type: ignore[assignment]  # not what Paddle says on a CPU
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
