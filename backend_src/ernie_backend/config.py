@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .log_format import LOG_FORMATS
 from .media_fields import check_sources, read_limits, read_processor_kwargs
 from .model_config import ModelConfig
+from .model_folder import spelled_for_here
 from .tracing import traces_url
 
 DEFAULT_MAX_MODEL_LEN = 4096
@@ -29,6 +30,10 @@ HEARTBEATS = "alive"
 """The folder in `runtime_dir` where each model's process gives signs of life, if whoever started tritonserver has made it."""
 DRAINED = "drained"
 """The file in `runtime_dir` that the engine's process makes when it has been told to drain and no answer is under way any more."""
+
+
+_PATHS = ("model", "allowed_local_media_path")
+"""The Python within Triton's stub takes file names for ASCII, whatever the locale: there `/models/é` as JSON gives it is no file."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,8 @@ class EngineConfig:
                 raise ConfigError(f"Unknown engine setting {name!r}. Known: {', '.join(known)}.", param=name)
             if isinstance(value, str):
                 value = _from_string(name, value, str(known[name]))
+            if name in _PATHS and isinstance(value, str):
+                value = spelled_for_here(value)
             if value is not None:
                 values[name] = value
         if "model" not in values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -10,3 +11,8 @@ def name_of(folder: Path) -> str:
     folder = folder.absolute()
     of_cache = folder.parent.parent.name
     return of_cache.rpartition("--")[2] if of_cache.startswith("models--") and folder.parent.name == "snapshots" else folder.name
+
+
+def spelled_for_here(path: str) -> str:
+    """A path from JSON as this Python finds it on a disk that names files in UTF-8, whatever encoding it assumes for file names."""
+    return os.fsdecode(path.encode("utf-8", "surrogateescape"))

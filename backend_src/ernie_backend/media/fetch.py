@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 import httpcore2
 
@@ -189,7 +189,7 @@ class Fetcher:
             raise MediaError("has a file: URL, and this server reads no files (--allowed-local-media-path)")
         try:
             parts = urlsplit(url)
-            path = os.path.realpath(unquote(parts.path))
+            path = os.path.realpath(os.fsdecode(unquote_to_bytes(parts.path)))
         except ValueError:  # a zero byte
             raise _no_such_file() from None
         if parts.netloc not in ("", "localhost") or not self._is_below_root(path):

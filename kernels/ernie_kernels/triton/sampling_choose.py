@@ -161,7 +161,7 @@ def _chunk_of_draw(masses, u, vocab_size, CHUNK: tl.constexpr, CHUNKS_PADDED: tl
     return chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, vocab_size), target - before
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])  # Triton 3.6 fails to compile the constant 1
 def choose_kernel(
     logits_ptr,
     adjusted_ptr,

@@ -60,7 +60,7 @@ def weight(x, largest, temperature):
     return tl.exp((x - largest) * tl.minimum(1.0 / temperature, 3e38))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])  # Triton 3.6 fails to compile the constant 1
 def scan_kernel(
     logits_ptr,  # [R, V]
     adjusted_ptr,  # [R, V], written where a row is penalised, masked or edited
@@ -182,7 +182,7 @@ def _first_edges(chunk_floats_ptr, row, top_p, top_k, temperature, largest, smal
     return tl.where(top_k > 0, smallest, tl.maximum(smallest, largest - temperature * nats))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])  # Triton 3.6 fails to compile the constant 1
 def narrow_kernel(
     logits_ptr,
     adjusted_ptr,
@@ -293,7 +293,7 @@ def find_candidates(
     return level, index, low, high, low_count, low_mass, high_count, high_mass, whole
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])  # Triton 3.6 fails to compile the constant 1
 def collect_kernel(
     logits_ptr,
     adjusted_ptr,
