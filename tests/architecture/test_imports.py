@@ -29,7 +29,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.tracing": ("ernie_backend.errors",),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
     "ernie_backend.model_config": ("ernie_backend.errors", "ernie_backend.json_reader"),
-    "ernie_backend.config": tuple(f"ernie_backend.{name}" for name in ("errors", "model_config", "media_fields", "log_format", "tracing")),
+    "ernie_backend.config": tuple(
+        f"ernie_backend.{name}" for name in ("errors", "model_config", "model_folder", "media_fields", "log_format", "tracing")
+    ),
     "ernie_backend.known_fields": ("ernie_backend.errors",),
     "ernie_backend.media_fields": ("ernie_backend.protocol", "ernie_backend.errors", "ernie_backend.known_fields"),
     "ernie_backend.sampling_fields": tuple(f"ernie_backend.{name}" for name in ("protocol", "errors", "number_text")),

@@ -103,7 +103,7 @@ class TestEngine:
             model.execute([word(pulse(there, f"{number:032x}"), cancelled=True)])
             wait(lambda there=there: there.heard, "preprocess is told")  # type: ignore[misc]
             there.receiver.close()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests left may be closed meanwhile
 
     def test_whoever_is_not_heard_of_any_more_is_not_counted(self, pb_utils: FakePbUtils, monkeypatch: pytest.MonkeyPatch) -> None:
         waiters = waiting.WaitingRequests(pb_utils, Seal.of_server(ARGS))
