@@ -50,6 +50,8 @@ EXPERTS = "moe_num_experts=4 moe_intermediate_size=64 moe_k=2 num_hidden_layers=
 SIZES = [*EXPERTS.split(), *["tie_word_embeddings=false", "num_attention_heads=4", "num_key_value_heads=2", "head_dim=16"]]
 POISON = 5000
 SHARED_MEMORY_MEGABYTES = 64
+PAUSE_SECONDS = 1.4
+"""After one second tritonserver gave up on a model's process; after three `serve` does on whatever is stopped."""
 OF_TRITON = ("bin/tritonserver", "ernie_engine/1", "ernie_preprocess/1", "ernie_postprocess/1")
 
 
@@ -180,6 +182,21 @@ def test_the_relay_is_cut(faulty: RunningServer) -> None:
     stream.cancel()
     wait_until_idle(faulty, 60)
     assert metric(faulty, "ernie_generation_tokens_total") - before < 3000, "it is heard again"
+
+
+@pytest.mark.parametrize("which", [*OF_TRITON, ""])
+def test_whoever_stands_still_for_a_moment_costs_nobody_anything(faulty: RunningServer, which: str) -> None:
+    """One process, or all of them, as on a machine that is moved; for longer than Triton's Python backend looks on by itself."""
+    everyone = {kind: processes(faulty, kind) for kind in OF_TRITON}
+    with neighbours(faulty, 600) as both:
+        for pid in processes(faulty, which):
+            os.kill(pid, signal.SIGSTOP)
+        arrived = [Neighbour(faulty, f"meanwhile {openai}", 20, openai=openai) for openai in (True, False)]
+        time.sleep(PAUSE_SECONDS)
+        for pid in processes(faulty, which):
+            os.kill(pid, signal.SIGCONT)
+        assert [each.end() for each in (*both, *arrived)] == ["length"] * 4
+    assert {kind: processes(faulty, kind) for kind in OF_TRITON} == everyone
 
 
 @pytest.mark.parametrize("worker", ["template_worker", "grammar_worker"])

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from .patient_backend import link_library
 
 CONTAINER_ROOT = Path("/opt/tritonserver")
 STUB_NAME = "triton_python_backend_stub"
+LIBRARY_NAME = "libtriton_python.so"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON_NAME = f"libpython{PYTHON_VERSION}.so.1.0"
 
@@ -40,7 +42,7 @@ def find_installation(given: str | None = None) -> Installation:
     program = _find_program(given)
     root = program.parent.parent
     backend = root / "backends" / "python"
-    if not (backend / "libtriton_python.so").is_file():
+    if not (backend / LIBRARY_NAME).is_file():
         raise ConfigError(f"tritonserver at {str(root)!r} has no Python backend in backends/python.", param="tritonserver")
     of_this_version = root / "python_backend_stubs" / PYTHON_VERSION / STUB_NAME
     stub = of_this_version if of_this_version.is_file() else backend / STUB_NAME
@@ -110,7 +112,9 @@ def assemble_backends(installation: Installation, folder: Path) -> Path:
     backend.mkdir(parents=True, exist_ok=True)
     for source in (*installation.backend.iterdir(), installation.stub):
         link = backend / source.name
-        if source.name != "__pycache__":
+        if source.name == LIBRARY_NAME:
+            link_library(source, link)
+        elif source.name != "__pycache__":
             link.unlink(missing_ok=True)
             link.symlink_to(source)
     return folder
