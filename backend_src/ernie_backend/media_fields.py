@@ -179,7 +179,7 @@ def read_media_part(part: Mapping[str, Any], place: str) -> MediaPart:
         given = {"url": given}
     if not isinstance(given, Mapping):
         raise _wrong(place, kind, f"{kind} must be an object with url, got {json_kind(given)}")
-    known = ("url", "uuid", *_VIDEO_KEYS) if _FIELD_OF[kind] is MediaKind.VIDEO else _IMAGE_KEYS
+    known = ("url", "detail", "uuid", *_VIDEO_KEYS) if _FIELD_OF[kind] is MediaKind.VIDEO else _IMAGE_KEYS
     check_known(given, known, f"{place}.{kind}")
     given = {key: value for key, value in given.items() if value is not None}
     url = given.get("url")

@@ -40,8 +40,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.engine_metrics": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "config", "metrics", "timeline")),
     "ernie_backend.engine": tuple(f"ernie_backend.{name}" for name in ("core", "protocol", "errors", "abort_signal", "timeline")),
     "ernie_backend.delivery": ("ernie_backend.core.outputs", "ernie_backend.relay", "ernie_backend.protocol"),
-    "ernie_backend.text": tuple(
-        f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "config", "known_fields", "media_fields", "strict_json")
+    "ernie_backend.text": (
+        *(f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "config")),
+        *(f"ernie_backend.{name}" for name in ("known_fields", "media_fields", "strict_json", "json_depth")),
     ),
     "ernie_backend.media": tuple(
         f"ernie_backend.{name}" for name in ("protocol", "errors", "abort_signal", "media_fields", "metrics", "model_folder")
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.build": (*(f"ernie_backend.{name}" for name in BACKEND_BELOW_BUILD), "ernie_kernels.xp"),
     "ernie_backend.triton_adapter": (
         *(f"ernie_backend.{name}" for name in ("build", "text", "media", "engine", "delivery", "relay")),
-        *(f"ernie_backend.{name}" for name in ("engine_metrics", "metrics", "log_format", "tracing")),
+        *(f"ernie_backend.{name}" for name in ("engine_metrics", "metrics", "log_format", "tracing", "json_depth")),
         *(
             f"ernie_backend.{name}"
             for name in ("protocol", "sampling_fields", "known_fields", "media_fields", "strict_json", "errors", "abort_signal", "config")

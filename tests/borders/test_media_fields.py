@@ -36,7 +36,7 @@ class TestParts:
         assert read_media_part(bare | marked | {"colour": None}, PLACE) == read_media_part(bare, PLACE)
 
     def test_videos(self) -> None:
-        given = {"url": "u", "fps": 0.5, "min_frames": 4, "max_frames": 30, "target_frames": -1, "frames_sample": "middle"}
+        given = {"url": "u", "detail": "low", "fps": 0.5, "min_frames": 4, "max_frames": 30, "target_frames": -1, "frames_sample": "middle"}
         part = read_media_part({"type": "video_url", "video_url": given}, PLACE)
         assert part.settings == ProcessorKwargs(
             video_fps=0.5, video_min_frames=4, video_max_frames=30, video_target_frames=-1, video_frames_sample="middle"
@@ -61,7 +61,7 @@ class TestParts:
             ({"type": "image_url", "image_url": {"url": "u", "image_width": True, "image_height": 5}}, "image_url.image_width"),
             ({"type": "image_url", "image_url": "u", "video_url": "v"}, "video_url"),
             ({"type": "image_url", "image_url": "u", "colour": {}}, "colour"),
-            ({"type": "video_url", "video_url": {"url": "u", "detail": "low"}}, "video_url.detail"),
+            ({"type": "video_url", "video_url": {"url": "u", "detail": "medium"}}, "video_url.detail"),
             ({"type": "video_url", "video_url": {"url": "u", "fps": 0}}, "video_url.fps"),
             ({"type": "video_url", "video_url": {"url": "u", "fps": "2"}}, "video_url.fps"),
             ({"type": "video_url", "video_url": {"url": "u", "max_frames": 0}}, "video_url.max_frames"),

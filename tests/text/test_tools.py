@@ -218,6 +218,7 @@ class TestHistory:
             ),
             ([call('{"a": 1e999}'), RESULT], "messages[0].tool_calls[0].function.arguments.a", "is 1e999, but"),
             ([call('{"a": 1, "a": 2}'), RESULT], "messages[0].tool_calls[0].function.arguments.a", "twice"),
+            ([call('{"a":' * 520 + "1" + "}" * 520), RESULT], "messages[0].tool_calls[0].function.arguments", "too deeply"),
             ([call("[1]"), RESULT], "messages[0].tool_calls[0].function.arguments", "must be a JSON object, got a list"),
             ([call([1]), RESULT], "messages[0].tool_calls[0].function.arguments", "must be an object"),
             ([call(id=5)], "messages[0].tool_calls[0].id", "must be a string"),

@@ -276,8 +276,9 @@ class TestBadInput:
 
     def test_deep_nesting_within_the_kwargs(self, preprocessor: Preprocessor) -> None:
         chat = '{"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"a": ' + "[" * 900 + "]" * 900 + "}}"
-        with pytest.raises(InvalidRequestError, match="nested too deeply"):
+        with pytest.raises(InvalidRequestError, match="nested too deeply") as caught:
             answered(preprocessor, RequestInputs(chat=chat))
+        assert caught.value.param == "chat_template_kwargs.a[0][0]"
 
 
 class TestContextLength:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequestError, json_kind
+from ..json_depth import place_that_is_too_deep
 from ..known_fields import WITHOUT_EFFECT, check_known
 from ..strict_json import read_object
 from .schema_check import check_schema
@@ -200,6 +201,8 @@ def _arguments(given: Any, place: str) -> dict[str, Any]:
     if given is None:
         return {}
     if isinstance(given, str):
+        if place_that_is_too_deep(given) is not None:  # for the template's reader, if not for ours
+            raise InvalidRequestError(f"{place} is nested too deeply.", param=place)
         return {} if given.strip() in ("", "null") else read_object(given, place, place, within=place)
     if not isinstance(given, dict):
         raise InvalidRequestError(f"{place} must be an object or the JSON of one, got {json_kind(given)}.", param=place)

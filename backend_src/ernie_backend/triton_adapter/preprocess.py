@@ -14,6 +14,7 @@ from typing import Any
 from ..abort_signal import NEVER, AbortSignal
 from ..config import NO_PARSER, EngineConfig, ModelConfig
 from ..errors import CheckpointError, ContextLengthError, InvalidRequestError
+from ..json_depth import place_that_is_too_deep
 from ..media.patches import LoadedMedia
 from ..media_fields import MediaPart, ProcessorKwargs
 from ..protocol import GenerateRequest, MediaKind, SamplingParams
@@ -129,7 +130,7 @@ class Preprocessor:
             wish, rules = self._rules.read(fields, prompt.chat, prompt.answer_format)
             grammar = self._rules.known(wish)
         except RecursionError:
-            raise InvalidRequestError("The request is nested too deeply.") from None
+            raise _too_deep(inputs) from None
         settings = self.media.settings(prompt.chat.media_settings, prompt.chat.media)
         return PreparedRequest(inputs, fields, prompt, rules | (grammar or {}), settings, wish if grammar is None else None)
 
@@ -140,7 +141,7 @@ class Preprocessor:
         try:
             return replace(prepared, rules=prepared.rules | self._rules.compiled(prepared.wish, signal), wish=None)
         except RecursionError:
-            raise InvalidRequestError("The request is nested too deeply.") from None
+            raise _too_deep(prepared.inputs) from None
 
     def finish(self, prepared: PreparedRequest, loaded: Sequence[LoadedMedia] = ()) -> GenerateRequest:
         """The request for the engine, once its grammar is there; `loaded` belongs to `prepared.media`. Raises `InvalidRequestError`."""
@@ -342,3 +343,9 @@ class Preprocessor:
 
 def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+def _too_deep(inputs: RequestInputs) -> InvalidRequestError:
+    """For what could be read, but not worked on."""
+    place = next(filter(None, (place_that_is_too_deep(text) for text in (inputs.chat, inputs.sampling_parameters) if text)), None)
+    return InvalidRequestError(f"{place or 'The request'} is nested too deeply.", param=place)
