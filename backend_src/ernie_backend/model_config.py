@@ -13,6 +13,10 @@ from typing import Any
 
 from .errors import CheckpointError, json_kind
 from .json_reader import JsonReader, read_json
+from .model_folder import model_folders_below
+
+_MOST_SHOWN = 4
+"""Of folders that a user may have meant."""
 
 DENSE_ARCHITECTURES = ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM")  # the second is FastDeploy's name for the -Paddle flavour
 MOE_ARCHITECTURES = ("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM")
@@ -136,6 +140,10 @@ class ModelConfig:
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"The model folder {str(folder)!r} does not exist.", param="model")
+        if not (folder / "config.json").exists():
+            below = [str(found) for found in model_folders_below(folder)]
+            hint = f" Is the model in one of these? {', '.join(below[:_MOST_SHOWN])}" if below else ""
+            raise CheckpointError(f"The model folder {str(folder)!r} has no config.json.{hint}", param="model")
         config = cls.from_json(read_json(folder / "config.json"))
         if config.vision is not None:
             for name in ("processor_config.json", "preprocessor_config.json"):

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ernie_backend.metrics": (),
     "ernie_backend.tracing": ("ernie_backend.errors",),
     "ernie_backend.json_reader": ("ernie_backend.errors",),
-    "ernie_backend.model_config": ("ernie_backend.errors", "ernie_backend.json_reader"),
+    "ernie_backend.model_config": tuple(f"ernie_backend.{name}" for name in ("errors", "json_reader", "model_folder")),
     "ernie_backend.config": tuple(
         f"ernie_backend.{name}" for name in ("errors", "model_config", "model_folder", "media_fields", "log_format", "tracing")
     ),

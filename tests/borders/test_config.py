@@ -111,6 +111,16 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         ModelConfig.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize("inner", ["ERNIE-4.5-0.3B-PT", "snapshots/c0ffee", "models--baidu--ERNIE-4.5-0.3B-PT/snapshots/c0ffee"])
+def test_a_folder_around_a_models_folder(tmp_path: Path, inner: str) -> None:
+    """One with several models, or of Hugging Face's cache: the error names what may have been meant."""
+    (tmp_path / inner).mkdir(parents=True)
+    (tmp_path / inner / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError) as caught:
+        ModelConfig.from_folder(tmp_path)
+    assert caught.value.message.endswith(f"has no config.json. Is the model in one of these? {tmp_path / inner}")
+
+
 def test_resolved_decides_lengths() -> None:
     model = ModelConfig.from_json(DENSE)
     config = EngineConfig(model="m").resolved(model)

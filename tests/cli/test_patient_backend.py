@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
+import pytest
+
 from ernie_backend.cli.patient_backend import link_library, patient_library
-from ernie_backend.cli.tritonserver import find_installation
+from ernie_backend.cli.tritonserver import CONTAINER_ROOT, find_installation
 
 
 def test_only_the_wait_differs() -> None:
-    library = (find_installation().backend / "libtriton_python.so").read_bytes()
+    installation = find_installation()
+    if platform.machine() != "x86_64" or installation.program.is_relative_to(CONTAINER_ROOT):
+        pytest.skip("not the library of the wheel for x86-64")
+    library = (installation.backend / "libtriton_python.so").read_bytes()
     patient = patient_library(library)
     assert patient is not None and len(patient) == len(library)
     changed = [at for at, (old, new) in enumerate(zip(library, patient, strict=True)) if old != new]
