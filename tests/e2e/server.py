@@ -31,7 +31,8 @@ def running_server(model_dir: str | Path | None, **flags: object) -> Iterator[Ru
     log = "".join(server.log[-30:])
     assert server.exit_code == 0, f"serve ended with {server.exit_code}:\n{log}"
     assert not wait_until_gone(processes, 10), f"processes outlived serve:\n{log}"
-    assert not leftovers(), log
+    left = leftovers()
+    assert not left, f"serve has left {left}:\n{log}"
 
 
 def leftovers() -> list[str]:
@@ -43,6 +44,8 @@ def leftovers() -> list[str]:
     elsewhere = [*Path("/tmp").glob("ernie-triton-*"), *Path("/tmp").glob("ernie-tests-*/ernie-triton-*")]
     not_ours = {folder.name for folder in elsewhere} - {folder.name for folder in own}
     living = {folder.name for folder in own if _is_locked(folder / "lock")}
+    locks = [region for region in regions if region.name.endswith("-lock")]
+    living |= {lock.name.removesuffix("-lock") for lock in locks if _is_locked(lock)}  # wherever their folders are
     found = [*own, *(region for region in regions if region.exists())]
     return [str(path) for path in found if "-".join(path.name.split("-")[:3]) not in living | not_ours]
 
