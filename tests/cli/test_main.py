@@ -126,6 +126,14 @@ def test_env_makes_a_tritonserver_command(tmp_path: Path, capsys: pytest.Capture
     }
 
 
+def test_env_says_where_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["env", "--out", str(tmp_path / "file")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("ernie-triton env: error: Nothing can be written to ")
+    assert len(captured.err.splitlines()) == 1
+
+
 def test_perf_inputs_are_what_perf_analyzer_reads() -> None:
     (request,) = json.loads(input_data("hello", 8))["data"]
     assert request["text_input"] == ["hello"] and request["stream"] == [True]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import platform
 from pathlib import Path
 
 import pytest
 
-from ernie_backend.cli.patient_backend import link_library, patient_library
+from ernie_backend.cli import patient_backend
+from ernie_backend.cli.patient_backend import patient_library, put_library
 from ernie_backend.cli.tritonserver import CONTAINER_ROOT, find_installation
 
 
@@ -28,6 +31,27 @@ def test_an_unknown_library_is_left_as_it_is(tmp_path: Path) -> None:
     (source := tmp_path / "source.so").write_bytes(b"another build")
     target = tmp_path / "libtriton_python.so"
     target.write_bytes(b"of an earlier start")
-    link_library(source, target)
+    put_library(source, target)
     assert target.is_symlink() and target.resolve() == source
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["libtriton_python.so", "source.so"]
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "number"), [(mmap, "mmap", errno.EPERM), (Path, "write_bytes", errno.ENOSPC)], ids=["noexec", "full disk"]
+)
+def test_where_no_copy_can_be_used_it_is_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, holder: object, name: str, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "the system's words")
+
+    (source := tmp_path / "source.so").write_bytes(b"known")
+    target = tmp_path / "libtriton_python.so"
+    monkeypatch.setattr(patient_backend, "patient_library", lambda library: b"patient")
+    put_library(source, target)
+    assert target.read_bytes() == b"patient" and target.stat().st_mode == source.stat().st_mode
+    monkeypatch.setattr(holder, name, refuse)
+    put_library(source, target)
+    assert target.resolve() == source
+    assert "the system's words" in caplog.text and str(tmp_path) in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["libtriton_python.so", "source.so"]

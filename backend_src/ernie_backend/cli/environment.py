@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from .tritonserver import TRITON_STACK_BYTES, assemble_backends, check_python_for_stub, find_installation, library_path, search_path
+from .written_files import put, writing
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -29,10 +30,16 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out or Path(sys.prefix) / "share" / "ernie-triton").resolve()
     backends = assemble_backends(installation, folder / "backends")
     command = folder / "bin" / "tritonserver"
-    command.parent.mkdir(parents=True, exist_ok=True)
     start = f'exec {shlex.quote(str(installation.program))} --backend-directory {shlex.quote(str(backends))} "$@"'
-    command.write_text(f"#!/bin/sh\nulimit -S -s {TRITON_STACK_BYTES // 1024} 2>/dev/null\n{start}\n", encoding="utf-8")
-    command.chmod(0o755)
+    text = f"#!/bin/sh\nulimit -S -s {TRITON_STACK_BYTES // 1024} 2>/dev/null\n{start}\n"
+
+    def make(new: Path) -> None:
+        new.write_text(text, encoding="utf-8")
+        new.chmod(0o755)
+
+    with writing(folder):
+        command.parent.mkdir(parents=True, exist_ok=True)
+        put(command, make)
     print(f"export PATH={shlex.quote(str(command.parent) + ':' + search_path(''))}:$PATH")
     print(f"export LD_LIBRARY_PATH={shlex.quote(library_path(installation, os.environ.get('LD_LIBRARY_PATH', '')))}")
     return 0

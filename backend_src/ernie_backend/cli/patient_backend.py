@@ -8,15 +8,21 @@ releases wait as long). Under 16 streams and pauses of 0.9 to 2 s of single proc
 this wait.
 
 There is no setting for it, so one constant is changed in a copy of the library. Only a library known to the byte is copied; another is
-left as it is.
+left as it is, and so is one whose copy could not be loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
+import mmap
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from .written_files import link, put
+
+log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 10
 """A process that dies amid a request is noticed by `serve` at once; amid loading, after this time."""
@@ -47,16 +53,30 @@ def patient_library(library: bytes) -> bytes | None:
     return library[: wait.offset] + _constant(PATIENCE_SECONDS) + library[wait.offset + 8 :]
 
 
-def link_library(source: Path, target: Path) -> None:
-    """Put the Python backend's library at `target`: a patient copy if that can be made, else a link. A running server keeps its own."""
-    new = target.with_suffix(".new")
-    new.unlink(missing_ok=True)
+def put_library(source: Path, target: Path) -> None:
+    """Put the Python backend's library at `target`: a patient copy if that can be made and loaded there, else a link."""
     patient = patient_library(source.read_bytes())
-    if patient is None:
-        new.symlink_to(source)
-    else:
+
+    def copy(new: Path) -> None:
+        assert patient is not None
         new.write_bytes(patient)
-    os.replace(new, target)
+        shutil.copymode(source, new)
+        _check_loadable(new)
+
+    try:
+        if patient is not None:
+            put(target, copy)
+            return
+    except OSError as error:  # a full disk; a file system from which nothing may be run
+        why = f"a copy that waits for longer cannot be used in {target.parent} ({error.strerror})"
+        log.warning("warning: tritonserver will give up on a model's process that stands still for 1 s: %s.", why)
+    link(source, target)
+
+
+def _check_loadable(library: Path) -> None:
+    """`OSError` where the loader could not map its code either: a `/tmp` that is mounted noexec, as `docker run --tmpfs` does it."""
+    with library.open("rb") as file:
+        mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
 
 
 def _constant(seconds: int) -> bytes:

@@ -46,6 +46,7 @@ from .ready_line import ready_line
 from .restarts import WINDOW_SECONDS, Outage, RestartBudget
 from .triton_watch import TritonWatch, all_alive
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
+from .written_files import writing
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,8 @@ class _Server:
         # Ours as long as we take requests: while a front end that has died is restarted, connections wait, and are not refused.
         with PrivateFolder() as folder, hold(self._options, "--port") as self._listening:
             config_file = folder.path / "engine.json"
-            config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
+            with writing(folder.path):
+                config_file.write_text(replace(self._options.engine, runtime_dir=str(folder.path)).to_json(), encoding="utf-8")
             self._folder, self._outage = folder, Outage(folder.path / "outage")
             self._triton_command = triton_command(self._options, installation, folder, on_gpu=self._on_gpu)
             self._triton_environment = triton_environment(self._options, installation, folder, config_file)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from .patient_backend import link_library
+from .patient_backend import put_library
+from .written_files import link, writing
 
 CONTAINER_ROOT = Path("/opt/tritonserver")
 STUB_NAME = "triton_python_backend_stub"
@@ -109,14 +110,13 @@ def check_python_for_stub() -> None:
 def assemble_backends(installation: Installation, folder: Path) -> Path:
     """Fill `folder` so that it can be the `--backend-directory`: the Python backend and the stub that fits this Python, side by side."""
     backend = folder / "python"
-    backend.mkdir(parents=True, exist_ok=True)
-    for source in (*installation.backend.iterdir(), installation.stub):
-        link = backend / source.name
-        if source.name == LIBRARY_NAME:
-            link_library(source, link)
-        elif source.name != "__pycache__":
-            link.unlink(missing_ok=True)
-            link.symlink_to(source)
+    with writing(folder):
+        backend.mkdir(parents=True, exist_ok=True)
+        for source in (*installation.backend.iterdir(), installation.stub):
+            if source.name == LIBRARY_NAME:
+                put_library(source, backend / source.name)
+            elif source.name != "__pycache__":
+                link(source, backend / source.name)
     return folder
 
 
