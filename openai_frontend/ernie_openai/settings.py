@@ -14,6 +14,9 @@ DEFAULT_MAX_PENDING_BYTES = 2**20
 
 _NAMES_OF_ANY_MODEL = ("", "null", "default")  # what clients written for FastDeploy send when they mean "the one you serve"
 
+_UNTOLD_OUTAGE = "The server cannot answer now. Try again in a moment."
+"""Where the disk was too full for the reason."""
+
 
 @dataclass(frozen=True)
 class TlsFiles:
@@ -62,7 +65,7 @@ class FrontendSettings:
         if self.outage_file is None:
             return None
         try:
-            return Path(self.outage_file).read_text(encoding="utf-8")
+            return Path(self.outage_file).read_text(encoding="utf-8") or _UNTOLD_OUTAGE
         except OSError:
             return None
 

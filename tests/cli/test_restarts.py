@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from ernie_backend.cli import front_end_watch, triton_watch
 from ernie_backend.cli.processes import is_running, state_of
 from ernie_backend.cli.restarts import WINDOW_SECONDS, Outage, RestartBudget
 from ernie_backend.cli.triton_watch import TritonWatch
+from ernie_openai.settings import FrontendSettings
 
 
 class Clock:
@@ -56,6 +58,22 @@ def test_an_outage_is_told_while_it_lasts(tmp_path: Path) -> None:
     outage.begin("The first reason.")
     outage.begin("The second.")
     assert outage.path.read_text() == "The second." and list(tmp_path.iterdir()) == [outage.path]
+    outage.end()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("has_room_for_a_name", [True, False])
+def test_an_outage_on_a_full_disk_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_room_for_a_name: bool) -> None:
+    def write_text(path: Path, text: str, encoding: str) -> None:
+        if has_room_for_a_name:
+            path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    outage = Outage(tmp_path / "outage")
+    outage.begin("A reason.")
+    assert list(tmp_path.iterdir()) == ([outage.path] if has_room_for_a_name else [])
+    assert (FrontendSettings(triton_grpc="", triton_metrics="", outage_file=str(outage.path)).outage is not None) is has_room_for_a_name
     outage.end()
     assert not list(tmp_path.iterdir())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -44,10 +45,12 @@ class Outage:
         self.path = path
 
     def begin(self, why: str) -> None:
-        """`why`: a sentence for users."""
+        """`why`: a sentence for users. On a full disk the file stays empty; where there can be none, nobody is told, and nobody stopped."""
         new = self.path.with_suffix(".new")
-        new.write_text(why, encoding="utf-8")
-        os.rename(new, self.path)  # nobody reads half of it
+        with contextlib.suppress(OSError):
+            new.write_text(why, encoding="utf-8")
+        with contextlib.suppress(OSError):
+            os.rename(new, self.path)  # nobody reads half of it
 
     def end(self) -> None:
         self.path.unlink(missing_ok=True)

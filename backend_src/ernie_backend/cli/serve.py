@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import signal
 import time
 from dataclasses import replace
@@ -205,8 +204,9 @@ class _Server:
     def _start_triton(self) -> None:
         """Return when the ensemble is ready or a signal came; `ServeError` if it does not get ready."""
         signs_of_life = self._folder.path / HEARTBEATS
-        shutil.rmtree(signs_of_life, ignore_errors=True)
-        signs_of_life.mkdir(mode=0o700)
+        signs_of_life.mkdir(mode=0o700, exist_ok=True)  # not made anew: a full disk has no room for that
+        for sign in signs_of_life.iterdir():
+            sign.unlink()
         command, environment = self._triton_command, self._triton_environment
         writer = line_writer(self._options.observability.log_format, "tritonserver")
         # In our own folder: the stubs and `python -m` look for modules where they run, and there may lie anybody's (`--model .`).
