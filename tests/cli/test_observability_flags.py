@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -40,6 +41,23 @@ def test_the_ready_line_is_an_object_where_the_log_is() -> None:
     assert list(said)[:4] == ["time", "level", "source", "message"] and said["message"] == "Ready"
     assert (said["model"], said["openai_url"], said["triton_grpc"]) == ("e", "http://127.0.0.1:9000/v1", "127.0.0.1:8001")
     assert said["metrics_url"] in text and said["triton_url"] in text
+
+
+SAY_READY = """
+import argparse, sys
+from ernie_backend.cli.flags import add_arguments, read_options
+from ernie_backend.cli.ready_line import say_ready
+add_arguments(parser := argparse.ArgumentParser())
+say_ready(read_options(parser.parse_args(["--model", "m"]), on_gpu=False))
+"""
+
+
+@pytest.mark.parametrize("output", ["> /dev/full", ">&-", "| true", ""])
+def test_a_server_is_ready_whether_it_can_be_said_or_not(output: str) -> None:
+    script = f'"$1" -c "$2" {output}; exit "${{PIPESTATUS[0]}}"'
+    ended = subprocess.run(["bash", "-c", script, "", sys.executable, SAY_READY], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("Ready: m") is (output == "")
 
 
 @pytest.mark.parametrize("form", ["--log-format json", "--log_format=json"])

@@ -41,7 +41,7 @@ from .ports import check_ports, hold
 from .private_folder import PrivateFolder
 from .probes import front_end_health, http_status
 from .processes import Child, adopt_orphans, reap_adopted, reap_all
-from .ready_line import ready_line
+from .ready_line import say_ready
 from .restarts import WINDOW_SECONDS, Outage, RestartBudget
 from .triton_watch import TritonWatch, all_alive
 from .tritonserver import TRITON_STACK_BYTES, check_python_for_stub, find_installation
@@ -244,7 +244,7 @@ class _Server:
     def _await_front_end(self) -> None:
         while self._first_signal is None:
             if self._front_end_health() == 200:
-                print(ready_line(self._options), flush=True)
+                say_ready(self._options)
                 self._was_ready = True
                 return
             self._look_after_triton()
