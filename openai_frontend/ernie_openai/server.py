@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from ernie_backend import log_format
 from ernie_backend.tracing import Tracer, check_installed, traces_url
 
+from .accept_errors import AcceptErrors
 from .app import create_app
 from .draining import END_SIGNALS, Drain
 from .http_metrics import shared_by_workers
@@ -62,6 +63,7 @@ def worker_app(settings: FrontendSettings, grace_seconds: float) -> FastAPI:
 def set_up_logs(settings: FrontendSettings) -> None:
     """The form of this process's lines; those of the requests are told, others from warnings on."""
     log_format.install(settings.observability.log_format, PROCESS_NAME)
+    logging.getLogger("asyncio").addFilter(AcceptErrors())
     access_log.setLevel(logging.INFO)
 
 
