@@ -1,5 +1,5 @@
-"""uvicorn's HTTP/1.1 connection with what it lacks: limits (time for a request's head, number of chunks), errors in our words, and an
-answer for clients that close their half of the connection behind their request.
+"""uvicorn's HTTP/1.1 connection with what it lacks: limits (time for a request's head, number of chunks, connections that only wait),
+errors in our words, and an answer for clients that close their half of the connection behind their request.
 
 Knows no route. What is wrong with a request that has a proper head is refused in `middleware.py`.
 """
@@ -22,6 +22,7 @@ from ernie_backend.errors import ErnieError, InvalidRequestError, PayloadTooLarg
 
 from .errors import HeadersTooLargeError, SlowBodyError, dumps, error_object
 from .streaming import HARMLESS
+from .waiting_connections import WaitingConnections
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNKS = 8192
@@ -42,6 +43,9 @@ _FAULTS: dict[int, ErnieError] = {
     431: HeadersTooLargeError(f"The head of a request may have {MAX_HEAD_BYTES} bytes."),
     501: InvalidRequestError("This Transfer-Encoding is not known. Send the body in chunks or with Content-Length."),
 }
+
+
+_WAITING = WaitingConnections()
 
 
 class _CountingConnection(h11.Connection):
@@ -103,8 +107,10 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for_the_client()
+        _WAITING.make_room(len(self.connections))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        _WAITING.remove(self.transport)
         for timer in (self._wait_timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
@@ -177,6 +183,10 @@ class GuardedProtocol(H11Protocol):
             self._wait_timer.cancel()
         self._wait_seconds = seconds
         self._wait_timer = None if seconds is None else self.loop.call_later(seconds, self._client_is_late)
+        if seconds is None:
+            _WAITING.remove(self.transport)
+        else:
+            _WAITING.add(self.transport)
 
     def _client_is_late(self) -> None:
         if self.transport.is_closing():

@@ -28,14 +28,13 @@ from .http_protocol import GuardedProtocol
 from .observing import access_log
 from .settings import FrontendSettings, TlsFiles
 from .triton_client import TritonClient
+from .waiting_connections import BACKLOG
 from .workers import ANSWER_SECONDS, Workers, end_with_parent
 
 PROCESS_NAME = "frontend"
 _LAST_SECONDS = 1
 """Behind the grace time: for those cut off to be told so."""
 
-_BACKLOG = 2048
-"""Connections that nobody has taken yet; uvicorn's own number."""
 _SEND_BUFFER_BYTES = 128 * 1024
 """Of a connection, in the kernel (Linux takes it twice). Else it grows to megabytes, and a slow client is noticed late."""
 _UNREAD_SECONDS = 300
@@ -76,7 +75,7 @@ def listen(listening: socket.socket) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_SECONDS * 1000)
-    listening.listen(_BACKLOG)
+    listening.listen(BACKLOG)
 
 
 def run(
@@ -103,6 +102,7 @@ def run(
         log_config=None,  # its lines go the way of all others
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
         http=GuardedProtocol,
         ws="none",
         ssl_certfile=tls.certificate if tls else None,

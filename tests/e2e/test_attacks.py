@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from ernie_backend.cli.background import RunningServer
 from tests.e2e.bystander import Bystander
+from tests.e2e.faults import processes
 from tests.e2e.observe import wait_until_idle
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -123,6 +125,27 @@ def test_clients_that_begin_and_leave(server: RunningServer) -> None:
             connection.sendall((head[:40], head + body[:20], head + body)[i % 3])
     wait = httpx.get(f"{server.openai_url}/health", timeout=30, trust_env=False)
     assert wait.status_code == 200
+
+
+def test_more_connections_than_there_are_files(server: RunningServer) -> None:
+    """On which nothing is said: those that have waited longest make room, so that `serve`, too, is heard, and restarts nothing."""
+    host, port = server.openai_url.removeprefix("http://").split(":")
+    (front_end,) = processes(server, "-m ernie_openai")
+    soft, hard = resource.prlimit(front_end, resource.RLIMIT_NOFILE)
+    resource.prlimit(front_end, resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with contextlib.ExitStack() as stack:
+            idle = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            idle.sendall(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(65536).endswith(b"\r\n\r\n")
+            for _ in range(600):
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            assert idle.recv(1) == b"", "it might have been idle for 75 s"
+            for _ in range(3):
+                assert httpx.get(f"{server.openai_url}/health", timeout=30, trust_env=False).status_code == 200
+    finally:
+        resource.prlimit(front_end, resource.RLIMIT_NOFILE, (soft, hard))
+    assert processes(server, "-m ernie_openai") == [front_end]
 
 
 def test_smuggled_requests(server: RunningServer) -> None:

@@ -254,6 +254,28 @@ async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+async def test_whoever_has_waited_longest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that ask for nothing; not the one that is being answered, though it came first of all."""
+    monkeypatch.setattr("ernie_openai.waiting_connections.most_connections", lambda: 3)
+    held = asyncio.Event()
+    async with serving(FakeClient([*words(["a"]), held, *words(["b"])])) as url:
+        host, port = url.removeprefix("http://").split(":")
+        connections = []
+        for said in (HIDDEN, HEALTH, b"GET", b"", b""):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(said)
+            connections.append((reader, writer))
+            await asyncio.sleep(0.1)
+        answered, served, begun, *silent = [reader for reader, _ in connections]
+        assert statuses(await asyncio.wait_for(served.read(), WAIT_SECONDS)) == [200], "closed behind its answer"
+        assert await asyncio.wait_for(begun.read(), WAIT_SECONDS) == b""
+        assert not any(reader.at_eof() for reader in silent)
+        held.set()
+        assert statuses(await asyncio.wait_for(answered.readuntil(b"}]"), WAIT_SECONDS)) == [200]
+        for _, writer in connections:
+            writer.close()
+
+
 @pytest.mark.parametrize(
     ("head", "late_body"),
     [(HEALTH, b""), (POST.replace(b"chat", b"nothing") + b"Content-Length: 4\r\n\r\n", b"late")],
