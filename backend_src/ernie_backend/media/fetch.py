@@ -150,7 +150,9 @@ class Fetcher:
                 yield response
         except httpcore2.TimeoutException:
             raise MediaError("was not received in time: its host does not answer") from None
-        except httpcore2.NetworkError:
+        except httpcore2.NetworkError as error:
+            if isinstance(error.__context__, ssl.SSLCertVerificationError):  # httpcore2 takes the cause away
+                raise MediaError("cannot be fetched: this server does not trust its host's certificate, or it is another host's") from None
             raise MediaError("cannot be fetched: the connection to its host failed") from None
         except (httpcore2.ProtocolError, httpcore2.UnsupportedProtocol):
             raise MediaError("cannot be fetched: its host does not keep to HTTP or its limits") from None
