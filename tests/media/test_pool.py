@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -73,6 +74,26 @@ def test_what_waits_is_bounded_and_later_there_is_room_again(pool: Callable[...,
     pool(answers, *[server.url("/")] * 4)
     answers.wait(1)
     assert [len(outcome) for outcome in answers.given] == [1, 1, 1, 1, 4]
+
+
+def test_no_host_holds_up_what_needs_none(pool: Callable[..., None], serve: ServerOf) -> None:
+    """40 requests of ten dripping URLs each kept every image in a `data:` URL waiting for two minutes."""
+    release, stuck, answers = threading.Event(), Answers(), Answers()
+    server = serve({"/": lambda connection, server: (release.wait(30), body(SMALL)(connection, server))})
+    for _ in range(4):
+        pool(stuck, server.url("/"))
+    with pytest.raises(OverloadedError):
+        pool(stuck, server.url("/"))
+    own = f"data:image/png;base64,{base64.b64encode(SMALL).decode()}"
+    pool(answers, own, own)
+    answers.wait(1)
+    assert len(answers.given[0]) == 2 and not stuck.given, "all threads for hosts are still taken"
+    with pytest.raises(OverloadedError):
+        pool(answers, own, server.url("/"))
+    pool(answers, *[own] * 4)
+    answers.wait(1)
+    release.set()
+    stuck.wait(4)
 
 
 def test_an_aborted_request_begins_nothing_more(pool: Callable[..., None], serve: ServerOf) -> None:

@@ -1,7 +1,7 @@
 """Loads the images and videos of many requests at once, each item on a thread of its own; knows neither prompts nor Triton.
 
 A hung host holds a thread until its time limit, so threads are many, what waits for one is bounded, and requests without media never come
-here at all.
+here at all. What needs no host (`data:` and `file:` URLs) has threads of its own: no host can make it wait.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from ..abort_signal import NEVER, AbortSignal
 from ..errors import EngineError, ErnieError, OverloadedError
 from ..media_fields import MediaPart, ProcessorKwargs
+from .fetch import is_remote
 from .loader import MediaLoader
 from .network import stopping
 from .patches import LoadedMedia
@@ -23,8 +25,10 @@ from .usage import MediaUsage
 log = logging.getLogger(__name__)
 
 THREADS = 32
+"""Of each lane."""
 MAX_ITEMS = 512
-"""Under way and waiting. At 32 MiB for the largest image, threads bound the memory; this bounds how long the last one waits."""
+"""Under way and waiting, in each lane. At 32 MiB for the largest image, threads bound the memory; this bounds how long the last one
+waits."""
 
 Done = Callable[[Sequence[LoadedMedia] | ErnieError], None]
 
@@ -34,10 +38,8 @@ class MediaPool:
 
     def __init__(self, loader: MediaLoader, *, threads: int = THREADS, max_items: int = MAX_ITEMS) -> None:
         self._loader = loader
-        self._executor = ThreadPoolExecutor(threads, "ernie-media")
-        self._max_items = max_items
         self._lock = threading.Lock()
-        self._num_items = 0
+        self._web, self._local = (_Lane(ThreadPoolExecutor(threads, name), max_items) for name in ("ernie-media-web", "ernie-media-local"))
 
     @property
     def usage(self) -> MediaUsage:
@@ -50,24 +52,35 @@ class MediaPool:
 
         `OverloadedError` at once if too much waits already.
         """
+        lanes = [self._web if is_remote(part.url) else self._local for part in parts]
         with self._lock:
-            if self._num_items + len(parts) > self._max_items:
-                raise OverloadedError("Too many images and videos are being fetched. Try again in a moment.")
-            self._num_items += len(parts)
+            for lane in (self._web, self._local):
+                if lane.num_items + lanes.count(lane) > lane.max_items:
+                    raise OverloadedError("Too many images and videos are being fetched. Try again in a moment.")
+            for lane in lanes:
+                lane.num_items += 1
         request = _Request(parts, done)
-        for i, part in enumerate(parts):
-            future = self._executor.submit(self._loader.load, part, settings, signal)
-            future.add_done_callback(partial(self._finished, request, i))
+        for i, (part, lane) in enumerate(zip(parts, lanes, strict=True)):
+            future = lane.executor.submit(self._loader.load, part, settings, signal)
+            future.add_done_callback(partial(self._finished, request, i, lane))
             signal.add(future.cancel)
 
     def close(self) -> None:
         self._loader.close()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        for lane in (self._web, self._local):
+            lane.executor.shutdown(wait=True, cancel_futures=True)
 
-    def _finished(self, request: _Request, index: int, future: Future[LoadedMedia]) -> None:
+    def _finished(self, request: _Request, index: int, lane: _Lane, future: Future[LoadedMedia]) -> None:
         with self._lock:
-            self._num_items -= 1
+            lane.num_items -= 1
         request.finished(index, _outcome(future))
+
+
+@dataclass(eq=False)
+class _Lane:
+    executor: ThreadPoolExecutor
+    max_items: int
+    num_items: int = 0
 
 
 class _Request:
