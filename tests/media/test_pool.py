@@ -120,6 +120,24 @@ def test_one_answer_and_the_first_error(pool: Callable[..., None], serve: Server
     assert isinstance(error, InvalidRequestError) and error.param == "image[1]"
 
 
+def test_an_error_does_not_wait_for_what_stands_behind_it(pool: Callable[..., None], serve: ServerOf) -> None:
+    answers, others = Answers(), Answers()
+    server = serve({"/hung": lambda _, server: server.stopping.wait(60), "/": body(SMALL)})
+    pool(answers, server.url("/none"), *[server.url("/hung")] * 3)
+    answers.wait(1)
+    assert answers.given[0].param == "image[0]"
+    while True:  # its threads are free soon, and it is counted no more
+        try:
+            pool(others, *[server.url("/")] * 4)
+        except OverloadedError:
+            assert not server.stopping.wait(0.01)
+        else:
+            break
+    others.wait(1)
+    assert len(others.given[0]) == 4 and len(answers.given) == 1
+    assert sum(b"/hung" in head for head in server.requests) <= 1, "what had not begun never does"
+
+
 def test_the_end_ends_what_runs_and_what_waits(pool: Callable[..., None], serve: ServerOf) -> None:
     answers = Answers()
     server = serve({"/": lambda _, server: server.stopping.wait(60)})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..abort_signal import NEVER, AbortSignal
-from ..errors import EngineError, ErnieError, OverloadedError
+from ..errors import EngineError, ErnieError, OverloadedError, RequestAbortedError
 from ..media_fields import MediaPart, ProcessorKwargs
 from .fetch import is_remote
 from .loader import MediaLoader
@@ -47,8 +47,8 @@ class MediaPool:
         return self._loader.usage
 
     def load(self, parts: Sequence[MediaPart], settings: ProcessorKwargs, done: Done, signal: AbortSignal = NEVER) -> None:
-        """`done` is called once: with the loaded items in order, or with the error of the first one at fault. When `signal` is set, no item
-        of them begins any more, and what is under way ends soon.
+        """`done` is called once: with the loaded items in order, or with the error of the first one at fault, as soon as it is known which
+        that is. When `signal` is set, no item of them begins any more, and what is under way ends soon; so do those behind an error.
 
         `OverloadedError` at once if too much waits already.
         """
@@ -60,10 +60,11 @@ class MediaPool:
             for lane in lanes:
                 lane.num_items += 1
         request = _Request(parts, done)
+        signal.add(request.rest.set)
         for i, (part, lane) in enumerate(zip(parts, lanes, strict=True)):
-            future = lane.executor.submit(self._loader.load, part, settings, signal)
+            future = lane.executor.submit(self._loader.load, part, settings, request.rest)
             future.add_done_callback(partial(self._finished, request, i, lane))
-            signal.add(future.cancel)
+            request.rest.add(future.cancel)
 
     def close(self) -> None:
         self._loader.close()
@@ -73,7 +74,9 @@ class MediaPool:
     def _finished(self, request: _Request, index: int, lane: _Lane, future: Future[LoadedMedia]) -> None:
         with self._lock:
             lane.num_items -= 1
-        request.finished(index, _outcome(future))
+        is_known = request.finished(index, _outcome(future))
+        if is_known and not future.cancelled():  # else it is `rest` that cancels it
+            request.rest.set()
 
 
 @dataclass(eq=False)
@@ -84,22 +87,28 @@ class _Lane:
 
 
 class _Request:
-    """The items of one request, until the last one is there."""
+    """The items of one request, until it is known what becomes of it."""
 
     def __init__(self, parts: Sequence[MediaPart], done: Done) -> None:
+        self.rest = AbortSignal()
+        """Set when nobody waits for its items any more."""
         self._outcomes: list[LoadedMedia | ErnieError | None] = [None] * len(parts)
-        self._missing = len(parts)
-        self._done = done
+        self._done: Done | None = done
         self._lock = threading.Lock()
 
-    def finished(self, index: int, outcome: LoadedMedia | ErnieError) -> None:
+    def finished(self, index: int, outcome: LoadedMedia | ErnieError) -> bool:
+        """Whether this settled it, and `done` has been called."""
         with self._lock:
             self._outcomes[index] = outcome
-            self._missing -= 1
-            if self._missing:
-                return
-        error = next((outcome for outcome in self._outcomes if isinstance(outcome, ErnieError)), None)
-        self._done(error or [outcome for outcome in self._outcomes if isinstance(outcome, LoadedMedia)])
+            error = next((outcome for outcome in self._outcomes if not isinstance(outcome, LoadedMedia)), None)
+            is_settled = None not in self._outcomes or (error is not None and not isinstance(error, RequestAbortedError))
+            done = self._done
+            if done is None or not is_settled:  # of an aborted one nobody waits for the error, but perhaps for its threads
+                return False
+            self._done = None
+            loaded = [outcome for outcome in self._outcomes if isinstance(outcome, LoadedMedia)]
+        done(error or loaded)
+        return True
 
 
 def _outcome(future: Future[LoadedMedia]) -> LoadedMedia | ErnieError:
