@@ -26,7 +26,7 @@ from ..abort_signal import NEVER, AbortSignal
 from ..protocol import MediaKind
 from .network import CheckedBackend, Deadline, Resolver, resolve
 from .sniff import HEAD_BYTES, MediaError, check_head
-from .web_address import WebAddress, read_web_address
+from .web_address import MAX_URL_CHARACTERS, WebAddress, read_web_address
 
 _WEB = ("http", "https")
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -218,9 +218,9 @@ class Fetcher:
         return self._root is not None and Path(self._root) in Path(path).parents
 
 
-def is_remote(url: str) -> bool:
-    """Whether another host decides how long it takes."""
-    return _scheme(url) in _WEB
+def host_of(url: str) -> str | None:
+    """Who decides how long it takes to fetch, as the URL, which may be malformed, spells it; None: nobody but this server."""
+    return url[:MAX_URL_CHARACTERS].lower().partition("//")[2].partition("/")[0] if _scheme(url) in _WEB else None
 
 
 def _scheme(url: str) -> str:

@@ -1,7 +1,8 @@
 """Loads the images and videos of many requests at once, each item on a thread of its own; knows neither prompts nor Triton.
 
 A hung host holds a thread until its time limit, so threads are many, what waits for one is bounded, and requests without media never come
-here at all. What needs no host (`data:` and `file:` URLs) has threads of its own: no host can make it wait.
+here at all. What needs no host (`data:` and `file:` URLs) has threads of its own: no host can make it wait. Nor can one take all those of
+the others (`lane.py`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
 from functools import partial
 
 from ..abort_signal import NEVER, AbortSignal
 from ..errors import EngineError, ErnieError, OverloadedError, RequestAbortedError
 from ..media_fields import MediaPart, ProcessorKwargs
-from .fetch import is_remote
+from .fetch import host_of
+from .lane import Lane
 from .loader import MediaLoader
 from .network import stopping
 from .patches import LoadedMedia
@@ -39,7 +40,7 @@ class MediaPool:
     def __init__(self, loader: MediaLoader, *, threads: int = THREADS, max_items: int = MAX_ITEMS) -> None:
         self._loader = loader
         self._lock = threading.Lock()
-        self._web, self._local = (_Lane(ThreadPoolExecutor(threads, name), max_items) for name in ("ernie-media-web", "ernie-media-local"))
+        self._web, self._local = (Lane(name, threads, max_items) for name in ("ernie-media-web", "ernie-media-local"))
 
     @property
     def usage(self) -> MediaUsage:
@@ -52,7 +53,7 @@ class MediaPool:
 
         `OverloadedError` at once if too much waits already.
         """
-        lanes = [self._web if is_remote(part.url) else self._local for part in parts]
+        lanes = [self._local if host_of(part.url) is None else self._web for part in parts]
         with self._lock:
             for lane in (self._web, self._local):
                 if lane.num_items + lanes.count(lane) > lane.max_items:
@@ -62,28 +63,21 @@ class MediaPool:
         request = _Request(parts, done)
         signal.add(request.rest.set)
         for i, (part, lane) in enumerate(zip(parts, lanes, strict=True)):
-            future = lane.executor.submit(self._loader.load, part, settings, request.rest)
+            future = lane.submit(host_of(part.url), partial(self._loader.load, part, settings, request.rest))
             future.add_done_callback(partial(self._finished, request, i, lane))
             request.rest.add(future.cancel)
 
     def close(self) -> None:
         self._loader.close()
         for lane in (self._web, self._local):
-            lane.executor.shutdown(wait=True, cancel_futures=True)
+            lane.close()
 
-    def _finished(self, request: _Request, index: int, lane: _Lane, future: Future[LoadedMedia]) -> None:
+    def _finished(self, request: _Request, index: int, lane: Lane, future: Future[LoadedMedia]) -> None:
         with self._lock:
             lane.num_items -= 1
         is_known = request.finished(index, _outcome(future))
         if is_known and not future.cancelled():  # else it is `rest` that cancels it
             request.rest.set()
-
-
-@dataclass(eq=False)
-class _Lane:
-    executor: ThreadPoolExecutor
-    max_items: int
-    num_items: int = 0
 
 
 class _Request:
