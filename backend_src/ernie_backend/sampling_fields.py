@@ -200,8 +200,10 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _token_ids(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > MAX_BAD_WORDS:
+    if not isinstance(value, list):
         raise _refuse(name, f"a list of at most {MAX_BAD_WORDS} token ids", value)
+    if len(value) > MAX_BAD_WORDS:
+        raise InvalidRequestError(f"{name} takes at most {MAX_BAD_WORDS} token ids, got {len(value)}.", param=name)
     return tuple(_integer(0, 2**31 - 1)(f"{name}[{i}]", token) for i, token in enumerate(value))
 
 

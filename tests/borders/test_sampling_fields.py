@@ -96,6 +96,7 @@ def test_accepted(given: dict[str, object], expected: dict[str, object]) -> None
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": "x" * 1025}, "stop"),
         ({"stop_token_ids": ["a"]}, "stop_token_ids[0]"),
+        ({"stop_token_ids": 5}, "stop_token_ids"),
         ({"logprobs": 21}, "logprobs"),
         ({"seed": -1}, "seed"),
         ({"n": 0}, "n"),
@@ -108,3 +109,9 @@ def test_refused(given: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_sampling_params(given)
     assert caught.value.param == param and param.split("[")[0] in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["stop_token_ids", "bad_words_token_ids"])
+def test_too_many_ids_are_counted(name: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"{name} takes at most 1024 token ids, got 1025"):
+        parse_sampling_params({name: [1] * 1025})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -75,6 +76,26 @@ def test_what_waits_is_bounded_and_later_there_is_room_again(pool: Callable[...,
     assert [len(outcome) for outcome in answers.given] == [1, 1, 1, 1, 4]
 
 
+def test_no_host_holds_up_what_needs_none(pool: Callable[..., None], serve: ServerOf) -> None:
+    """40 requests of ten dripping URLs each kept every image in a `data:` URL waiting for two minutes."""
+    release, stuck, answers = threading.Event(), Answers(), Answers()
+    server = serve({"/": lambda connection, server: (release.wait(30), body(SMALL)(connection, server))})
+    for _ in range(4):
+        pool(stuck, server.url("/"))
+    with pytest.raises(OverloadedError):
+        pool(stuck, server.url("/"))
+    own = f"data:image/png;base64,{base64.b64encode(SMALL).decode()}"
+    pool(answers, own, own)
+    answers.wait(1)
+    assert len(answers.given[0]) == 2 and not stuck.given, "all threads for hosts are still taken"
+    with pytest.raises(OverloadedError):
+        pool(answers, own, server.url("/"))
+    pool(answers, *[own] * 4)
+    answers.wait(1)
+    release.set()
+    stuck.wait(4)
+
+
 def test_an_aborted_request_begins_nothing_more(pool: Callable[..., None], serve: ServerOf) -> None:
     release, answers, others, signal = threading.Event(), Answers(), Answers(), AbortSignal()
     server = serve({"/": lambda connection, server: (release.wait(30), body(SMALL)(connection, server))})
@@ -97,6 +118,24 @@ def test_one_answer_and_the_first_error(pool: Callable[..., None], serve: Server
     answers.wait(1)
     (error,) = answers.given
     assert isinstance(error, InvalidRequestError) and error.param == "image[1]"
+
+
+def test_an_error_does_not_wait_for_what_stands_behind_it(pool: Callable[..., None], serve: ServerOf) -> None:
+    answers, others = Answers(), Answers()
+    server = serve({"/hung": lambda _, server: server.stopping.wait(60), "/": body(SMALL)})
+    pool(answers, server.url("/none"), *[server.url("/hung")] * 3)
+    answers.wait(1)
+    assert answers.given[0].param == "image[0]"
+    while True:  # its threads are free soon, and it is counted no more
+        try:
+            pool(others, *[server.url("/")] * 4)
+        except OverloadedError:
+            assert not server.stopping.wait(0.01)
+        else:
+            break
+    others.wait(1)
+    assert len(others.given[0]) == 4 and len(answers.given) == 1
+    assert sum(b"/hung" in head for head in server.requests) <= 1, "what had not begun never does"
 
 
 def test_the_end_ends_what_runs_and_what_waits(pool: Callable[..., None], serve: ServerOf) -> None:

@@ -37,7 +37,7 @@ Message = tuple[str, str, list[tuple[str, str]]]
 
 
 def format_of(parsers: Parsers, last: LastMarker | None = THINKS, *, calls: bool = True, one_call: bool = False) -> AnswerFormat:
-    return parsers.answer_format(last, is_chat=True, calls=calls, one_call=one_call)
+    return parsers.answer_format(last, asks_anew=True, calls=calls, one_call=one_call)
 
 
 def message(deltas: list[AnswerDelta]) -> Message:
@@ -141,6 +141,11 @@ GOLDEN: list[tuple[str, str, Message]] = [
         "x1",
         '</think><tool_call>{"name": "a"}\n<tool_call>{"name": "b", "arguments": "{\\"x\\": 1}"}',
         ("", "", [("a", "{}"), ("b", '{"x": 1}')]),
+    ),
+    (  # arguments by another name: a call without them would be another one
+        "x1",
+        '</think><tool_call>{"name": "a", "parameters": {"x": 1}}</tool_call>',
+        ("", '<tool_call>{"name": "a", "parameters": {"x": 1}}</tool_call>', []),
     ),
     ("x1", '</think><tool_call>{"arguments": {}}</tool_call>', ("", '<tool_call>{"arguments": {}}</tool_call>', [])),
     (
@@ -344,7 +349,7 @@ class TestParsers:
         assert choose_parsers("", reasoning="ernie_x1", tool_call="ernie_45-vl-thinking") == Parsers("ernie-x1", PARSERS[1])
 
     def test_a_raw_prompt_is_continued(self) -> None:
-        answer = X1.answer_format(None, is_chat=False, calls=False, one_call=False)
+        answer = X1.answer_format(None, asks_anew=False, calls=False, one_call=False)
         assert (answer.begins_in, answer.begins_fresh) == ("content", False)
         assert format_of(X1, None).begins_in == "thought"
         assert format_of(Parsers("none", "none"), THINKS).is_plain

@@ -119,6 +119,12 @@ def test_goldens_of_x1(make: Make, messages: list[dict[str, Any]], tools: list[d
     assert make(X1).render(messages, tools=tools) == prompt + "<|im_start|>assistant\n<think>\n"
 
 
+def test_no_system_message_of_x1_is_lost(make: Make) -> None:
+    for messages in (conversation("s S", "s T", "u q"), conversation("u q", "s T")):
+        with pytest.raises(InvalidRequestError, match="a system message must be the first one"):
+            make(X1).render(messages)
+
+
 def test_which_templates_take_tools(make: Make) -> None:
     assert make(X1).takes_tools and not make(BUILT_IN).takes_tools
     assert not make("{% set tools = [] %}{{ tools }}").takes_tools

@@ -201,6 +201,48 @@ class TestHistory:
         messages = normalize_messages([call(), RESULT, {**RESULT, "role": "function"}, call(id="x"), RESULT], takes_tools=True)
         assert [message["role"] for message in messages] == ["assistant", "tool", "tool", "assistant", "tool"]
 
+    def test_results_come_out_in_the_order_of_their_calls(self) -> None:
+        """Templates show no ids: a result in another call's place would be taken for that one's."""
+        calls = {"role": "assistant", "tool_calls": [{"id": one, "function": {"name": "f"}} for one in "abc"]}
+
+        def shown(*results: dict[str, Any]) -> list[str]:
+            media: list[Any] = []
+            messages = normalize_messages([calls, *results, {"role": "user", "content": "?"}, calls], media, takes_tools=True)
+            assert [message["role"] for message in messages] == ["assistant", *["tool"] * len(results), "user", "assistant"]
+            places = [part.url for part in media]
+            return places or [message["content"] for message in messages[1:-2]]
+
+        def result(one: str | None, content: Any = None) -> dict[str, Any]:
+            return {"role": "tool", "tool_call_id": one, "content": content or f"of {one}"}
+
+        assert shown(result("c"), result("a"), result("b")) == ["of a", "of b", "of c"]
+        assert shown(result("c"), result("b")) == ["of b", "of c"], "one is still missing"
+        assert shown(result("b"), result("a", "1"), result("a", "2")) == ["1", "2", "of b"]
+        assert shown(result("c"), result(None), result("a")) == ["of c", "of None", "of a"], "whose is the second?"
+        images = [[{"type": "image_url", "image_url": {"url": url}}] for url in "cab"]
+        assert shown(*map(result, "cab", images)) == ["a", "b", "c"], "images go where their results go"
+        calls["tool_calls"][1]["id"] = "a"
+        assert shown(result("c"), result("a")) == ["of c", "of a"], "two calls of one id"
+        with pytest.raises(InvalidRequestError, match=r"messages\[1\].tool_call_id is 'x'"):
+            shown(result("x"), result("a"))
+
+    def test_a_result_is_not_compared_with_every_call(self) -> None:
+        """100,000 calls and 16,000 results, in 5 MB, took two minutes, in which nobody else's prompt was made."""
+        compared = 0
+
+        class Id(str):
+            __hash__ = str.__hash__
+
+            def __eq__(self, other: object) -> bool:
+                nonlocal compared
+                compared += 1
+                return str.__eq__(self, other)
+
+        calls = {"role": "assistant", "tool_calls": [{"id": Id(i), "function": {"name": "f"}} for i in range(200)]}
+        results = [{"role": "tool", "tool_call_id": Id(i), "content": ""} for i in range(200)]
+        assert len(normalize_messages([calls, *results], takes_tools=True)) == 201
+        assert compared < 10 * 200
+
     @pytest.mark.parametrize(
         ("messages", "param", "words"),
         [

@@ -15,6 +15,7 @@ from ernie_backend.errors import InvalidRequestError
 from ernie_backend.protocol import GenerateRequest
 from ernie_backend.text.answer_format import AnswerFormat
 from ernie_backend.text.tokenizer import Tokenizer
+from ernie_backend.text.vl_templates import ERNIE_VL_THINKING
 from ernie_backend.triton_adapter.preprocess import RequestInputs
 from tests.triton_adapter.conftest import write_model
 from tests.triton_adapter.test_preprocess import USER, answered, context, make
@@ -89,6 +90,19 @@ class TestAnswerFormat:
         assert answer(metadata={"enable_thinking": False}) == ("content", "<think>\n\n</think>\n\n")
         with pytest.raises(InvalidRequestError, match="takes no tools"):
             answer(tools=TOOLS)
+        preprocessor.close()
+
+    def test_an_answer_that_was_begun_goes_on_as_content(self, tmp_path: Path, tokenizer: Tokenizer) -> None:
+        """Its words are no thought, though no marker says so; and no thought is closed behind them."""
+        preprocessor = make(write_model(tmp_path, template=ERNIE_VL_THINKING))
+        begun = [*USER, {"role": "assistant", "content": "Once"}]
+        for fields in ({}, {"enable_thinking": False}):
+            chat = json.dumps({"messages": begun, "continue_final_message": True, **fields})
+            request = answered(preprocessor, RequestInputs(chat=chat))
+            answer = context(request).answer_format
+            assert (answer.begins_in, answer.begins_fresh) == ("content", False)
+            assert tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False).endswith("\nAssistant: Once")
+            assert request.sampling.reasoning_max_tokens is None
         preprocessor.close()
 
     def test_parsers_by_configuration(self, model_folder: Path) -> None:

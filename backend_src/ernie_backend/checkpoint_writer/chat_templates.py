@@ -26,6 +26,9 @@ X1 = """\
 {%- set settings = namespace(system='', last_user=-1) -%}
 {%- for message in messages -%}
     {%- if message['role'] == 'system' -%}
+        {%- if not loop.first -%}
+            {{- raise_exception('a system message must be the first one') -}}
+        {%- endif -%}
         {%- set settings.system = message['content'] -%}
     {%- elif message['role'] == 'user' -%}
         {%- set settings.last_user = loop.index0 -%}

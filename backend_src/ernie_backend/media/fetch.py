@@ -26,8 +26,9 @@ from ..abort_signal import NEVER, AbortSignal
 from ..protocol import MediaKind
 from .network import CheckedBackend, Deadline, Resolver, resolve
 from .sniff import HEAD_BYTES, MediaError, check_head
-from .web_address import WebAddress, read_web_address
+from .web_address import MAX_URL_CHARACTERS, WebAddress, read_web_address
 
+_WEB = ("http", "https")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RESOLVER_THREADS = 16
 
@@ -84,12 +85,12 @@ class Fetcher:
     def fetch(self, url: str, kind: MediaKind, signal: AbortSignal = NEVER) -> bytes:
         """The file's bytes, which begin like one of this kind. `MediaError` says why they cannot be had; `RequestAbortedError` comes within
         half a second of `signal`, or, while it connects to an address, when that is decided."""
-        scheme = url[:8].partition(":")[0].lower()
+        scheme = _scheme(url)
         if scheme == "data":
             data = self._from_data(url, kind)
         elif scheme == "file":
             data = self._from_file(url, kind)
-        elif scheme in ("http", "https"):
+        elif scheme in _WEB:
             try:
                 return self._from_web(url, kind, signal)
             except MediaError:
@@ -122,7 +123,7 @@ class Fetcher:
                 scheme = urlsplit(url).scheme
             except ValueError:  # a bracket that is no IPv6 address
                 raise MediaError("has a URL that redirects to a malformed one") from None
-            if scheme not in ("http", "https"):
+            if scheme not in _WEB:
                 raise MediaError("has a URL that redirects to something else than the web")
         raise MediaError(f"has a URL that redirects more than {self._limits.max_redirects} times")
 
@@ -150,7 +151,9 @@ class Fetcher:
                 yield response
         except httpcore2.TimeoutException:
             raise MediaError("was not received in time: its host does not answer") from None
-        except httpcore2.NetworkError:
+        except httpcore2.NetworkError as error:
+            if isinstance(error.__context__, ssl.SSLCertVerificationError):  # httpcore2 takes the cause away
+                raise MediaError("cannot be fetched: this server does not trust its host's certificate, or it is another host's") from None
             raise MediaError("cannot be fetched: the connection to its host failed") from None
         except (httpcore2.ProtocolError, httpcore2.UnsupportedProtocol):
             raise MediaError("cannot be fetched: its host does not keep to HTTP or its limits") from None
@@ -213,6 +216,15 @@ class Fetcher:
 
     def _is_below_root(self, path: str) -> bool:
         return self._root is not None and Path(self._root) in Path(path).parents
+
+
+def host_of(url: str) -> str | None:
+    """Who decides how long it takes to fetch, as the URL, which may be malformed, spells it; None: nobody but this server."""
+    return url[:MAX_URL_CHARACTERS].lower().partition("//")[2].partition("/")[0] if _scheme(url) in _WEB else None
+
+
+def _scheme(url: str) -> str:
+    return url[:8].partition(":")[0].lower()
 
 
 def decode_base64(text: str, limit: int) -> bytes:

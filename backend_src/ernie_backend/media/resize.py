@@ -51,7 +51,7 @@ def _within(
         new_width = math.ceil(width * beta / factor) * factor
     if not min_pixels <= new_height * new_width <= max_pixels:
         raise MediaError(
-            f"cannot be resized to between {min_pixels} and {max_pixels} pixels: it is too narrow (height × width would be "
-            f"{new_height} × {new_width})"
+            f"cannot be resized to between {min_pixels} and {max_pixels} pixels: at its shape, with sides that are multiples of {factor}, "
+            f"it would be {new_height} × {new_width} (height × width). Raise max_pixels, or lower min_pixels"
         )
     return new_height, new_width

@@ -47,10 +47,11 @@ class Parsers:
     reasoning: str = NO_PARSER
     tool_call: str = NO_PARSER
 
-    def answer_format(self, last: LastMarker | None, *, is_chat: bool, calls: bool, one_call: bool) -> AnswerFormat:
+    def answer_format(self, last: LastMarker | None, *, asks_anew: bool, calls: bool, one_call: bool) -> AnswerFormat:
         """The format behind a prompt whose last marker is `last`. `calls`: the request offers tools.
 
-        A rendered conversation without a marker leaves the model to think (as in FastDeploy); a raw prompt without one is continued.
+        `asks_anew`: it is a rendered conversation that an answer begins behind. Without a marker it leaves the model to think (as in
+        FastDeploy); a raw prompt and an answer that was begun in the conversation are continued.
         """
         thought = self.reasoning != NO_PARSER
         response = X1 in (self.reasoning, self.tool_call)
@@ -58,7 +59,7 @@ class Parsers:
         if not (thought or response or calls):
             return PLAIN
         begins_in = "content"
-        if thought and (is_chat if last is None else last.name == THINK):
+        if thought and (asks_anew if last is None else last.name == THINK):
             begins_in = "thought"
         elif response and last is not None and last.name == RESPONSE:
             begins_in = "response"

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from .answer_format import AnswerFormat
 from .markers import END_RESPONSE, END_TOOL_CALL, RESPONSE, TOOL_CALL
+from .schema_formats import without_unknown_formats
 from .tokenizer import Tokenizer
 
 WHITESPACE = r"(\n[ \t]{0,24}| )"
@@ -32,8 +33,8 @@ class Body:
 
 
 def json_grammar(schema: dict[str, Any]) -> dict[str, Any]:
-    """One of llguidance's grammars. `x-guidance` is the server's to set."""
-    return {"json_schema": {**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}}
+    """One of llguidance's grammars, of a checked schema. `x-guidance` is the server's to set."""
+    return {"json_schema": {**without_unknown_formats(schema), "x-guidance": {"whitespace_pattern": WHITESPACE}}}
 
 
 def choice_grammar(choices: Sequence[str]) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from typing import Any
 from ..errors import InvalidRequestError, json_kind
 from ..known_fields import WITHOUT_EFFECT, check_known, unknown_field
 from ..media_fields import MEDIA_TYPES, MediaPart, read_media_part
-from .tools import check_tool_results, normalize_tool_calls
+from .tools import TOOL_ROLES, check_tool_results, normalize_tool_calls, order_of_results
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """And what each counts as."""
-_TOOL_ROLES = ("tool", "function")
 _OTHER_TYPES = ("image", "input_image", "video", "input_audio", "audio_url", "file")
 """Of parts that other APIs know."""
 
@@ -31,7 +30,8 @@ def normalize_messages(given: Any, media: list[MediaPart] | None = None, *, take
     """The checked messages. `developer` counts as `system`; text parts are joined as they stand; a thought in the history is kept.
 
     `media`: gets the images and videos, in order. None: the model takes none.
-    `takes_tools`: the template knows tool calls and their results; without it they are refused.
+    `takes_tools`: the template knows tool calls and their results; without it they are refused. Results come out in the order of their
+    calls, because templates show no ids.
     """
     if given is None:
         raise InvalidRequestError("messages is missing.", param="messages", code="missing_required_parameter")
@@ -41,9 +41,10 @@ def normalize_messages(given: Any, media: list[MediaPart] | None = None, *, take
         raise InvalidRequestError("messages must not be an empty list.", param="messages")
     if len(given) > MAX_MESSAGES:
         raise InvalidRequestError(f"messages may hold at most {MAX_MESSAGES} messages, got {len(given)}.", param="messages")
-    messages = [_message(message, f"messages[{i}]", media, takes_tools) for i, message in enumerate(given)]
-    check_tool_results(messages)
-    return messages
+    order = order_of_results(given) if takes_tools else range(len(given))
+    messages = {i: _message(given[i], f"messages[{i}]", media, takes_tools) for i in order}
+    check_tool_results([messages[i] for i in range(len(given))])
+    return list(messages.values())
 
 
 def check_unread(given: Any) -> None:
@@ -115,7 +116,7 @@ def _other_field(key: str, value: Any, role: str, place: str, takes_tools: bool)
 
 
 def _role(role: Any, place: str, takes_tools: bool) -> str:
-    if role in _TOOL_ROLES:
+    if role in TOOL_ROLES:
         if not takes_tools:
             raise InvalidRequestError(f"{place} is {role!r}, but this model takes no tools.", param=place)
         return "tool"

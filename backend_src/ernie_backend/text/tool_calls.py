@@ -101,10 +101,11 @@ class CallScanner:
 
 
 def parse_call(text: str) -> ToolCall | None:
-    """The call that a complete object describes; None if it is no JSON, names nothing, or has arguments that are no object."""
+    """The call that a complete object describes; None if it is no JSON, names nothing, or has arguments that are no object or go by another
+    name: a call without them would not be the one that was meant."""
     try:
         given = json.loads(text, parse_constant=_refuse_constant)
-        name, arguments = given.get("name"), given.get("arguments", {})
+        name, arguments = given.get("name"), given.get("arguments", {} if len(given) == 1 else None)
         if isinstance(arguments, str):
             arguments = json.loads(arguments, parse_constant=_refuse_constant)
         if not isinstance(name, str) or not name or not isinstance(arguments, dict):

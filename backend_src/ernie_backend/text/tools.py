@@ -5,7 +5,7 @@ Knows no template and no grammar. Whatever cannot be rendered is refused by its 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..known_fields import WITHOUT_EFFECT, check_known
 from ..strict_json import read_object
 from .schema_check import check_schema
 
+TOOL_ROLES = ("tool", "function")
 MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 128
 _IN_A_FUNCTION = ("name", "description", "parameters", "strict")
@@ -209,18 +210,56 @@ def _arguments(given: Any, place: str) -> dict[str, Any]:
     return given
 
 
+def order_of_results(messages: Sequence[Any]) -> list[int]:
+    """The places of the messages, still unchecked, in the order to show them: results that follow a message's calls stand in the order of
+    those, however they came in. All of them must say which call they answer, or they stay as they are."""
+    order: list[int] = []
+    for start, end in _turns(messages):
+        places: dict[Any, int | None] = {}
+        for k, call in enumerate(_list_field(messages[start], "tool_calls")):
+            call_id = _string_field(call, "id")
+            places[call_id] = k if call_id not in places else None  # two calls of one id: which is meant, nobody knows
+        results = [(places.get(_string_field(messages[i], "tool_call_id") or None), i) for i in range(start + 1, end)]
+        known = [(place, i) for place, i in results if place is not None]
+        order += [start, *(i for _, i in (sorted(known) if len(known) == len(results) else results))]
+    return order
+
+
+def _turns(messages: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """Each message that is no result, and where the results behind it end."""
+    start = 0
+    while start < len(messages):
+        end = start + 1
+        while end < len(messages) and isinstance(messages[end], dict) and messages[end].get("role") in TOOL_ROLES:
+            end += 1
+        yield start, end
+        start = end
+
+
+def _string_field(given: Any, name: str) -> str | None:
+    found = given.get(name) if isinstance(given, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _list_field(given: Any, name: str) -> list[Any]:
+    found = given.get(name) if isinstance(given, dict) else None
+    return found if isinstance(found, list) else []
+
+
 def check_tool_results(messages: Sequence[dict[str, Any]]) -> None:
     """Every tool message answers a call of the assistant message before it (and before other tool messages)."""
     calls: list[dict[str, Any]] = []
+    known: set[str] = set()
     for i, message in enumerate(messages):
         if message["role"] != "tool":
             calls = message.get("tool_calls", [])
+            known = {call["id"] for call in calls if "id" in call}  # once for all results: both may be many thousand
             continue
         if not calls:
             raise InvalidRequestError(
                 f"messages[{i}] has the role 'tool', but no assistant message with tool_calls stands before it.", param=f"messages[{i}]"
             )
-        given, known = message.get("tool_call_id"), [call["id"] for call in calls if "id" in call]
+        given = message.get("tool_call_id")
         if given is not None and known and given not in known:
             raise InvalidRequestError(
                 f"messages[{i}].tool_call_id is {given[:80]!r}, which is no call of the assistant message before it.",

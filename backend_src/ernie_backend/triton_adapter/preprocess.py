@@ -235,7 +235,7 @@ class Preprocessor:
     def _answer_format(self, ids: list[int], chat: ChatInput) -> AnswerFormat:
         return self._parsers.answer_format(
             last_marker(ids, self._tokenizer),
-            is_chat=chat.messages is not None,
+            asks_anew=chat.messages is not None and not chat.continue_final_message,
             calls=chat.tool_choice.mode != "none",
             one_call=not chat.parallel_tool_calls or chat.tool_choice.one_call,
         )
