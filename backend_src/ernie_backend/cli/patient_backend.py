@@ -5,7 +5,7 @@ virtual machine that is moved, or a container whose processor time is used up, s
 "Stub process … is not healthy". The process lives on, though, and answers after all: this answer is taken for that to the next request,
 memory is freed twice, and tritonserver dies of it with every stream (python_backend r24.10, `StubLauncher::ReceiveMessageFromStub`; newer
 releases wait as long). Under 16 streams and pauses of 0.9 to 2 s of single processes, two servers broke within a minute each; none with
-this wait.
+this wait. (What can still fail is a process stopped amid setting that byte, which takes it some nanoseconds three times a second.)
 
 There is no setting for it, so one constant is changed in a copy of the library. Only a library known to the byte is copied; another is
 left as it is, and so is one whose copy could not be loaded.

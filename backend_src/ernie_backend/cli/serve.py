@@ -12,7 +12,6 @@ import importlib.util
 import logging
 import math
 import os
-import re
 import signal
 import time
 from dataclasses import replace
@@ -24,14 +23,8 @@ from ..errors import ConfigError
 from ..execution.safetensors_file import check_has_weights
 from ..relay import SOCKET_NAME, RelaySender
 from . import demo_model
-from .commands import (
-    DRAIN_MARGIN_SECONDS,
-    TRITON_EXIT_SECONDS,
-    client_host,
-    front_end_command,
-    triton_command,
-    triton_environment,
-)
+from .commands import DRAIN_MARGIN_SECONDS, TRITON_EXIT_SECONDS, client_host, front_end_command, triton_command, triton_environment
+from .failed_start import NoFaultOfTheModelError, NoMoreRestartsError, ServeError, failed_start, how_it_ended, is_noise
 from .flags import ServeOptions, add_arguments, flag_of, read_options
 from .front_end_watch import ANSWER_SECONDS, FrontEndWatch, first_answer_seconds
 from .gpu import gpu_names
@@ -60,38 +53,10 @@ _LEAST_LOAD_SECONDS = 120.0
 _STUCK_LOOKS = 300
 """Of a look every 0.1 s. On a machine with ten times the load that it can bear, tritonserver 2.51 was seen to give a model's process up
 while it loaded, and then to wait for its end for ever."""
-_LOST_LOCK = "boost::interprocess::lock_exception"
-"""The last line of a tritonserver 2.51 that ended by its own fault, on a machine with ten times the load that it can bear."""
 _LAST_WORD_SECONDS = 2.0
 """Before the front end is killed: it tells those whose answers it still sends, and takes one second for it."""
 _DOUBLE_SIGNAL_SECONDS = 0.5
 """make, timeout and terminals deliver one signal twice; only a Ctrl-C after this time is a second one."""
-_FAILED_LOAD = re.compile(r"failed to load '(?P<model>\w+)' version \d+: \w+: (?:TritonModelException: )?(?P<text>.*)")
-_NOISE = (
-    "CudaDriverHelper has not been initialized",  # tritonserver without a GPU: this and the next two
-    "CUDA driver version is insufficient",
-    "no pinned memory pool",
-    "No ccache found",  # paddle at every import: the rest
-    "warnings.warn(warning_message)",
-    "OMP_NUM_THREADS set to",
-    "PLEASE USE OMP_NUM_THREADS",
-    "Signal (15) received",
-    "Exit timeout expired",  # a client keeps a connection open
-    "Non-graceful termination detected",  # a model's process, after that
-)
-"""What is always said and never means anything; `--verbose` shows it."""
-
-
-class ServeError(Exception):
-    """The server cannot start or has died; the text is for the user."""
-
-
-class _NoMoreRestartsError(ServeError):
-    """Whatever may come of another try."""
-
-
-class _NoFaultOfTheModelError(ServeError):
-    """tritonserver neither starts nor fails, or fails by itself: worth another try, also the first time."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -177,7 +142,7 @@ class _Server:
                 _say(f"Starting tritonserver and loading {self._options.engine.model} …")
                 try:
                     self._start_triton()
-                except _NoFaultOfTheModelError as error:
+                except NoFaultOfTheModelError as error:
                     self._restart_triton(str(error).rstrip("."))
                 if self._first_signal is None:
                     self._start_front_end()
@@ -199,7 +164,7 @@ class _Server:
             self._hurry = True
 
     def _wanted(self, line: str) -> bool:
-        return self._options.verbose or not any(noise in line for noise in _NOISE)
+        return self._options.verbose or not is_noise(line)
 
     def _start_triton(self) -> None:
         """Return when the ensemble is ready or a signal came; `ServeError` if it does not get ready."""
@@ -226,7 +191,7 @@ class _Server:
                 return
             stuck_looks = stuck_looks + 1 if all_alive(self._triton.pid, signs_of_life) else 0
             if stuck_looks > _STUCK_LOOKS or time.monotonic() - started > max(_LEAST_LOAD_SECONDS, 3 * self._load_seconds):
-                raise _NoFaultOfTheModelError("tritonserver did not get ready in time.")
+                raise NoFaultOfTheModelError("tritonserver did not get ready in time.")
             self._look_after_front_end()
             time.sleep(_POLL_SECONDS)
 
@@ -267,7 +232,7 @@ class _Server:
         assert self._triton is not None
         fault = self._watched.fault()
         if (code := self._triton.exit_code) is not None:  # asked last: if it ended while it was looked at, this says more
-            fault = f"tritonserver has ended ({_describe(code)})"
+            fault = f"tritonserver has ended ({how_it_ended(code)})"
         if fault is not None and self._first_signal is None:
             self._restart_triton(fault)
 
@@ -277,7 +242,7 @@ class _Server:
         if (code := self._front_end.exit_code) is not None:
             if not self._was_ready:
                 self._check_started(self._front_end)  # raises: it would not do better the next time
-            self._restart_front_end(f"The front end has ended ({_describe(code)})")
+            self._restart_front_end(f"The front end has ended ({how_it_ended(code)})")
         elif self._front_end_watch is not None and (fault := self._front_end_watch.fault) is not None:
             self._restart_front_end(fault)
         elif self._front_end_missed_at is not None and self._front_end_health() == 200:
@@ -295,7 +260,7 @@ class _Server:
             self._pause_before_restart("tritonserver", fault, self._triton_restarts)
             try:
                 self._start_triton()
-            except _NoMoreRestartsError:
+            except NoMoreRestartsError:
                 raise
             except ServeError as error:
                 fault = str(error).rstrip(".")
@@ -331,7 +296,7 @@ class _Server:
         delay = budget.next_delay()
         if delay is None:
             limit = f"--max-restarts {self._options.max_restarts} allows no more restarts within {WINDOW_SECONDS / 60:g} minutes"
-            raise _NoMoreRestartsError(f"{fault}. {limit}." if self._options.max_restarts else f"{fault}.")
+            raise NoMoreRestartsError(f"{fault}. {limit}." if self._options.max_restarts else f"{fault}.")
         _say(f"error: {fault}; restarting {name}{f' in {delay:g} s' if delay else ''} …")
         until = time.monotonic() + delay
         while time.monotonic() < until and self._first_signal is None:
@@ -341,9 +306,7 @@ class _Server:
         """`ServeError` if it has ended before it was ready."""
         if child.exit_code is not None and self._first_signal is None:
             child.stop(0, lambda: True)  # collects the rest of its output
-            if child.exit_code == -signal.SIGABRT and any(_LOST_LOCK in line for line in child.tail):
-                raise _NoFaultOfTheModelError("tritonserver aborted while it loaded, over a lock of its own.")
-            raise ServeError(_load_failure(child))
+            raise failed_start(child)
 
     def _stop(self, folder: PrivateFolder) -> None:
         """Nothing new, engine told to drain and idle, front end down (until then it says 503), whoever stays connected to Triton cut off,
@@ -376,23 +339,6 @@ class _Server:
         """Until the engine says so; one that is gone says nothing."""
         while not drained.exists() and self._watched.runs("ernie_engine") and time.monotonic() < deadline and not self._hurry:
             time.sleep(_POLL_SECONDS / 5)
-
-
-def _load_failure(child: Child) -> str:
-    """Why a child ended before it was ready: the model's own error text if tritonserver reports one, else its last lines."""
-    for line in child.tail:
-        match = _FAILED_LOAD.search(line)
-        if match:
-            text = match["text"].split(r"\n\nAt:")[0].rstrip('"')
-            return f"{match['model']} did not load: {text}"
-    last = "\n  ".join(list(child.tail)[-10:])
-    return f"{child.name} ended before it was ready ({_describe(child.exit_code)}). Its last lines:\n  {last}"
-
-
-def _describe(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"killed by {signal.Signals(-exit_code).name}"
-    return f"exit code {exit_code}"
 
 
 def _say(text: str) -> None:
