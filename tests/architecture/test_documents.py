@@ -15,6 +15,7 @@ OF_ONE_MACHINE = re.compile(
     r"(?<![\w/.])/(?:work|root|home/\w+|tmp/w)(?:/|\b)|\b(?:pypi|pythonhosted|conda|anaconda)\.org\b|\bdownload\.pytorch\b"
 )
 LEFT_OPEN = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "PERFORMANCE.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".pbtxt", ".sh", ".jinja", ".json", ".txt", ".yml", ".yaml", ""}
 
 
@@ -25,9 +26,19 @@ def test_architecture_names_only_what_exists() -> None:
     assert not missing
 
 
-def test_readme_names_only_what_exists() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [link for link in re.findall(r"\]\(([\w./-]+)\)", text) if not (ROOT / link).exists()]
+def _anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    missing = []
+    for path, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", document.read_text(encoding="utf-8")):
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            missing.append(f"{path}#{anchor}")
     assert not missing
 
 
@@ -36,11 +47,11 @@ def test_readme_says_where_the_command_is_before_it_is_used() -> None:
     assert 0 <= text.find("`.venv/bin`") < text.index("ernie-triton serve")
 
 
-def test_readme_describes_every_input_of_the_ensemble() -> None:
+def test_every_input_of_the_ensemble_is_described() -> None:
     config = (ROOT / "model_repository" / "ernie" / "config.pbtxt").read_text(encoding="utf-8")
     inputs = re.findall(r'name: "(\w+)"', config.partition("input [")[2].partition("output [")[0])
     assert "chat" in inputs, "the pattern no longer finds them"
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "REQUESTS.md").read_text(encoding="utf-8")
     assert not [name for name in inputs if f"\n| `{name}` |" not in text.partition("\n| input | |")[2].partition("\n\n")[0]]
 
 
