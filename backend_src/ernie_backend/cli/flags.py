@@ -287,7 +287,7 @@ def flag_of(error: ConfigError) -> str:
     if name in load_flags.LOAD_FIELDS:
         return f"{load_flags.LOAD_FIELDS[name]}: "
     known = _ENGINE_FLAGS.get(name) or _MEDIA_FLAGS.get(name)
-    return f"{known[0]}: " if known else ""
+    return f"{known[0]}: " if known else "--model: " if name == "model" else ""
 
 
 def _chat_template(value: str) -> str:

@@ -89,8 +89,8 @@ def _check_model(options: ServeOptions) -> tuple[ServeOptions, int]:
     folder = Path(options.engine.model).expanduser()
     if not folder.is_dir():
         hint = "Give a folder on this machine (models are not downloaded), or make one: ernie-triton random-checkpoint --help."
-        wrong = "is a file" if folder.exists() else "does not exist"
-        raise ConfigError(f"--model: the folder {options.engine.model!r} {wrong}. {hint}", param="model")
+        wrong = "is a file, no folder" if folder.exists() else "does not exist"
+        raise ConfigError(f"--model: {options.engine.model!r} {wrong}. {hint}", param="model")
     model = ModelConfig.from_folder(folder)
     engine: EngineConfig = replace(options.engine, model=str(folder.resolve()))
     try:
