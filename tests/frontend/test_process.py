@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ernie_backend.cli.background import free_ports
 from ernie_backend.cli.processes import children_of, is_running
 from ernie_openai.server import listen
 
@@ -25,14 +26,9 @@ from .fakes import CHAT, HELLO, sse
 START_TIMEOUT_SECONDS = 60
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @asynccontextmanager
 async def front_end(address: str, *flags: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    port = free_port()
+    (port,) = free_ports(1)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ernie_openai", "--host", "127.0.0.1", "--port", str(port), "--triton-grpc", address, *flags
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import ConfigError
 
@@ -19,6 +21,10 @@ _READY = re.compile(
     r"^Ready: (?P<model>.*?) · OpenAI (?P<openai_url>\S+)/v1 · Triton HTTP (?P<triton_url>\S+)"
     r" · gRPC (?P<triton_grpc>\S+) · metrics (?P<metrics_url>\S+)$"
 )
+
+
+_LEAST_PORT = 10_000
+"""Of those that are drawn; below it lie those of well-known services."""
 
 
 @dataclass
@@ -84,12 +90,21 @@ def _addresses(line: str) -> dict[str, str] | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
+    """Ports that were free a moment ago, all different. They lie below those that the kernel gives to outgoing connections and to whoever
+    asks for any: it would be these that somebody else has by the time that a server wants them."""
+    draw = random.SystemRandom()  # not what a test has seeded: others that run beside it would draw the same
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port = draw.randrange(_LEAST_PORT, _first_port_of_the_kernel())
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+        return found
+
+
+def _first_port_of_the_kernel() -> int:
+    return max(_LEAST_PORT + 1000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0]))
 
 
 def _collect(server: RunningServer) -> None:
