@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ernie_backend.cli.background import free_ports
+
 from .fake_triton import FakeTriton, serving
-from .test_process import free_port, front_end, one_word
+from .test_process import front_end, one_word
 
 TLS = Path(__file__).parents[1] / "media" / "tls"
 CERTIFICATE, KEY = str(TLS / "media.test.crt"), str(TLS / "media.test.key")
@@ -50,7 +52,7 @@ async def test_every_worker_reads_the_keys_again(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("asks_for_certificate", [False, True])
 async def test_tls(asks_for_certificate: bool) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     flags = ["--ssl-certfile", CERTIFICATE, "--ssl-keyfile", KEY, *(["--ssl-ca-certs", CERTIFICATE] if asks_for_certificate else [])]
     with_proof = ssl.create_default_context(cafile=CERTIFICATE)
     with_proof.load_cert_chain(CERTIFICATE, KEY)
